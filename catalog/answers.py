@@ -1,0 +1,145 @@
+"""Paid LLM answers, written through at once: an answer that is stored is never paid for again.
+
+The file lies outside the catalog's versions and is never rolled back: what was paid stays. A key is the hash of
+all that determines an answer (model, parameters, messages); the first answer stored under a key stays its answer,
+so that a second run reads what the first one read.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from catalog.errors import CatalogError
+
+_VERSION = 1
+_BUSY = 60.0
+"""Seconds that one writer waits for another."""
+_TABLE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, created REAL NOT NULL)"""
+_GET = "SELECT text, prompt_tokens, completion_tokens, cost, created FROM answers WHERE key = ?"
+_PUT = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer's text, its tokens and cost when it was paid for, and when that was (seconds since 1970)."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    created: float
+
+
+def canonical_request(model: str, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str:
+    """The request as JSON with sorted keys: the same request always gives the same text.
+
+    Raises CatalogError for a parameter that JSON cannot hold.
+    """
+    request = {"model": model, "parameters": dict(parameters), "messages": [dict(message) for message in messages]}
+    try:
+        return json.dumps(request, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CatalogError(f"a request to {model} cannot be stored as JSON: {error}") from error
+
+
+def request_key(request: str) -> str:
+    """BLAKE2b-128 of a canonical request, with the algorithm's name before it."""
+    return "blake2b:" + hashlib.blake2b(request.encode(), digest_size=16).hexdigest()
+
+
+class Answers:
+    """The answers in one SQLite file, for several threads and processes at once.
+
+    `put` returns when the answer is on the disk (write-ahead log, synchronous FULL). Open it after a fork, not
+    before. Raises CatalogError if the file is no answer store, was made by a newer version, or stays locked.
+
+    >>> import tempfile
+    >>> with Answers(Path(tempfile.mkdtemp()) / "answers.sqlite") as answers:
+    ...     request = canonical_request("m", {"temperature": 0}, [{"role": "user", "content": "hello"}])
+    ...     answers.put(request, "good morning", prompt_tokens=9, completion_tokens=2, cost=0.01).text
+    'good morning'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise CatalogError(f"the answer store {self.path} cannot be opened: {error}") from error
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise CatalogError(f"the answer store {self.path} cannot be used: {error}") from error
+        except CatalogError:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self._run("SELECT count(*) FROM answers")[0][0])
+
+    def get(self, request: str) -> StoredAnswer | None:
+        """The answer stored for a canonical request, or None."""
+        rows = self._run(_GET, (request_key(request),))
+        return StoredAnswer(*rows[0]) if rows else None
+
+    def put(
+        self, request: str, text: str, *, prompt_tokens: int, completion_tokens: int, cost: float = 0.0
+    ) -> StoredAnswer:
+        """Store an answer durably, and return what is stored: an earlier answer to the same request stays."""
+        row = (request_key(request), request, text, prompt_tokens, completion_tokens, cost, time.time())
+        self._run(_PUT, row)
+        return StoredAnswer(*self._run(_GET, row[:1])[0])
+
+    def close(self) -> None:
+        """Close the file; nothing is lost, everything stored is on the disk already."""
+        with self._lock:
+            self._db.close()
+
+    def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise CatalogError(
+                f"the answer store {self.path} has version {version}, this saeql knows {_VERSION}: use a newer saeql"
+            )
+        self._enter_wal()
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(_TABLE)
+        if version < _VERSION:
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _enter_wal(self) -> None:
+        """Changing the journal mode fails at once when another process is doing the same: SQLite does not wait."""
+        end = time.monotonic() + _BUSY
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        with self._lock:
+            try:
+                return self._db.execute(statement, values).fetchall()
+            except (sqlite3.Error, UnicodeEncodeError) as error:
+                raise CatalogError(f"the answer store {self.path} failed: {error}") from error

@@ -1,0 +1,43 @@
+"""Every error that saeql raises on purpose. A message says what, where, which value, and what to do."""
+
+
+class SaeqlError(Exception):
+    """Base of all saeql errors; the command line prints its message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(SaeqlError):
+    """Text, a model, a checkpoint or a file that cannot be used as it is."""
+
+
+class StudyError(SaeqlError):
+    """A study file with mistakes: all of them, each with its key's path."""
+
+    exit_code = 2
+
+
+class QueryRefused(SaeqlError):
+    """A statement that the read-only allow-list does not pass."""
+
+    exit_code = 2
+
+
+class UnknownName(SaeqlError):
+    """A name that is not in the catalog; the message lists the known ones."""
+
+    exit_code = 2
+
+
+class CatalogError(SaeqlError):
+    """The catalog on disk is missing, damaged, or made by a newer version."""
+
+
+class CatalogLocked(SaeqlError):
+    """Another process is writing; the message names it."""
+
+    exit_code = 4
+
+
+class StepError(SaeqlError):
+    """A refresh step that cannot run or whose output breaks its contract."""

@@ -1,0 +1,57 @@
+"""Numbered migrations: each `schema/NNNN_name.sql` runs once, in one transaction with its own record."""
+
+from importlib import resources
+
+import duckdb
+
+from catalog.errors import CatalogError
+
+_RECORD = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL)"
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """(number, name, SQL) of each migration that this version of saeql knows, in order."""
+    folder = resources.files("catalog") / "schema"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(int(name[:4]), name.removesuffix(".sql"), (folder / name).read_text()) for name in names]
+
+
+def applied(connection: duckdb.DuckDBPyConnection) -> int:
+    """Number of the newest migration in the catalog, 0 for a new one.
+
+    Raises CatalogError if the catalog was made by a newer version of saeql.
+    """
+    there = connection.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'migrations'"
+    ).fetchall()[0][0]
+    if not there:
+        return 0
+    newest = int(connection.execute("SELECT coalesce(max(number), 0) FROM lake.migrations").fetchall()[0][0])
+    known = migrations()[-1][0]
+    if newest > known:
+        raise CatalogError(
+            f"the catalog has schema {newest}, and this saeql knows schemas up to {known}: "
+            "it was made by a newer version; install that one"
+        )
+    return newest
+
+
+def migrate(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Bring the catalog to the newest schema; returns the names of the migrations that ran."""
+    done = applied(connection)
+    ran = []
+    for number, name, sql in migrations():
+        if number <= done:
+            continue
+        connection.execute("BEGIN")
+        try:
+            connection.execute(_RECORD)
+            connection.execute(sql)
+            connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, name])
+            connection.execute("CALL lake.set_commit_message('saeql', ?)", [f"migration {name}"])
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        ran.append(name)
+    return ran

@@ -1,0 +1,313 @@
+"""The sections of a study file as pydantic models: every key, its default, its meaning, its limits.
+
+A check that concerns two keys stands at the later one and reads the earlier one from `info.data`, so that
+one mistake never hides another.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from catalog.errors import InputError
+
+DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
+"""Stand on every machine that runs saeql."""
+
+# Keys that only some kinds of a section read: the kind -> the keys that it reads.
+_CORPUS_KEYS = {
+    "docstrings": {"packages"},
+    "text": {"files"},
+    "jsonl": {"files", "field"},
+    "parquet": {"files", "field"},
+    "dataset": {"dataset", "config", "dataset_split", "field"},
+}
+_CONCEPT_KEYS = {
+    "words": {"words", "file", "ignore_case"},
+    "spans": {"file"},
+    "predicate": {"predicate"},
+}
+
+
+def resolved(path: str, info: ValidationInfo) -> str:
+    """`path` as an absolute path; a relative one starts at the study file's folder."""
+    folder = (info.context or {}).get("folder", Path.cwd())
+    return str(Path(folder).absolute() / Path(path).expanduser())
+
+
+def _path(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("is empty; name a file")
+    return resolved(value, info)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+FilePath = Annotated[str, BeforeValidator(_path)]
+Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
+Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Price = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown key, no coercion ("32" is not 32), nothing changes after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class Model(Section):
+    """The causal language model that is read."""
+
+    name: Name = "embedded"
+    """Its name in the catalog."""
+    source: str = Field(default="embedded", min_length=1)
+    """"embedded" for the shipped one, a directory, or a hub id."""
+    revision: str | None = None
+    """Hub revision."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Of the forward pass; auto is float32 on a CPU, and what the checkpoint was saved in on a GPU."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$")
+    """auto is CUDA where there is one, else the CPU."""
+    bos: Literal["auto", "never", "always"] = "auto"
+    """A BOS token before each sequence; auto follows the tokenizer. It is never a position."""
+
+    @field_validator("source")
+    @classmethod
+    def _directory(cls, value: str, info: ValidationInfo) -> str:
+        """A path stays right when the study is used from elsewhere; a hub id stays as it is."""
+        path = resolved(value, info)
+        looks_like_path = value.startswith((".", "/", "~")) or value.endswith("/")
+        return path if value != "embedded" and (looks_like_path or Path(path).is_dir()) else value
+
+
+class Corpus(Section):
+    """Where text comes from, and how it is cut."""
+
+    name: Name
+    """Its name in the catalog."""
+    kind: Literal["docstrings", "text", "jsonl", "parquet", "dataset"] = "docstrings"
+    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name."""
+    packages: Texts = ()
+    """Installed packages whose docstrings are read ("stdlib" is the standard library); none: a default list."""
+    files: FilePaths = ()
+    """Paths or glob patterns; relative ones start at the study file's folder."""
+    field: str = Field(default="text", min_length=1)
+    """Key or column that holds the text."""
+    dataset: str | None = None
+    """Name for the `datasets` package."""
+    config: str | None = None
+    """Configuration of the data set."""
+    dataset_split: str = Field(default="train", min_length=1)
+    """Split of the data set that is read; unrelated to train, val and test here."""
+    ctx_len: int = Field(default=256, ge=8, le=32_768)
+    """Longest sequence in tokens, BOS included."""
+    max_tokens: Count | None = None
+    """Stop reading after the document that reaches this many tokens; none: read everything."""
+    shard_tokens: Count = 131_072
+    """Tokens per shard: the unit that is written, skipped and recomputed."""
+
+    @field_validator("packages", "files", "field", "dataset", "config", "dataset_split")
+    @classmethod
+    def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("kind")
+        _refuse_stray(cls, value, info, kind, _CORPUS_KEYS)
+        if kind == "docstrings" and info.field_name == "packages" and not value:
+            return DOCSTRING_PACKAGES
+        required = {"text": "files", "jsonl": "files", "parquet": "files", "dataset": "dataset"}.get(str(kind))
+        if info.field_name == required and not value:
+            raise ValueError(f"is missing: a corpus of kind {kind!r} needs it")
+        return value
+
+    @field_validator("shard_tokens")
+    @classmethod
+    def _holds_a_sequence(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("ctx_len", 0):
+            raise ValueError(f"{value} is below ctx_len {info.data['ctx_len']}")
+        return value
+
+
+class Sae(Section):
+    """A dictionary on one hookpoint: trained as said here, or loaded from a checkpoint."""
+
+    name: Name
+    """Its name in the catalog."""
+    hookpoint: str = Field(default="layers.1", min_length=1)
+    """Module of the model whose output is read."""
+    architecture: Literal["topk"] = "topk"
+    """How the code is made sparse: the k largest latents of each token."""
+    width: int = Field(default=2048, ge=2)
+    """Number of latents."""
+    k: Count = 32
+    """Latents that may fire on a token."""
+    corpora: Names | None = None
+    """Corpora that it is trained and harvested on; none: all."""
+    train_tokens: Count | None = None
+    """Tokens of the training cache; none: all tokens of the split train."""
+    steps: Count = 1000
+    """Optimiser steps."""
+    batch: Count = 2048
+    """Tokens per step."""
+    lr: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of Adam, after warm-up and before decay."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the initial weights and the order of the tokens."""
+    k_aux: int | None = Field(default=None, ge=0)
+    """Dead latents that AuxK revives per token; none: 64, or the width where that is less; 0: no revival."""
+    checkpoint: FilePath | None = None
+    """Folder with `cfg.json` and weights to load instead of training."""
+
+    @field_validator("k", "k_aux")
+    @classmethod
+    def _within_width(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value > info.data.get("width", value):
+            raise ValueError(f"{value} is above width {info.data['width']}")
+        return value
+
+
+class Concept(Section):
+    """A domain: the positions that belong to it (C+); the rest of the same corpora is C-."""
+
+    name: Name
+    """Its name in the catalog."""
+    kind: Literal["words", "spans", "predicate"] = "words"
+    """words and phrases, spans of documents, or a SQL predicate over the view token_text."""
+    words: Texts = ()
+    """Words or phrases."""
+    file: FilePath | None = None
+    """words: a word or phrase a line; spans: JSON Lines with document (hash or number), start, end in characters."""
+    predicate: str | None = None
+    """SQL over the columns of token_text, such as "source LIKE 'numpy/linalg%'"."""
+    ignore_case: bool = True
+    """Whether words match in any case."""
+    corpora: Names | None = None
+    """Corpora that it is defined on; none: all."""
+    shortlist: Count = 50
+    """How many features by separation are explained."""
+
+    @field_validator("words", "file", "predicate", "ignore_case")
+    @classmethod
+    def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("kind")
+        _refuse_stray(cls, value, info, kind, _CONCEPT_KEYS)
+        if kind == "words" and info.field_name == "file" and not value and not info.data.get("words", True):
+            raise ValueError("is missing, and so is words: a concept of kind 'words' needs one of them")
+        if info.field_name == {"spans": "file", "predicate": "predicate"}.get(str(kind)) and not value:
+            raise ValueError(f"is missing: a concept of kind {kind!r} needs it")
+        return value
+
+    def all_words(self) -> list[str]:
+        """`words` and the lines of `file`, each once, in order. Raises InputError if the file cannot be read."""
+        lines: list[str] = list(self.words)
+        if self.kind == "words" and self.file is not None:
+            where = f"concept {self.name}: {self.file}"
+            try:
+                lines += Path(self.file).read_bytes().decode("utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{where} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+            except OSError as error:
+                raise InputError(f"{where} cannot be read: {error.strerror}") from error
+        found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        if not found:
+            raise InputError(f"concept {self.name}: {self.file or 'words'} holds no word")
+        return found
+
+
+class Endpoint(Section):
+    """Who answers: the lexical provider (no language model), or any OpenAI-compatible endpoint.
+
+    The key is read from OPENAI_API_KEY, never from a study file.
+    """
+
+    provider: Literal["lexical", "openai"] = "lexical"
+    """lexical needs no language model and no network."""
+    model: str | None = None
+    """Model of the endpoint."""
+    base_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Where the endpoint is; none: OPENAI_BASE_URL, else OpenAI."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """Of the sampler."""
+    max_tokens: Count = 1000
+    """Longest answer in tokens, reasoning included."""
+    jobs: Count = 8
+    """Requests at a time."""
+    price_prompt: Price = 0.0
+    """Money per million prompt tokens."""
+    price_completion: Price = 0.0
+    """Money per million completion tokens."""
+
+    @field_validator("model")
+    @classmethod
+    def _needed_by_openai(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("provider") == "openai" and not value:
+            raise ValueError("is missing: the provider 'openai' needs the name of a model")
+        return value
+
+
+class Explainer(Endpoint):
+    """A named configuration that writes labels."""
+
+    name: Name
+    """Its name in the catalog."""
+    examples: int = Field(default=10, ge=1, le=40)
+    """openai: activating train windows shown; lexical reads all that were sampled."""
+    sampling: Literal["top", "stratified"] = "top"
+    """openai: the strongest windows, or some of each octave of activation."""
+    max_terms: Count = 8
+    """lexical: the most terms in a label."""
+    min_words: Count = 8
+    """openai: the fewest words of a label."""
+    max_words: Count = 15
+    """openai: the most words of a label."""
+    instructions: str = ""
+    """Added to the prompt: what labels of this domain should name."""
+
+    @field_validator("max_words")
+    @classmethod
+    def _above_min(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min_words", value):
+            raise ValueError(f"{value} is below min_words {info.data['min_words']}")
+        return value
+
+
+class Scorer(Endpoint):
+    """A named configuration that judges labels."""
+
+    name: Name
+    """Its name in the catalog."""
+    protocol: Literal["detection"] = "detection"
+    """detection: does the feature fire in this window, given only the label."""
+    examples: Count = 50
+    """Test windows of each class judged per label."""
+    batch: Count = 5
+    """Windows per request."""
+
+
+class Primary(Section):
+    """What the view `features` shows; none: the first of each."""
+
+    concept: Name | None = None
+    """Whose separation."""
+    explainer: Name | None = None
+    """Whose labels."""
+    scorer: Name | None = None
+    """Whose scores."""
+
+
+def _refuse_stray(
+    section: type[Section], value: Any, info: ValidationInfo, kind: str | None, keys: dict[str, set[str]]
+) -> None:
+    """Raise if a key was set that this kind never reads: it would be ignored in silence."""
+    name = str(info.field_name)
+    if kind in keys and name not in keys[kind] and value != section.model_fields[name].default:
+        reads = ", ".join(sorted(keys[kind]))
+        raise ValueError(f"is not read by kind {kind!r}, which reads {reads}")

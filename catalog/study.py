@@ -1,0 +1,207 @@
+"""A study file (TOML): which model, text, SAEs and concepts, who explains, who scores. All mistakes at once."""
+
+import difflib
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from catalog.errors import StudyError
+from catalog.sections import Concept, Corpus, Explainer, Model, Name, Primary, Sae, Scorer, Section
+
+LISTS: dict[str, type[Section]] = {
+    "corpus": Corpus,
+    "sae": Sae,
+    "concept": Concept,
+    "explainer": Explainer,
+    "scorer": Scorer,
+}
+_WORDS = ("matrix", "matrices", "eigenvalue", "eigenvalues", "eigenvector", "eigenvectors", "determinant", "orthogonal")
+# What a study without a [[section]] gets. A concept of the default text would match nothing in other text.
+_DEFAULTS: dict[str, list[dict[str, Any]]] = {
+    "corpus": [{"name": "docstrings", "max_tokens": 1_000_000}],
+    "sae": [{"name": "sae"}],
+    "concept": [{"name": "linear-algebra", "words": list(_WORDS)}],
+    "explainer": [{"name": "lexical"}],
+    "scorer": [{"name": "detection"}],
+}
+
+
+class Study(Section):
+    """A checked study. Made by `load` or `parse`; file paths in it are absolute."""
+
+    name: Name
+    """Name of the study."""
+    model: Model = Model()
+    """[model]"""
+    corpora: Annotated[tuple[Corpus, ...], Field(alias="corpus", strict=False)]
+    """[[corpus]]"""
+    saes: Annotated[tuple[Sae, ...], Field(alias="sae", strict=False)]
+    """[[sae]]"""
+    concepts: Annotated[tuple[Concept, ...], Field(alias="concept", strict=False)]
+    """[[concept]]"""
+    explainers: Annotated[tuple[Explainer, ...], Field(alias="explainer", strict=False)]
+    """[[explainer]]"""
+    scorers: Annotated[tuple[Scorer, ...], Field(alias="scorer", strict=False)]
+    """[[scorer]]"""
+    primary: Primary = Primary()
+    """[primary], the first of each filled in; a concept of None means that the study has none."""
+    steps: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """[steps]: parameters of refresh steps, as "step.parameter" -> value."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Study":
+        """Read a study file. Raises StudyError with every mistake in it."""
+        path = Path(path)
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise StudyError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.parse(text, path.absolute().parent, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, folder: str | Path, *, source: str = "the study") -> "Study":
+        """Check the text of a study file; relative paths in it start at `folder`.
+
+        Raises StudyError with every mistake, each with its key's path; a TOML error has line and column.
+        """
+        try:
+            raw = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StudyError(f"{source} is not TOML: {error}") from error
+        filled = _filled(raw)
+        mistakes = list(_conflicts(filled))
+        try:
+            study = cls.model_validate(filled, context={"folder": Path(folder)})
+        except ValidationError as error:
+            # A union reports one error per member: as text they are the same mistake.
+            mistakes = list(dict.fromkeys(_described(detail) for detail in error.errors())) + mistakes
+        if mistakes:
+            count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+            raise StudyError(f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in mistakes))
+        return study
+
+    def corpora_of(self, part: Sae | Concept) -> tuple[str, ...]:
+        """Names of the corpora that an SAE or a concept is defined on."""
+        return part.corpora if part.corpora is not None else tuple(corpus.name for corpus in self.corpora)
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """TOML reads `step.parameter = 1` as a table in a table, and `"step.parameter" = 1` as one key."""
+        if not isinstance(value, dict):
+            return value
+        flat: dict[str, Any] = {}
+        for key, inner in value.items():
+            flat.update({f"{key}.{name}": v for name, v in inner.items()} if isinstance(inner, dict) else {key: inner})
+        for key in flat:
+            if key.count(".") != 1:
+                raise ValueError(f'{key!r} should be "step.parameter", such as "contexts_top.k"')
+        return flat
+
+
+def template() -> str:
+    """The commented study file that `saeql init` writes: every key with its default."""
+    return (resources.files("catalog") / "study_template.toml").read_text()
+
+
+def _filled(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with the default of each section that it leaves out, and the first of each as the primary."""
+    filled = dict(raw)
+    for key, sections in _DEFAULTS.items():
+        filled.setdefault(key, [] if key == "concept" and "corpus" in raw else sections)
+    primary = filled.get("primary", {})
+    if isinstance(primary, dict):
+        first = {key: next(iter(_names(filled, key)), None) for key in Primary.model_fields}
+        filled["primary"] = {key: name for key, name in first.items() if name is not None} | primary
+    return filled
+
+
+def _names(raw: Mapping[str, Any], key: str) -> list[str]:
+    """The names of the sections under `key`, also of those that have other mistakes."""
+    sections = raw.get(key)
+    named = [s.get("name") for s in sections if isinstance(s, dict)] if isinstance(sections, list) else []
+    return [name for name in named if isinstance(name, str)]
+
+
+def _conflicts(raw: dict[str, Any]) -> Iterator[str]:
+    """Names that stand twice, and references to names that are not there."""
+    for key in LISTS:
+        if raw[key] == [] and key != "concept":
+            yield f"{key}: is empty; leave it out to get the default"
+        for name, times in Counter(_names(raw, key)).items():
+            if times > 1:
+                yield f"{key}: the name {name!r} is given {times} times; names must differ"
+    for key in ("sae", "concept"):
+        sections = raw[key] if isinstance(raw[key], list) else []
+        for i, section in enumerate(sections):
+            asked = section.get("corpora") if isinstance(section, dict) else None
+            for j, name in enumerate(asked if isinstance(asked, list) else []):
+                yield from _unknown(raw, f"{key}[{i}].corpora[{j}]", "corpus", name)
+    primary = raw["primary"] if isinstance(raw["primary"], dict) else {}
+    for key in Primary.model_fields:
+        if key in primary:
+            yield from _unknown(raw, f"primary.{key}", key, primary[key])
+
+
+def _unknown(raw: dict[str, Any], where: str, key: str, name: Any) -> Iterator[str]:
+    known = list(dict.fromkeys(_names(raw, key)))
+    if isinstance(name, str) and name not in known:
+        yield f"{where}: there is no {key} {name!r}; known: {', '.join(known) or 'none'}"
+
+
+def _described(error: ErrorDetails) -> str:
+    """One mistake as `path: what is wrong, with which value, what is right`."""
+    location, value, context = error["loc"], error["input"], error.get("ctx", {})
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    last = location[-1] if location else None
+    match error["type"]:
+        case _ if location[0] == "steps" and len(location) > 1:
+            return f"steps.{location[1]}: {value!r} should be a text, a number or a boolean"
+        case "extra_forbidden":
+            return f"{where}: unknown key; {_hint(location)}"
+        case "missing":
+            return f"{where}: is missing"
+        case "literal_error":
+            said = f"{value!r} is not one of {context['expected'].replace(' or ', ', ')}"
+        case "value_error":
+            said = str(context["error"])
+        case "tuple_type" if last in LISTS and len(location) == 1:
+            said = f"should be a list of sections: write [[{last}]], not [{last}]"
+        case "string_pattern_mismatch" if last == "device":
+            said = f"{value!r} should be auto, cpu, cuda or cuda:N"
+        case "string_pattern_mismatch" if last == "base_url":
+            said = f"{value!r} should be an address that starts with http:// or https://"
+        case "string_pattern_mismatch":
+            said = f"{value!r} should be made of letters, digits, _ and - alone"
+        case "model_type":
+            said = f"{value!r} should be a section with keys"
+        case _:
+            said = f"{value!r}: {error['msg'][0].lower()}{error['msg'][1:]}".replace("input should", "should")
+    return f"{where}: {said}"
+
+
+def _hint(location: tuple[int | str, ...]) -> str:
+    """What an unknown key may have meant: the nearest known one, else all of them."""
+    section: type[BaseModel] = Study
+    for part in location[:-1]:
+        if isinstance(part, str):
+            section = LISTS.get(part) or _section(part)
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    if location[-1] == "api_key":
+        return "the key is read from OPENAI_API_KEY, so that no study file holds a secret"
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _section(key: str) -> type[BaseModel]:
+    annotation = Study.model_fields[key].annotation
+    found = annotation if isinstance(annotation, type) else next(iter(get_args(annotation)))
+    return found if issubclass(found, BaseModel) else Study

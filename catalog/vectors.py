@@ -1,0 +1,302 @@
+"""Vectors in Lance, versioned together with the tables.
+
+Lance is written first, as a new tagged version; the DuckLake commit that follows names it. So the snapshot
+decides which version is read, and a crash in between leaves a version that nobody names, for `collect`.
+Lance's own `optimize()` is never called: it drops versions after seven days, tagged or not.
+
+lance takes 0.7 s to import, so it is imported when a vector is touched. A collection is the directory
+`vectors/<name>.lance`, which lancedb opens too.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from catalog.errors import CatalogError, InputError, UnknownName
+from catalog.locks import locked
+from catalog.transaction import Transaction
+from catalog.vector_rows import VECTOR, checked, difference
+
+if TYPE_CHECKING:
+    import lance
+    import numpy as np
+    import numpy.typing as npt
+
+_LOCK_WAIT_SECONDS = 60.0
+_MAX_FRAGMENTS = 32
+_UPSERT_SHARE = 0.5
+"""Above this share of touched rows a collection is written anew: as many bytes, and no holes."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A tagged version of a collection, to be named by the next commit."""
+
+    collection: str
+    version: int
+    rows: int
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+class Vectors:
+    """The collections under one `vectors/` folder."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def collections(self) -> list[str]:
+        """Names of the collections on disk, sorted; one whose first write was cut off is none yet."""
+        return sorted(path.parent.stem for path in self.folder.glob("*.lance/_versions"))
+
+    def write(self, collection: str, rows: pa.Table, key: Sequence[str]) -> Version:
+        """Make the collection hold exactly `rows`, as a new tagged version; only changed rows are written.
+
+        `rows` has the `key` columns, `vector` as FixedSizeList<float32>[d], and what else is to be kept beside
+        it. If nothing changed, the newest version is returned. Raises StepError if a key is NULL or stands
+        twice, or if a vector is missing or not finite.
+        """
+        import lance
+
+        rows = checked(collection, rows, key)
+        path = self._path(collection)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), _full_disk(path):
+            if not (path / "_versions").exists():
+                dataset = lance.write_dataset(rows, str(path), mode="create")
+                return _tagged(collection, dataset, added=len(rows))
+            dataset = lance.dataset(str(path))
+            there = dataset.to_table()
+            if there.schema.remove_metadata() != rows.schema.remove_metadata():
+                dataset = lance.write_dataset(rows, str(path), mode="overwrite")
+                return _tagged(collection, dataset, added=len(rows), removed=len(there))
+            touched, gone, changed = difference(rows, there, key)
+            counts = {"added": len(touched) - changed, "changed": changed, "removed": len(gone)}
+            work = len(touched) + len(gone)
+            if work > _UPSERT_SHARE * len(there) or (work and len(dataset.get_fragments()) >= _MAX_FRAGMENTS):
+                dataset = lance.write_dataset(rows, str(path), mode="overwrite")
+                return _tagged(collection, dataset, **counts)
+            if len(gone):
+                dataset.merge_insert(list(key)).when_matched_delete().execute(gone)
+            between = dataset.version if len(gone) and len(touched) else None
+            if len(touched):
+                upsert = dataset.merge_insert(list(key)).when_matched_update_all().when_not_matched_insert_all()
+                upsert.execute(touched)
+            made = _tagged(collection, dataset, **counts)
+            if between is not None:
+                _drop(dataset, [between])
+            return made
+
+    def read(self, collection: str, version: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of a version. Raises CatalogError if the version cannot be read."""
+        try:
+            return self.open(collection, version).to_table(columns=None if columns is None else list(columns))
+        except (OSError, ValueError) as error:
+            raise CatalogError(f"{self._path(collection)} cannot be read at version {version}: {error}") from error
+
+    def search(
+        self,
+        collection: str,
+        version: int,
+        vector: "npt.NDArray[np.floating[Any]] | Sequence[float]",
+        k: int,
+        where: str | None = None,
+        *,
+        exact: bool = True,
+    ) -> pa.Table:
+        """The `k` rows most like `vector` `[d]`, best first, with a column `similarity` (cosine, -1 to 1).
+
+        `where` is a trusted predicate, applied before the search. Every row is compared; `exact=False` uses an
+        index if the collection has one. Raises InputError if the vector does not fit the collection.
+        """
+        import numpy as np
+
+        query = np.asarray(vector, np.float32)
+        dataset = self.open(collection, version)
+        width = dataset.schema.field(VECTOR).type.list_size
+        if query.shape != (width,) or not np.isfinite(query).all() or not query.any():
+            raise InputError(
+                f"a search in {collection} needs {width} finite numbers that are not all zero, "
+                f"not an array of shape {list(query.shape)}"
+            )
+        if k < 1:
+            raise InputError(f"k is {k}; a search returns at least 1 row")
+        nearest = {"column": VECTOR, "q": query, "k": k, "metric": "cosine", "use_index": not exact}
+        kept = [name for name in dataset.schema.names if name != VECTOR]
+        found = dataset.to_table(columns=[*kept, "_distance"], nearest=nearest, filter=where, prefilter=True)
+        similarity = np.float32(1) - found.column("_distance").to_numpy()
+        found = found.drop_columns(["_distance"]).append_column("similarity", pa.array(similarity, pa.float32()))
+        # Equal similarities would stand in the order of the files, which differs from version to version.
+        ties = [f.name for f in found.schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
+        return found.sort_by([("similarity", "descending"), *((name, "ascending") for name in ties)])
+
+    def open(self, collection: str, version: int) -> "lance.LanceDataset":
+        """The pylance dataset at a version. Raises UnknownName or CatalogError if it is not there."""
+        import lance
+
+        path = self._path(collection)
+        if not path.exists():
+            known = ", ".join(self.collections()) or "none"
+            raise UnknownName(f"there is no collection {collection!r} under {self.folder}; known: {known}")
+        try:
+            return lance.dataset(str(path), version=version)
+        except (OSError, ValueError) as error:
+            raise CatalogError(f"{path} has no version {version}: {error}") from error
+
+    def unreferenced(
+        self, referenced: Mapping[str, set[int]], *, age: timedelta = timedelta(hours=1)
+    ) -> dict[str, list[int]]:
+        """Versions older than `age` that no snapshot names, by collection.
+
+        Lance never drops the newest version; it counts only if it holds files that no named one has.
+        """
+        import lance
+
+        found = {}
+        before = datetime.now(UTC) - age
+        for collection in self.collections():
+            try:
+                dataset = lance.dataset(str(self._path(collection)))
+            except (OSError, ValueError):
+                continue  # what cannot be opened is damaged, not garbage
+            entries = dataset.versions()
+            kept = referenced.get(collection, set()) & {int(entry["version"]) for entry in entries}
+            stale = []
+            for entry in entries:
+                version = int(entry["version"])
+                if version in kept or _made(entry) > before:
+                    continue
+                if version != dataset.version or not self._files(collection, [version]) <= self._files(
+                    collection, kept
+                ):
+                    stale.append(version)
+            if stale:
+                found[collection] = stale
+        return found
+
+    def collect(
+        self, referenced: Mapping[str, set[int]], *, age: timedelta = timedelta(hours=1)
+    ) -> dict[str, list[int]]:
+        """Drop what `unreferenced` finds, and its files; returns it. A version in `referenced` is never touched.
+
+        Hold `refresh.lock`: a version that is written but not yet committed is named by nobody. Raises
+        CatalogError, and drops nothing of that collection, if a referenced version is not there.
+        """
+        import lance
+
+        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS):
+            found = self.unreferenced(referenced, age=age)
+            for collection, stale in found.items():
+                kept = referenced.get(collection, set())
+                dataset = lance.dataset(str(self._path(collection)))
+                there = {int(entry["version"]) for entry in dataset.versions()}
+                if not kept:
+                    if there == set(stale):
+                        shutil.rmtree(self._path(collection))
+                    continue
+                if not kept <= there:
+                    missing = ", ".join(map(str, sorted(kept - there)))
+                    raise CatalogError(f"{self._path(collection)} lacks version {missing}: nothing of it was dropped")
+                for version in kept:
+                    _tag(dataset, version)
+                for tag, details in dataset.tags.list().items():
+                    if details["version"] in stale:
+                        dataset.tags.delete(tag)
+                if dataset.version in stale:
+                    # The newest cannot be dropped: put a copy of a named one, which shares its files, on top.
+                    self.open(collection, max(kept)).restore()  # type: ignore[no-untyped-call]
+                    dataset = lance.dataset(str(self._path(collection)))
+                _drop(dataset, stale)
+            return found
+
+    def tagged(self, collection: str) -> set[int]:
+        """Versions of the collection that carry a tag."""
+        import lance
+
+        return {int(details["version"]) for details in lance.dataset(str(self._path(collection))).tags.list().values()}
+
+    def tag(self, collection: str, version: int) -> None:
+        """Protect a version from clean-ups."""
+        _tag(self.open(collection, version), version)
+
+    def _files(self, collection: str, versions: Iterable[int]) -> set[str]:
+        fragments = (f for version in versions for f in self.open(collection, version).get_fragments())
+        return {file.path for fragment in fragments for file in fragment.data_files()}
+
+    def _path(self, collection: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", collection):
+            raise CatalogError(f"{collection!r} is no name for a collection: use letters, digits, _ and -")
+        return self.folder / f"{collection}.lance"
+
+
+def name_version(tx: Transaction, made: Version) -> None:
+    """Make the snapshot that `tx` commits name this version."""
+    row = [made.collection, made.version, made.rows]
+    there = tx.connection.execute("SELECT * FROM lake.lance WHERE collection = ?", [made.collection]).fetchall()
+    if there != [tuple(row)]:
+        tx.execute("DELETE FROM lake.lance WHERE collection = ?", [made.collection])
+        tx.execute("INSERT INTO lake.lance VALUES (?, ?, ?)", row)
+
+
+def named_version(connection: duckdb.DuckDBPyConnection, collection: str, snapshot: int | None = None) -> int:
+    """The version of a collection that a snapshot names, the newest by default.
+
+    Raises UnknownName if it names none.
+    """
+    at = "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
+    found = dict(connection.execute(f"SELECT collection, version FROM lake.lance{at}").fetchall())
+    if collection not in found:
+        raise UnknownName(f"no collection {collection!r} belongs to this snapshot; known: {', '.join(found) or 'none'}")
+    return int(found[collection])
+
+
+def referenced_versions(connection: duckdb.DuckDBPyConnection) -> dict[str, set[int]]:
+    """Every version that any snapshot names, by collection."""
+    first, last = connection.execute("SELECT min(snapshot_id), max(snapshot_id) FROM lake.snapshots()").fetchall()[0]
+    rows = connection.execute("SELECT collection, version FROM lake.table_changes('lance', ?, ?)", [first, last])
+    found: dict[str, set[int]] = {}
+    for collection, version in rows.fetchall():
+        found.setdefault(collection, set()).add(int(version))
+    return found
+
+
+def _made(entry: Mapping[str, Any]) -> datetime:
+    """When a version was written; Lance gives local time without a zone."""
+    made: datetime = entry["timestamp"]
+    return made.astimezone(UTC)
+
+
+def _tagged(
+    collection: str, dataset: "lance.LanceDataset", added: int = 0, changed: int = 0, removed: int = 0
+) -> Version:
+    _tag(dataset, dataset.version)
+    return Version(collection, int(dataset.version), dataset.count_rows(), added, changed, removed)
+
+
+def _tag(dataset: "lance.LanceDataset", version: int) -> None:
+    if f"v{version}" not in dataset.tags.list():
+        dataset.tags.create(f"v{version}", version)
+
+
+def _drop(dataset: "lance.LanceDataset", versions: list[int]) -> None:
+    """Versions that are neither tagged nor the newest, with the files that only they use."""
+    dataset.cleanup_old_versions(versions=versions, error_if_tagged_old_versions=False, delete_unverified=True)
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if "No space left" in str(error):
+            raise InputError(f"the disk that holds {path} is full: make room, run again") from error
+        raise

@@ -1,0 +1,222 @@
+"""Text into the catalog: documents and tokens of a corpus, shard by shard, each shard one commit.
+
+A run that was interrupted goes on: documents are known by their hash, shard borders follow from the
+order of the documents, so that the tables end as those of an undisturbed run.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.study import Corpus
+from catalog.transaction import Transaction
+from ingest.models import LanguageModel
+from ingest.sparse import WrittenFile, write_parquet
+from ingest.text.sources import LeftOut, read_corpus, source_fingerprint
+from ingest.text.splits import document_hash
+from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
+
+Progress = Callable[[int, int | None], None]
+"""Called with (done, total); total is None where it is not known."""
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What an ingest of one corpus did."""
+
+    corpus: str
+    documents: int
+    """Documents in the corpus now."""
+    added: int
+    duplicates: int
+    empty: int
+    tokens: int
+
+
+def ingest_corpus(
+    catalog: Catalog, corpus: Corpus, model: LanguageModel, progress: Progress | None = None
+) -> CorpusReport:
+    """Bring the tables `documents`, `tokens` and `corpora` up to date with the corpus's source.
+
+    Documents are read once; those that the catalog has (by hash) are not tokenised again. With `max_tokens`
+    the documents with the smallest hashes are taken: a sample that does not depend on their order.
+    Raises InputError as the sources do, and if the corpus was tokenised for another model or ctx_len.
+    """
+    _check_tokenizer(catalog, corpus, model)
+    fingerprint = source_fingerprint(corpus)
+    known = catalog.rows("SELECT source, documents, duplicates, empty, tokens FROM corpora WHERE corpus = ?", [corpus.name])
+    if known and json.loads(known[0][0])["fingerprint"] == fingerprint:
+        _, documents, duplicates, empty, tokens = known[0]
+        return CorpusReport(corpus.name, documents, 0, duplicates, empty, tokens)
+
+    left_out: LeftOut = Counter()
+    counts: Counter[str] = Counter()
+    fresh = _distinct(read_corpus(corpus, left_out), counts)
+    if corpus.max_tokens is not None:
+        fresh = iter(sorted(fresh, key=lambda document: document[0][16:]))
+    there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
+    budget = _Budget(corpus.max_tokens, int(_total(catalog, corpus.name, "sum(tokens)")))
+    builder = _next_shard(catalog, corpus, model)
+    for one in tokenise(model.tokenizer, (d for d in fresh if d[0] not in there)):
+        if not len(one.ids):
+            counts["empty"] += 1
+            continue
+        if budget.spent:
+            break
+        budget.take(len(one.ids))
+        builder.add(one)
+        counts["added"] += 1
+        if progress:
+            progress(builder.position, corpus.max_tokens)
+        if builder.tokens >= corpus.shard_tokens:
+            _commit_shard(catalog, corpus, builder)
+            builder = _next_shard(catalog, corpus, model)
+    if builder.tokens:
+        _commit_shard(catalog, corpus, builder)
+    documents = int(_total(catalog, corpus.name, "count(*)"))
+    if not documents:
+        raise InputError(f"corpus {corpus.name!r} holds no text: none of its {counts['empty']} documents has a token")
+    report = CorpusReport(
+        corpus.name,
+        documents,
+        counts["added"],
+        counts["duplicates"],
+        counts["empty"],
+        int(_total(catalog, corpus.name, "sum(tokens)")),
+    )
+    with catalog.write(f"ingest {corpus.name}", documents=documents, tokens=report.tokens) as tx:
+        _record(tx, corpus, model, report, fingerprint, left_out)
+    return report
+
+
+class _Budget:
+    """Counts tokens against `max_tokens`."""
+
+    def __init__(self, limit: int | None, used: int):
+        self._limit, self._used = limit, used
+
+    @property
+    def spent(self) -> bool:
+        return self._limit is not None and self._used >= self._limit
+
+    def take(self, tokens: int) -> None:
+        self._used += tokens
+
+
+def _distinct(texts: Iterator[tuple[str, str]], counts: Counter[str]) -> Iterator[tuple[str, str, str]]:
+    """(hash, place, text) of the first copy of each document; other copies are counted."""
+    seen: set[str] = set()
+    for place, text in texts:
+        key = document_hash(text)
+        if key in seen:
+            counts["duplicates"] += 1
+        elif not text.strip():
+            counts["empty"] += 1
+        else:
+            seen.add(key)
+            yield key, place, text
+
+
+def _total(catalog: Catalog, corpus: str, what: str) -> int:
+    return int(catalog.value(f"SELECT coalesce({what}, 0) FROM documents WHERE corpus = ?", [corpus]))
+
+
+def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> None:
+    there = catalog.rows("SELECT model, ctx_len FROM corpora WHERE corpus = ?", [corpus.name])
+    if there and there[0] != (model.spec.name, corpus.ctx_len):
+        raise InputError(
+            f"corpus {corpus.name!r} was cut for model {there[0][0]!r} with ctx_len {there[0][1]}, "
+            f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
+        )
+
+
+def _next_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> ShardBuilder:
+    shard, document, position = catalog.rows(
+        "SELECT coalesce(max(shard) + 1, 0), coalesce(max(document) + 1, 0), coalesce(max(start + tokens), 0) "
+        "FROM documents WHERE corpus = ?",
+        [corpus.name],
+    )[0]
+    body = corpus.ctx_len - (model.bos is not None)
+    return ShardBuilder(corpus.name, int(shard), body, int(document), int(position))
+
+
+def _commit_shard(catalog: Catalog, corpus: Corpus, builder: ShardBuilder) -> None:
+    """Write the shard's two files, then make both visible in one snapshot."""
+    documents, tokens = builder.tables()
+    stem = f"{corpus.name}-{builder.shard}"
+    files = {
+        "documents": write_parquet(documents, catalog.data / "main" / "documents", stem),
+        "tokens": write_parquet(
+            tokens,
+            catalog.data / "main" / "tokens",
+            stem,
+            column_encoding={
+                name: "DELTA_BINARY_PACKED" for name in ("position", "document", "sequence", "char_start", "char_end")
+            },
+        ),
+    }
+    with catalog.write(f"ingest {corpus.name}: shard {builder.shard}", tokens=builder.tokens) as tx:
+        for relation, file in files.items():
+            register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
+
+
+def register_shard(
+    tx: Transaction, relation: str, file: WrittenFile, corpus: str, sae: str | None, shard: int, inputs: str
+) -> None:
+    """Make a written file part of a table, with its record in `shards`."""
+    tx.register(relation, file.path)
+    tx.insert(
+        "shards",
+        [
+            {
+                "path": str(file.path.relative_to(tx.data)),
+                "relation": relation,
+                "corpus": corpus,
+                "sae": sae,
+                "shard": shard,
+                "rows": file.rows,
+                "bytes": file.size,
+                "blake2b": file.blake2b,
+                "inputs": inputs,
+            }
+        ],
+    )
+
+
+def _record(
+    tx: Transaction,
+    corpus: Corpus,
+    model: LanguageModel,
+    report: CorpusReport,
+    fingerprint: str,
+    left_out: LeftOut,
+) -> None:
+    tx.execute("DELETE FROM lake.corpora WHERE corpus = ?", [corpus.name])
+    source = {"fingerprint": fingerprint, **corpus.model_dump(mode="json", exclude={"name"})}
+    tx.insert(
+        "corpora",
+        [
+            {
+                "corpus": corpus.name,
+                "model": model.spec.name,
+                "ctx_len": corpus.ctx_len,
+                "documents": report.documents,
+                "duplicates": report.duplicates,
+                "empty": report.empty,
+                "tokens": report.tokens,
+                "source": json.dumps(source, sort_keys=True),
+            }
+        ],
+    )
+    stage = f"text:{corpus.name}"
+    tx.execute("DELETE FROM lake.problems WHERE stage = ?", [stage])
+    tx.insert(
+        "problems",
+        [{"stage": stage, "subject": s, "reason": r, "count": n} for (s, r), n in sorted(left_out.items())],
+    )
+
+
+__all__ = ["CorpusReport", "Progress", "Tokenised", "ingest_corpus", "register_shard"]

@@ -1,0 +1,175 @@
+"""Any transformers causal LM by id or directory: its tokenizer, its hookpoints, a forward pass that stops early."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from catalog.errors import InputError, UnknownName
+from catalog.study import Model
+from ingest.embedded import MODEL_DIR
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model, ready to be read from."""
+
+    spec: Model
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    bos: int | None
+    """Token put before each sequence, None for none."""
+    digest: str
+    """BLAKE2b-128 of weights and tokenizer: two models with one name differ here."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the forward pass."""
+        return self.network.dtype
+
+    def hookpoint(self, name: str) -> torch.nn.Module:
+        """The module whose output is read, by its name inside the base model (`layers.1`, `layers.1.mlp`).
+
+        Names as `named_modules` of the whole model gives them (`model.layers.1`) are understood too. Raises
+        UnknownName listing the hookpoints that there are.
+        """
+        modules = dict(self.network.base_model.named_modules())
+        prefix = self.network.base_model_prefix + "."
+        found = modules.get(name) or modules.get(name.removeprefix(prefix))
+        if found is None or name == "":
+            known = ", ".join(self.hookpoints())
+            raise UnknownName(f"model {self.spec.name!r} has no hookpoint {name!r}; it has {known}")
+        return found
+
+    def hookpoints(self) -> list[str]:
+        """Blocks and their direct children, by name inside the base model."""
+        blocks = [name for name, module in self.network.base_model.named_modules() if _is_block(name, module)]
+        modules = dict(self.network.base_model.named_modules())
+        return [name for b in blocks for name in (b, *(f"{b}.{child}" for child, _ in modules[b].named_children()))]
+
+    @torch.inference_mode()
+    def read(self, ids: torch.Tensor, hookpoints: list[str]) -> dict[str, torch.Tensor]:
+        """Outputs of the hookpoints for `ids` `[batch, seq]`: `[batch, seq, d]` each, in one pass.
+
+        The pass ends as soon as the last hookpoint has been read: no later block and no head is computed.
+        Sequences may be padded on the right: attention is causal, so padding reaches no earlier token.
+        """
+        outputs: dict[str, torch.Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+                outputs[name] = output[0] if isinstance(output, tuple) else output  # type: ignore[assignment]
+                if len(outputs) == len(set(hookpoints)):
+                    raise _AllRead
+
+            return hook
+
+        handles = [self.hookpoint(name).register_forward_hook(keep(name)) for name in dict.fromkeys(hookpoints)]
+        try:
+            self.network.base_model(ids.to(self.device), use_cache=False)
+        except _AllRead:
+            return outputs
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = [name for name in hookpoints if name not in outputs]
+        raise InputError(f"the forward pass of {self.spec.name!r} never calls {missing}: choose other hookpoints")
+
+
+class _AllRead(Exception):
+    """Ends a forward pass once every hookpoint has been read."""
+
+
+def _is_block(name: str, module: torch.nn.Module) -> bool:
+    parent, _, last = name.rpartition(".")
+    return last.isdigit() and "." not in parent and len(list(module.children())) > 0
+
+
+def load_model(spec: Model) -> LanguageModel:
+    """Load the model that a study names.
+
+    Raises InputError if the directory, the configuration, the weights or the tokenizer is missing.
+    """
+    source = str(MODEL_DIR) if spec.source == EMBEDDED else str(spec.source)
+    if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
+        raise InputError(f"model directory {source} does not exist")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
+    dtype = spec.dtype
+    if dtype == "auto":
+        # Half precision is emulated on most CPUs, many times slower than float32.
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"no tokenizer can be loaded from {source!r}: {_first_line(error)}") from error
+    try:
+        network = AutoModelForCausalLM.from_pretrained(source, revision=spec.revision, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"no causal language model can be loaded from {source!r}: {_first_line(error)}") from error
+    try:
+        network = network.to(device).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {_first_line(error)}") from error
+    return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), _digest(network, tokenizer))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _bos(spec: Model, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    bos = tokenizer.bos_token_id
+    if spec.bos == "never":
+        return None
+    if spec.bos == "always":
+        if bos is None:
+            raise InputError(f"model {spec.name!r}: bos = 'always', and its tokenizer has no BOS token")
+        return int(bos)
+    adds = bos is not None and tokenizer("a").input_ids[:1] == [bos]
+    return int(bos) if adds else None
+
+
+def _digest(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the values in use, so that it is the same for a hub id and for a copy of its directory."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else b"")
+    return digest.hexdigest()
+
+
+def unembedding(model: LanguageModel) -> torch.Tensor:
+    """What a residual direction is multiplied with to give logits: `[vocabulary, d_model]`, float32, on the CPU.
+
+    The final norm's weight is folded in, and for a LayerNorm its subtraction of the mean.
+    """
+    head = model.network.get_output_embeddings()
+    if head is None:
+        raise InputError(f"model {model.spec.name!r} has no output embedding, so it has no logit lens")
+    weight = head.weight.detach().float().cpu()
+    norm = _final_norm(model)
+    if norm is None:
+        return weight
+    scaled = weight * norm.weight.detach().float().cpu()
+    if isinstance(norm, torch.nn.LayerNorm):
+        scaled = scaled - scaled.mean(1, keepdim=True)
+    return scaled
+
+
+def _final_norm(model: LanguageModel) -> torch.nn.Module | None:
+    """The norm that is a direct child of the base model, which every stock decoder ends with."""
+    for _, module in reversed(list(model.network.base_model.named_children())):
+        if "norm" in type(module).__name__.lower():
+            return module
+    return None

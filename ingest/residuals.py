@@ -1,0 +1,190 @@
+"""Residual activations for training: a memory-mapped half-precision cache, streamed as the model runs.
+
+One folder holds, for one hookpoint, `train.f16` and `val.f16` (rows `[tokens, d]`) and `state.json`, which
+says how many bytes of each are whole and which shards they come from. After a crash the files are cut
+back to that, and the pass goes on at the next shard. Test documents are never cached.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from catalog import Catalog
+from catalog.errors import InputError
+from ingest.models import LanguageModel
+from ingest.sequences import Batch, Sequences, batches, load_sequences
+
+HALF_MAX = 65504.0
+SPLITS = ("train", "val")
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The cached activations of one hookpoint."""
+
+    train: npt.NDArray[np.float16]
+    """`[train tokens, d]`, memory-mapped."""
+    val: npt.NDArray[np.float16]
+    """`[val tokens, d]`, memory-mapped."""
+    digest: str
+    """Of the model, the hookpoint and the text that they come from."""
+
+
+def cache_residuals(
+    catalog: Catalog,
+    model: LanguageModel,
+    hookpoints: list[str],
+    corpora: list[str],
+    max_train_tokens: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, Residuals]:
+    """Activations of several hookpoints in one pass over the corpora; what is cached is not computed again.
+
+    Raises InputError if a value is not finite or beyond half precision, naming hookpoint and sequence.
+    """
+    shards = text_shards(catalog, corpora)
+    total = sum(rows for *_, rows in shards)
+    files = {}
+    for name in dict.fromkeys(hookpoints):
+        digest = residuals_digest(catalog, model, name, corpora, max_train_tokens)
+        files[name] = _CacheFolder(catalog, name, digest, max_train_tokens)
+    seen = 0
+    for number, (corpus, shard, _, rows) in enumerate(shards):
+        seen += rows
+        open_files = [file for file in files.values() if len(file.done) <= number]
+        if not open_files or all(file.full for file in open_files):
+            continue
+        sequences = load_sequences(catalog, corpus, shard)
+        for batch in batches(sequences, model.bos, BATCH_TOKENS):
+            outputs = model.read(batch.ids, [file.hookpoint for file in open_files])
+            for file in open_files:
+                file.append(checked(outputs[file.hookpoint], batch, sequences, file.hookpoint), batch)
+        for file in open_files:
+            file.finish_shard(corpus, shard)
+        if progress:
+            progress(seen, total)
+    return {name: file.open() for name, file in files.items()}
+
+
+def checked(output: torch.Tensor, batch: Batch, sequences: Sequences, hookpoint: str) -> torch.Tensor:
+    """The rows of real tokens, `[tokens, d]` in float32; InputError with the place if one is not finite."""
+    rows = output[batch.real.to(output.device)].float()
+    if not torch.isfinite(rows).all():
+        bad = int(torch.nonzero(~torch.isfinite(rows).all(1))[0])
+        position = int(batch.positions[bad])
+        raise InputError(
+            f"hookpoint {hookpoint!r} gives a value that is not finite at position {position} of corpus "
+            f"{sequences.corpus!r} (the sequence that begins at {_sequence_of(sequences, position)}): "
+            "try dtype = 'float32', or look at that text"
+        )
+    return rows
+
+
+def _sequence_of(sequences: Sequences, position: int) -> int:
+    at = int(np.searchsorted(sequences.starts, position - sequences.first, side="right")) - 1
+    return int(sequences.starts[at]) + sequences.first
+
+
+def text_shards(catalog: Catalog, corpora: list[str]) -> list[tuple[str, int, str, int]]:
+    """(corpus, shard, digest, tokens) of the corpora's shards, in order."""
+    return catalog.rows(
+        "SELECT corpus, shard, blake2b, rows FROM shards WHERE relation = 'tokens' AND list_contains(?, corpus) "
+        "ORDER BY corpus, shard",
+        [corpora],
+    )
+
+
+def residuals_digest(
+    catalog: Catalog, model: LanguageModel, hookpoint: str, corpora: list[str], max_train_tokens: int | None
+) -> str:
+    """What identifies a cache: BLAKE2b-128 of model, dtype, hookpoint and text."""
+    said = [model.digest, str(model.dtype), hookpoint, text_shards(catalog, corpora), max_train_tokens]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+class _CacheFolder:
+    """The files of one hookpoint while they grow."""
+
+    def __init__(self, catalog: Catalog, hookpoint: str, digest: str, max_train_tokens: int | None):
+        self.hookpoint = hookpoint
+        self._limit = max_train_tokens
+        self.digest = digest
+        self.folder = catalog.cache / "residuals" / self.digest
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = self._state()
+        self.done: list[list[object]] = state["done"]
+        self._d: int | None = state["d"]
+        self._rows: dict[str, int] = state["rows"]
+        self._files = {}
+        for split in SPLITS:
+            path = self.folder / f"{split}.f16"
+            path.touch()
+            os.truncate(path, self._rows[split] * (self._d or 0) * 2)
+            self._files[split] = path.open("ab")
+
+    @property
+    def full(self) -> bool:
+        """Whether as many train tokens are cached as were asked for."""
+        return self._limit is not None and self._rows["train"] >= self._limit
+
+    def _state(self) -> dict:
+        path = self.folder / "state.json"
+        if path.exists():
+            state = json.loads(path.read_text())
+            whole = all(
+                (self.folder / f"{s}.f16").exists()
+                and (self.folder / f"{s}.f16").stat().st_size >= state["rows"][s] * (state["d"] or 0) * 2
+                for s in SPLITS
+            )
+            if whole:
+                return state
+            shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+        return {"done": [], "d": None, "rows": dict.fromkeys(SPLITS, 0)}
+
+    def append(self, rows: torch.Tensor, batch: Batch) -> None:
+        self._d = rows.shape[1]
+        if float(rows.abs().max()) > HALF_MAX:
+            raise InputError(
+                f"hookpoint {self.hookpoint!r} gives {float(rows.abs().max()):.3g}, beyond half precision "
+                f"(at most {HALF_MAX:.0f}): it cannot be cached"
+            )
+        halves = rows.half().cpu().numpy()
+        for split, mask in (("train", batch.train), ("val", batch.val)):
+            part = halves[mask]
+            if split == "train" and self._limit is not None:
+                part = part[: max(self._limit - self._rows["train"], 0)]
+            self._files[split].write(part.tobytes())
+            self._rows[split] += len(part)
+
+    def finish_shard(self, corpus: str, shard: int) -> None:
+        """Make the shard's rows part of the cache: bytes first, then the state that counts them."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.done.append([corpus, shard])
+        partial = self.folder / ".state.partial"
+        partial.write_text(json.dumps({"done": self.done, "d": self._d, "rows": self._rows}))
+        partial.rename(self.folder / "state.json")
+
+    def open(self) -> Residuals:
+        """Map the finished files."""
+        for file in self._files.values():
+            file.close()
+        if not self._rows["train"]:
+            raise InputError(f"hookpoint {self.hookpoint!r}: no train tokens to cache; add text")
+        parts = {}
+        for split in SPLITS:
+            n, d = self._rows[split], int(self._d or 0)
+            path = self.folder / f"{split}.f16"
+            parts[split] = np.memmap(path, np.float16, "r", shape=(n, d)) if n else np.zeros((0, d), np.float16)
+        return Residuals(parts["train"], parts["val"], self.digest)

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: select, encode, train, evaluate, and save in the SAELens layout."""

@@ -1,0 +1,50 @@
+"""Adam with decoder rows held at unit norm: the step parallel to a row is removed, and the row renormalised.
+
+A TopK loss could otherwise be lowered by growing decoder rows and shrinking activations, which says nothing
+about the features (Bricken et al. 2023, Towards Monosemanticity, appendix on training).
+"""
+
+import torch
+from torch import Tensor
+
+from ingest.sae.architecture import Weights
+
+BETAS = (0.9, 0.999)
+EPSILON = 6.25e-10
+"""As Gao et al. 2024: the normalised loss has small gradients, on rare latents very small ones."""
+
+
+class UnitDecoderAdam:
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980) over an SAE's weights, which it changes in place."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self._parameters = weights.named()
+        self._adam = torch.optim.Adam(self._parameters.values(), betas=BETAS, eps=EPSILON, fused=True)
+
+    @torch.no_grad()
+    def step(self, gradient: Weights, learning_rate: float) -> None:
+        """One step down `gradient`, whose decoder part is made orthogonal to the decoder rows in place."""
+        decoder = self.weights.decoder
+        parallel = (gradient.decoder * decoder).sum(1, keepdim=True)
+        gradient.decoder.addcmul_(parallel, decoder, value=-1)
+        for parameter, slope in zip(self._parameters.values(), gradient.named().values(), strict=True):
+            parameter.grad = slope
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        decoder.div_(decoder.norm(dim=1, keepdim=True))
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Both moments of each tensor and the number of steps, as `<prefix><tensor>.<moment>`; empty before a step."""
+        return {
+            f"{prefix}{name}.{key}": value
+            for name, parameter in self._parameters.items()
+            for key, value in self._adam.state[parameter].items()
+        }
+
+    def restore(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Continue from what `state` returned."""
+        for full_name, value in state.items():
+            name, key = full_name.removeprefix(prefix).split(".")
+            self._adam.state[self._parameters[name]][key] = value

@@ -1,0 +1,1 @@
+"""Text: where documents come from, their split, their tokens."""

@@ -1,0 +1,137 @@
+"""Documents to tokens: ids, character offsets, sequences of at most `ctx_len`, shingles; all as columns."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from catalog.errors import InputError
+from ingest.text.splits import shingles, split_of
+
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """One document's tokens, BOS left out."""
+
+    hash: str
+    source: str
+    text: str
+    ids: npt.NDArray[np.int32]
+    """`[tokens]`"""
+    offsets: npt.NDArray[np.int32]
+    """`[tokens, 2]`: first character and the one after the last."""
+
+
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, str, str]]
+) -> Iterator[Tokenised]:
+    """Tokenise (hash, source, text) in batches, no special tokens; a document without tokens comes out empty.
+
+    Raises InputError if the tokenizer gives no offsets (only `fast` ones do).
+    """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets: use a model with a tokenizer.json"
+        )
+    batch: list[tuple[str, str, str]] = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == _BATCH:
+            yield from _tokenise_batch(tokenizer, batch)
+            batch = []
+    yield from _tokenise_batch(tokenizer, batch)
+
+
+def _tokenise_batch(tokenizer: PreTrainedTokenizerBase, batch: list[tuple[str, str, str]]) -> Iterator[Tokenised]:
+    if not batch:
+        return
+    encodings = tokenizer.backend_tokenizer.encode_batch([text for _, _, text in batch], add_special_tokens=False)
+    for (key, source, text), encoding in zip(batch, encodings, strict=True):
+        yield Tokenised(
+            key,
+            source,
+            text,
+            np.asarray(encoding.ids, np.int32),
+            np.asarray(encoding.offsets, np.int32).reshape(-1, 2),
+        )
+
+
+@dataclass
+class ShardBuilder:
+    """Collects documents until a shard is full, then gives its two tables."""
+
+    corpus: str
+    shard: int
+    body: int
+    """Tokens of a sequence, BOS left out."""
+    document: int
+    """Number of the next document."""
+    position: int
+    """Position of the next token."""
+
+    def __post_init__(self) -> None:
+        self._first = self.position
+        self._documents: list[dict[str, object]] = []
+        self._columns: dict[str, list[npt.NDArray[np.generic]]] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens collected."""
+        return self.position - self._first
+
+    def add(self, one: Tokenised) -> None:
+        """Append a document of at least one token."""
+        n = len(one.ids)
+        offset = np.arange(n)
+        begin = offset // self.body * self.body
+        hashes = shingles(one.ids)
+        self._documents.append(
+            {
+                "corpus": self.corpus,
+                "document": self.document,
+                "hash": one.hash,
+                "shard": self.shard,
+                "split": split_of(one.hash),
+                "start": self.position,
+                "tokens": n,
+                "source": one.source,
+                "text": one.text,
+            }
+        )
+        for name, values in {
+            "position": self.position + offset,
+            "document": np.full(n, self.document, np.int32),
+            "sequence": self.position + begin,
+            "length": np.minimum(n - begin, self.body).astype(np.int16),
+            "token": one.ids,
+            "char_start": one.offsets[:, 0],
+            "char_end": one.offsets[:, 1],
+            "shingle": np.pad(hashes, (0, n - len(hashes))),
+            "_no_shingle": offset >= len(hashes),
+        }.items():
+            self._columns.setdefault(name, []).append(values)
+        self.document += 1
+        self.position += n
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """(documents, tokens) in the column order of the schema."""
+        columns = {name: np.concatenate(parts) for name, parts in self._columns.items()}
+        masked = columns.pop("_no_shingle")
+        n = len(masked)
+        tokens = {
+            "corpus": pa.DictionaryArray.from_arrays(np.zeros(n, np.int8), pa.array([self.corpus])),
+            "shard": pa.array(np.full(n, self.shard, np.int32)),
+            **{name: pa.array(values) for name, values in columns.items() if name != "shingle"},
+            "shingle": pa.array(columns["shingle"], mask=masked),
+        }
+        schema = {"document": pa.int32(), "shard": pa.int32(), "start": pa.int64(), "tokens": pa.int32()}
+        documents = pa.Table.from_pylist(self._documents)
+        for name, dtype in schema.items():
+            at = documents.schema.get_field_index(name)
+            documents = documents.set_column(at, name, documents.column(name).cast(dtype))
+        return documents, pa.table(tokens)

@@ -1,0 +1,43 @@
+"""Commands that look after a catalog: log, doctor."""
+
+import click
+
+from queries.cli.place import catalog_path
+from queries.output import Output, output_options
+
+
+@click.command()
+@click.option("-n", "limit", default=20, show_default=True, help="How many snapshots, newest first.")
+@output_options
+@click.pass_context
+def log(context: click.Context, limit: int, output: Output) -> None:
+    """The snapshots: when, what, how many rows."""
+    from catalog import Catalog
+    from queries.history import snapshots
+
+    with Catalog(catalog_path(context), read_only=True) as catalog:
+        output.show(snapshots(catalog, limit))
+
+
+@click.command()
+@click.option("--fix", is_flag=True, help="Collect what an interrupted run left behind.")
+@click.option("--all", "everything", is_flag=True, help="Check the digest of every file, not of a sample.")
+@output_options
+@click.pass_context
+def doctor(context: click.Context, fix: bool, everything: bool, output: Output) -> None:
+    """Check that the catalog is whole: files, digests, keys, vectors, views. Exit code 1 if it is not."""
+    from catalog import Catalog
+    from catalog.doctor import examine
+
+    root = catalog_path(context)
+    Catalog(root, read_only=True).close()
+    with Catalog.create(root) if fix else Catalog(root, read_only=True) as catalog:
+        findings = examine(catalog, fix=fix, sample=None if everything else 16)
+    output.show(
+        [
+            {"check": f.check, "severity": f.severity, "subject": f.subject, "detail": f.detail, "fixed": f.fixed}
+            for f in findings
+        ]
+    )
+    if any(f.severity == "error" and not f.fixed for f in findings):
+        context.exit(1)

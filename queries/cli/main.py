@@ -1,0 +1,60 @@
+"""`saeql`: the group of commands, and what an error becomes (a sentence on stderr and an exit code)."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from catalog.errors import SaeqlError
+from queries.cli.ask import search, show, sql
+from queries.cli.build import demo, ingest, init, refresh
+from queries.cli.care import doctor, log
+
+_INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Turns our errors into messages; a user's mistake never shows a stack trace."""
+
+    def main(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+        try:
+            super().main(*args, standalone_mode=False, **{k: v for k, v in kwargs.items() if k != "standalone_mode"})  # type: ignore[arg-type]
+        except click.exceptions.Exit as done:
+            sys.exit(done.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted; what was committed is kept", err=True)
+            sys.exit(_INTERRUPTED)
+        except SaeqlError as error:
+            click.echo(f"saeql: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough; Python would complain again while closing stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-C", "--catalog", "root", envvar="SAEQL_CATALOG", type=click.Path(path_type=Path), help="Catalog to work on."
+)
+@click.version_option(package_name="saeql", prog_name="saeql")
+@click.pass_context
+def main(context: click.Context, root: Path | None) -> None:
+    """A catalog of the features of sparse autoencoders, with SQL as its interface.
+
+    Start with `saeql demo`. A setting is taken from the flag, then SAEQL_*, then the study, then the default.
+    """
+    context.obj = root
+
+
+for command in (demo, init, ingest, refresh, sql, search, show, log, doctor):
+    main.add_command(command)
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Progress on stderr: a bar on a terminal, else one line for each thing that was done."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from queries.engine import StepResult
+    from queries.step import Step
+
+_SHOWN_AFTER = 1.0
+
+
+class Bars:
+    """One bar at a time, named after what is being done."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._what, self._figures, self._begun = "", "", time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish(done=kind is None)
+        if self._live:
+            self._bars.stop()
+
+    def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
+        """Say how far `what` is; another `what` closes the bar before."""
+        if what != self._what:
+            self._finish(done=True)
+            self._what, self._begun = what, time.monotonic()
+            if self._live:
+                self._task = self._bars.add_task(escape(what), total=total, figures="")
+        self._figures = figures
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, figures=escape(figures))
+
+    def step(self, step: "Step") -> None:
+        """A refresh step begins."""
+        self.show(f"refreshing {step.name}", 0, None)
+
+    def advance(self, step: "Step", done: int, total: int) -> None:
+        """A refresh step goes on."""
+        self.show(f"refreshing {step.name}", done, total)
+
+    def result(self, result: "StepResult") -> None:
+        """A refresh step ended: a line, unless there was nothing to do."""
+        self._drop()
+        if result.state == "current":
+            return
+        self.say(described(result))
+
+    def say(self, line: str) -> None:
+        """A line of text above the bars."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def _finish(self, *, done: bool) -> None:
+        seconds = time.monotonic() - self._begun
+        if done and self._what and seconds >= _SHOWN_AFTER:
+            self.say(f"{self._what}: {seconds:.1f} s" + (f", {self._figures}" if self._figures else ""))
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task, self._what = None, ""
+
+
+def described(result: "StepResult") -> str:
+    """One line about a refresh step that had work."""
+    if result.state == "failed":
+        return f"{result.step}: FAILED: {result.error}"
+    if result.state == "waiting":
+        return f"{result.step}: not run, a step that it reads from failed"
+    changes = result.changes
+    parts = [f"+{changes.added} ~{changes.changed} -{changes.removed} rows"]
+    if result.failed:
+        parts.append(f"{result.failed} with a problem")
+    if result.calls:
+        parts.append(f"{result.calls} calls, cost {result.cost:.4f}")
+    return f"{result.step}: {', '.join(parts)} ({result.seconds:.1f} s)"
+
+
+def say(line: str) -> None:
+    """A message to the person, on stderr."""
+    click.echo(line, err=True)

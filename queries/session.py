@@ -1,0 +1,182 @@
+"""What a person holds in Python: `queries.connect(path)` with `.sql()`, `.search()`, `.feature()`, `.refresh()`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from catalog import Catalog
+from catalog.errors import InputError, UnknownName
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from queries.engine import StepResult
+
+
+@dataclass(frozen=True)
+class Context:
+    """A window of text and what the feature does on each of its tokens."""
+
+    kind: str
+    split: str
+    rank: int
+    source: str
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """All that is known of one feature."""
+
+    sae: str
+    feature: int
+    row: dict[str, Any]
+    """Its row of the view `features`."""
+    deciles: list[float] | None
+    histogram: list[int]
+    labels: list[dict[str, Any]]
+    """Its rows of the view `label_scores`: every explainer and scorer."""
+    separation: list[dict[str, Any]]
+    """Its separation from each concept."""
+    promoted: list[tuple[str, float]]
+    """Tokens that its decoder direction writes for, with logits."""
+    suppressed: list[tuple[str, float]]
+    contexts: list[Context]
+    neighbours: list[tuple[int, float, str | None]]
+    """Features with the most similar decoder directions: feature, cosine, label."""
+
+
+class Session:
+    """An open catalog. Queries read; only `refresh` writes."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def sql(self, query: str, parameters: Any = None) -> "pa.Table":
+        """The rows of one SELECT, as an Arrow table. Raises QueryRefused for anything but reading the catalog."""
+        from queries.guard import run
+
+        with Catalog(self.root, read_only=True) as catalog:
+            result = run(query, catalog, parameters)
+            return result.read_all() if hasattr(result, "read_all") else result
+
+    def search(self, text: str, k: int = 10, explainer: str | None = None) -> list[dict[str, Any]]:
+        """The k labels whose meaning is nearest to `text`, best first, with their features' scores.
+
+        Raises InputError for an empty text, UnknownName if nothing is labelled yet.
+        """
+        from queries.search import search
+
+        if not text.strip():
+            raise InputError("there is nothing to search for: give some text")
+        with Catalog(self.root, read_only=True) as catalog:
+            return search(catalog, text, k, explainer)
+
+    def feature(self, feature: int, sae: str | None = None, contexts: int = 5) -> FeatureCard:
+        """All that is known of one feature; `sae` may be left out if the catalog has one.
+
+        Raises UnknownName, naming the SAEs or the width, if there is no such feature.
+        """
+        with Catalog(self.root, read_only=True) as catalog:
+            return _card(catalog, _chosen_sae(catalog, sae), feature, contexts)
+
+    def refresh(self, *steps: str) -> "list[StepResult]":
+        """Run what is stale; the result of each step."""
+        from queries.engine import refresh
+
+        with Catalog.create(self.root) as catalog:
+            return refresh(catalog, steps)
+
+
+def connect(root: str | Path) -> Session:
+    """A session on the catalog under `root`. Raises CatalogError if there is none."""
+    Catalog(root, read_only=True).close()
+    return Session(root)
+
+
+def _chosen_sae(catalog: Catalog, name: str | None) -> str:
+    known = [row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae")]
+    if name is None and len(known) == 1:
+        return str(known[0])
+    if name not in known:
+        asked = "several SAEs: name one with --sae" if name is None else f"no SAE {name!r}"
+        raise UnknownName(f"the catalog has {asked}; known: {', '.join(known) or 'none'}")
+    return str(name)
+
+
+def _records(catalog: Catalog, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
+    cursor = catalog.connection.execute(sql, parameters)
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _card(catalog: Catalog, sae: str, feature: int, contexts: int) -> FeatureCard:
+    place = [sae, feature]
+    found = _records(catalog, "SELECT * FROM features WHERE sae = ? AND feature = ?", place)
+    if not found:
+        width = catalog.value("SELECT width FROM saes WHERE sae = ?", [sae])
+        if catalog.value("SELECT count(*) FROM feature_stats WHERE sae = ?", [sae]):
+            raise UnknownName(f"SAE {sae!r} has features 0 to {width - 1}, not {feature}")
+        raise UnknownName(f"nothing is known of SAE {sae!r} yet: run `saeql refresh`")
+    stats = _records(catalog, "SELECT deciles, histogram FROM feature_stats WHERE sae = ? AND feature = ?", place)[0]
+    lens = catalog.rows(
+        "SELECT l.side, v.text, l.logit FROM logit_lens AS l JOIN saes AS s ON s.sae = l.sae "
+        "JOIN vocabulary AS v ON v.model = s.model AND v.token = l.token "
+        "WHERE l.sae = ? AND l.feature = ? ORDER BY l.side, l.rank",
+        place,
+    )
+    return FeatureCard(
+        sae,
+        feature,
+        found[0],
+        stats["deciles"],
+        stats["histogram"],
+        _records(catalog, "SELECT * FROM label_scores WHERE sae = ? AND feature = ? ORDER BY explainer, scorer", place),
+        _records(catalog, "SELECT * FROM separation WHERE sae = ? AND feature = ? ORDER BY concept", place),
+        [(text, logit) for side, text, logit in lens if side == "top"],
+        [(text, logit) for side, text, logit in lens if side == "bottom"],
+        _contexts(catalog, sae, feature, contexts),
+        _neighbours(catalog, sae, feature),
+    )
+
+
+def _contexts(catalog: Catalog, sae: str, feature: int, n: int) -> list[Context]:
+    rows = catalog.rows(
+        "SELECT kind, split, rank, any_value(source), list(text ORDER BY position), list(activation ORDER BY position) "
+        "FROM context_tokens WHERE sae = ? AND feature = ? AND kind = 'top' AND rank <= ? "
+        "GROUP BY corpus, kind, split, rank ORDER BY rank, corpus",
+        [sae, feature, n],
+    )
+    return [
+        Context(kind, split, rank, source, tuple(tokens), tuple(activations))
+        for kind, split, rank, source, tokens, activations in rows
+    ]
+
+
+def _neighbours(catalog: Catalog, sae: str, feature: int, k: int = 5) -> list[tuple[int, float, str | None]]:
+    version = catalog.value("SELECT version FROM lance WHERE collection = 'decoder'")
+    if version is None:
+        return []
+    from catalog.vectors import Vectors
+
+    vectors = Vectors(catalog.vectors)
+    where = f"sae = '{sae}'"
+    mine = vectors.open("decoder", version).to_table(columns=["vector"], filter=f"{where} AND feature = {feature}")
+    if not len(mine):
+        return []
+    found = vectors.search("decoder", version, mine["vector"].to_pylist()[0], k + 1, where=where).to_pylist()
+    near = [(row["feature"], row["similarity"]) for row in found if row["feature"] != feature][:k]
+    labels = dict(
+        catalog.rows("SELECT feature, label FROM features WHERE sae = ? AND label IS NOT NULL", [sae])
+    )
+    return [(number, similarity, labels.get(number)) for number, similarity in near]

@@ -1,0 +1,8 @@
+-- step: decoder_vectors
+-- writes: lance
+-- slice: collection = 'decoder'
+-- key: collection
+-- input: sae
+-- kernel: scoring.kernels.vectors:decoder_vectors
+-- doc: every feature's decoder direction, in the Lance collection decoder
+SELECT sae, weights, digest FROM saes

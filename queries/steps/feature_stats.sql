@@ -1,0 +1,74 @@
+-- step: feature_stats
+-- writes: feature_stats
+-- key: sae, feature
+-- doc: density, mean, maximum, histogram and deciles of every feature, dead ones too
+WITH harvested AS (
+    SELECT a.sae, sum(t.rows)::BIGINT AS tokens
+    FROM shards AS a
+    JOIN shards AS t ON t.relation = 'tokens' AND t.corpus = a.corpus AND t.shard = a.shard
+    WHERE a.relation = 'activations'
+    GROUP BY a.sae
+),
+every AS (
+    SELECT s.sae, h.tokens, unnest(range(s.width))::INTEGER AS feature
+    FROM saes AS s
+    JOIN harvested AS h ON h.sae = s.sae
+),
+sums AS (
+    SELECT
+        sae, feature,
+        sum(firings)::BIGINT AS firings,
+        sum(total)::DOUBLE / 16777216 AS total,
+        sum(squares)::DOUBLE / 281474976710656 AS squares,
+        max(maximum) AS maximum
+    FROM feature_sums
+    GROUP BY sae, feature
+),
+entries AS (
+    SELECT sae, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
+),
+bins AS (
+    SELECT sae, feature, entry.key AS bin, sum(entry.value) AS n
+    FROM entries
+    GROUP BY sae, feature, entry.key
+),
+coarse AS (
+    SELECT sae, feature, map(list(bin), list(n)) AS counts
+    FROM (SELECT sae, feature, bin // 4 AS bin, sum(n)::BIGINT AS n FROM bins GROUP BY sae, feature, bin // 4)
+    GROUP BY sae, feature
+),
+running AS (
+    SELECT
+        sae, feature, bin, n,
+        sum(n) OVER (PARTITION BY sae, feature ORDER BY bin) AS upto,
+        sum(n) OVER (PARTITION BY sae, feature) AS firings,
+        pow(2, bin // 8 - 15) * (1 + (bin % 8) / 8) AS lower,
+        pow(2, (bin + 1) // 8 - 15) * (1 + ((bin + 1) % 8) / 8) AS upper
+    FROM bins
+),
+deciles AS (
+    SELECT
+        r.sae, r.feature,
+        list(
+            r.lower * pow(r.upper / r.lower, (q.tenth / 10 * r.firings - (r.upto - r.n)) / r.n) ORDER BY q.tenth
+        ) AS deciles
+    FROM running AS r
+    JOIN (SELECT unnest(range(1, 10)) AS tenth) AS q
+        ON r.upto >= q.tenth / 10 * r.firings AND r.upto - r.n < q.tenth / 10 * r.firings
+    GROUP BY r.sae, r.feature
+)
+SELECT
+    e.sae,
+    e.feature,
+    coalesce(s.firings, 0) AS firings,
+    e.tokens,
+    coalesce(s.firings, 0) / e.tokens AS density,
+    s.total / s.firings AS mean,
+    sqrt(greatest(s.squares / s.firings - pow(s.total / s.firings, 2), 0)) AS std,
+    s.maximum,
+    [coalesce(c.counts[b::UTINYINT], 0) FOR b IN range(64)]::BIGINT[] AS histogram,
+    [least(d, s.maximum) FOR d IN q.deciles] AS deciles
+FROM every AS e
+LEFT JOIN sums AS s ON s.sae = e.sae AND s.feature = e.feature
+LEFT JOIN coarse AS c ON c.sae = e.sae AND c.feature = e.feature
+LEFT JOIN deciles AS q ON q.sae = e.sae AND q.feature = e.feature

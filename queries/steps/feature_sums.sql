@@ -1,0 +1,28 @@
+-- step: feature_sums
+-- writes: feature_sums
+-- key: sae, corpus, shard, feature
+-- doc: sums, maximum and 256-bin log histogram of each feature's activations, per shard
+-- Activations are multiples of 2^-24 (half precision), their squares of 2^-48: the sums are exact integers.
+-- A bin is an octave (floor(log2 a), from 2^-15) and one of its 8 equal parts.
+WITH binned AS (
+    SELECT
+        sae, corpus, shard, feature,
+        greatest(
+            8 * (15 + floor(log2(activation))) + floor(8 * (activation / pow(2, floor(log2(activation))) - 1)), 0
+        )::UTINYINT AS bin,
+        count(*) AS firings,
+        sum((activation * 16777216)::BIGINT) AS total,
+        sum((activation::DOUBLE * activation * 281474976710656)::HUGEINT) AS squares,
+        max(activation) AS maximum
+    FROM activations
+    GROUP BY ALL
+)
+SELECT
+    sae, corpus, shard, feature,
+    sum(firings)::BIGINT AS firings,
+    sum(total)::DECIMAL(38, 0) AS total,
+    sum(squares)::DECIMAL(38, 0) AS squares,
+    max(maximum) AS maximum,
+    map(list(bin ORDER BY bin), list(firings ORDER BY bin)) AS bins
+FROM binned
+GROUP BY sae, corpus, shard, feature

@@ -1,0 +1,199 @@
+"""DuckDB's own parse tree of a query: read, walked against the allow-lists, written out again.
+
+Nothing here runs a query. A node, table or function that is not on a list is refused, so what a later DuckDB adds
+is refused too.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from catalog.errors import QueryRefused, UnknownName
+from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
+
+_LONGEST = 200_000
+_QUALIFIERS = {("", ""), ("", "main"), ("", "lake"), ("lake", "main")}
+
+_EXPRESSION_CLASSES = """
+    BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA LAMBDA_REF OPERATOR PARAMETER
+    POSITIONAL_REFERENCE STAR SUBQUERY WINDOW
+"""
+_NODE_TYPES = """
+    SELECT_NODE SET_OPERATION_NODE RECURSIVE_CTE_NODE
+    BASE_TABLE EMPTY EXPRESSION_LIST JOIN PIVOT SHOW_REF SUBQUERY TABLE_FUNCTION
+    DISTINCT_MODIFIER LIMIT_MODIFIER LIMIT_PERCENT_MODIFIER ORDER_MODIFIER ASCENDING DESCENDING ORDER_DEFAULT
+"""
+_EXPRESSIONS = frozenset(_EXPRESSION_CLASSES.split())
+_NODES = frozenset(_NODE_TYPES.split())
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the catalog holds, in lower case: its tables and views now, and every definition each view ever had."""
+
+    tables: frozenset[str]
+    views: dict[str, list[str]]
+
+
+def parse(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
+    """DuckDB's tree of exactly one SELECT."""
+    if len(sql) > _LONGEST:
+        raise QueryRefused(f"the query has {len(sql):,} characters, more than {_LONGEST:,}: pass lists as parameters")
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise QueryRefused("the query is not valid Unicode: it holds half of a surrogate pair") from None
+    tree: dict[str, Any] = json.loads(_scalar(cursor, "SELECT json_serialize_sql(?)", sql))
+    if tree["error"]:
+        raise QueryRefused(_why_not(sql, tree))
+    if len(tree["statements"]) != 1:
+        raise QueryRefused(f"one SELECT statement is expected, got {len(tree['statements'])}: run them one by one")
+    return tree
+
+
+def _why_not(sql: str, tree: dict[str, Any]) -> str:
+    said = first_line(tree["error_message"])
+    if tree["error_type"] == "parser":
+        at = int(tree.get("position") or 0)
+        return f"DuckDB cannot read this query: {said} (character {at + 1}: {sql[at : at + 30]!r})"
+    if sql.lstrip().lower().startswith(("pivot", "from", "with")) and "pivot" in sql.lower():
+        return "PIVOT needs the values it makes columns of: write PIVOT ... ON column IN ('a', 'b')"
+    if said.startswith("Only SELECT"):
+        return "the catalog is read-only here: only one SELECT statement is allowed (WITH, FROM, VALUES, DESCRIBE too)"
+    return f"DuckDB cannot take this query apart: {said}"
+
+
+def render(cursor: duckdb.DuckDBPyConnection, tree: dict[str, Any]) -> str:
+    """The tree as SQL, by DuckDB."""
+    return str(_scalar(cursor, "SELECT json_deserialize_sql(?::JSON)", json.dumps(tree)))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean x?)' for the nearest known name, nothing if none is near."""
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _scalar(cursor: duckdb.DuckDBPyConnection, sql: str, parameter: str) -> Any:
+    row = cursor.execute(sql, [parameter]).fetchone()
+    return row[0] if row else None
+
+
+def first_line(error: object) -> str:
+    """What an error of DuckDB says, without its class and the picture of the query."""
+    return re.sub(r"^[A-Z][A-Za-z ]* Error: ", "", str(error).split("\n", 1)[0])
+
+
+class Walk:
+    """One pass over a tree: refuses what is not listed, qualifies tables, collects the names used.
+
+    `scope` holds the CTE names that DuckDB would resolve at this place, so that a CTE in one subquery
+    does not legitimise a table elsewhere.
+    """
+
+    def __init__(self, names: Names, extra: Set[str]):
+        self.names = names
+        self.extra = extra
+        self.used: set[str] = set()
+
+    def visit(self, part: Any, scope: frozenset[str]) -> None:
+        """Check `part` and everything below it."""
+        if isinstance(part, list):
+            for item in part:
+                self.visit(item, scope)
+        if not isinstance(part, dict):
+            return
+        kind = part.get("class", part.get("type"))
+        listed = _EXPRESSIONS if "class" in part else _NODES
+        if isinstance(kind, str) and kind not in listed:
+            raise QueryRefused(f"{kind.replace('_', ' ').lower()} is not allowed in a query")
+        if kind == "CONSTANT":
+            _keep_double(part)
+            return
+        if kind in ("FUNCTION", "WINDOW"):
+            self._function(part["function_name"], FUNCTIONS)
+        elif kind == "BASE_TABLE":
+            self._table(part, scope)
+        elif kind == "SHOW_REF" and (part["table_name"] or part["show_type"] not in ("DESCRIBE", "SUMMARY")):
+            raise QueryRefused(f"SHOW is not allowed; the catalog has {', '.join(sorted(self.names.tables))}")
+        elif kind == "PIVOT" and any(pivot["pivot_enum"] for pivot in part["pivots"]):
+            raise QueryRefused("PIVOT over a type is not allowed: write PIVOT ... ON column IN ('a', 'b')")
+        if "cte_map" in part:
+            scope = self._ctes(part["cte_map"]["map"], scope)
+        for key, value in part.items():
+            if kind == "TABLE_FUNCTION" and key == "function":
+                self._function(value["function_name"], TABLE_FUNCTIONS)
+                self.visit(value["children"], scope)
+            elif kind == "RECURSIVE_CTE_NODE" and key == "right":
+                self.visit(value, scope | {_cte(part["cte_name"])})
+            elif key not in ("cte_map", "cast_type"):
+                self.visit(value, scope)
+
+    def _ctes(self, ctes: list[dict[str, Any]], scope: frozenset[str]) -> frozenset[str]:
+        """Each CTE sees those before it, and the rest of its query sees them all."""
+        for entry in ctes:
+            self.visit(entry["value"], scope)
+            scope |= {_cte(entry["key"])}
+        return scope
+
+    def _table(self, part: dict[str, Any], scope: frozenset[str]) -> None:
+        catalog, schema, name = (part[key].lower() for key in ("catalog_name", "schema_name", "table_name"))
+        if not catalog and not schema and name in scope | self.extra:
+            return
+        given = ".".join(part[key] for key in ("catalog_name", "schema_name", "table_name") if part[key])
+        if (catalog, schema) not in _QUALIFIERS:
+            raise QueryRefused(f"{given!r} is outside the catalog: only lake.main can be read")
+        if name not in self.names.tables:
+            known = sorted(self.names.tables)
+            hint = did_you_mean(name, known)
+            raise UnknownName(f"the catalog has no table or view {given!r}{hint}; it has {', '.join(known)}")
+        self.used.add(name)
+        part.update(catalog_name="lake", schema_name="main")
+
+    def _function(self, name: str, listed: frozenset[str]) -> None:
+        if name.lower() in listed:
+            return
+        if listed is TABLE_FUNCTIONS:
+            raise QueryRefused(f"{name}(...) may not be read from; allowed in FROM: {', '.join(sorted(listed))}")
+        hint = did_you_mean(name, listed)
+        raise QueryRefused(f"the function {name!r}{hint} is not allowed: only pure functions are, no files, no effects")
+
+
+def _cte(name: str) -> str:
+    """The name of a CTE, which must not be one that DuckDB would take for a file if the CTE were out of scope."""
+    if not name.replace(" ", "_").isidentifier():
+        raise QueryRefused(f"{name!r} cannot name a CTE: use letters, digits and _")
+    return name.lower()
+
+
+def _keep_double(part: dict[str, Any]) -> None:
+    """Spell 1e10 as a cast: rendered as 10000000000.0 it would come back as a DECIMAL."""
+    constant = part["value"]
+    if constant["type"]["id"] != "DOUBLE" or constant["is_null"]:
+        return
+    text = {"type": {"id": "VARCHAR", "type_info": None}, "is_null": False, "value": repr(float(constant["value"]))}
+    child = {**part, "alias": "", "value": text}
+    part.pop("value")
+    part |= {"class": "CAST", "type": "OPERATOR_CAST", "child": child, "try_cast": False}
+    part["cast_type"] = {"id": "DOUBLE", "type_info": None}
+
+
+def canonical(part: Any) -> Any:
+    """A tree without places in the text, and with VALUES as it was before rendering wrapped it in SELECT * FROM."""
+    if isinstance(part, list):
+        return [canonical(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: canonical(value) for key, value in part.items() if key != "query_location"}
+    if part.get("type") == "SUBQUERY" and "class" not in part:
+        node = part["subquery"]["node"]
+        values = node.get("from_table") or {}
+        bare = [item.get("type") for item in node.get("select_list", [])] == ["STAR"] and not node["where_clause"]
+        if bare and values.get("type") == "EXPRESSION_LIST" and values["alias"] == "valueslist":
+            return values | {"alias": part["alias"], "expected_names": part["column_name_alias"]}
+    return part

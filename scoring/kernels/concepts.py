@@ -1,0 +1,89 @@
+"""C+: which tokens belong to a concept, given as words, spans, or a predicate."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from catalog import Catalog
+from catalog.errors import InputError
+from scoring.kernels.contract import Run
+
+
+def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """One row per token of C+, for each (concept, corpus).
+
+    Raises InputError for a concept that matches nothing in any of its corpora.
+    """
+    found: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        definition = json.loads(row["definition"])
+        corpus = row["corpus"]
+        if row["kind"] == "predicate":
+            matched = run.select(
+                f"SELECT position FROM token_text WHERE corpus = $corpus AND ({definition['predicate']})",
+                {"corpus": corpus},
+            )
+            places = np.unique(np.array([place for (place,) in matched], np.int64))
+        else:
+            spans = _word_spans if row["kind"] == "words" else _given_spans
+            places = _tokens_in(run.catalog, corpus, dict(spans(run.catalog, corpus, definition)))
+        found[row["concept"]] = found.get(row["concept"], 0) + len(places)
+        run.progress(number + 1, len(rows))
+        yield [{"concept": row["concept"], "corpus": corpus, "position": int(place)} for place in places]
+    for concept, n in found.items():
+        if not n:
+            raise InputError(f"concept {concept!r} matches no token of its corpora: change its words, file or predicate")
+
+
+def _word_spans(
+    catalog: Catalog, corpus: str, definition: dict[str, Any]
+) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """(document, character spans) of whole words and phrases; white space in a phrase matches any run of it."""
+    phrases = sorted(definition["words"], key=len, reverse=True)
+    escaped = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases]
+    pattern = re.compile(
+        rf"(?<!\w)(?:{'|'.join(escaped)})(?!\w)", re.IGNORECASE if definition["ignore_case"] else re.NOFLAG
+    )
+    cursor = catalog.connection.cursor()
+    cursor.execute("SELECT document, text FROM lake.documents WHERE corpus = ? ORDER BY document", [corpus])
+    while batch := cursor.fetchmany(1000):
+        for document, text in batch:
+            spans = [match.span() for match in pattern.finditer(text)]
+            if spans:
+                yield document, spans
+
+
+def _given_spans(
+    catalog: Catalog, corpus: str, definition: dict[str, Any]
+) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    numbers = dict(catalog.rows("SELECT hash, document FROM documents WHERE corpus = ?", [corpus]))
+    known = set(numbers.values())
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for name, start, end in definition["spans"]:
+        document = numbers.get(name) if isinstance(name, str) else name
+        if document in known:
+            spans.setdefault(document, []).append((start, end))
+    yield from spans.items()
+
+
+def _tokens_in(catalog: Catalog, corpus: str, spans: dict[int, list[tuple[int, int]]]) -> np.ndarray:
+    """Positions of the tokens that overlap a span of their document."""
+    if not spans:
+        return np.empty(0, np.int64)
+    columns = catalog.connection.execute(
+        "SELECT t.position, t.document, t.char_start, t.char_end FROM tokens AS t "
+        "WHERE t.corpus = ? AND list_contains(?, t.document) ORDER BY t.position",
+        [corpus, list(spans)],
+    ).fetchnumpy()
+    documents = np.asarray(columns["document"])
+    starts = np.flatnonzero(np.diff(documents, prepend=-1))
+    inside = np.zeros(len(documents), bool)
+    for first, last in zip(starts, np.append(starts[1:], len(documents)), strict=True):
+        begin = np.asarray(columns["char_start"][first:last])
+        end = np.asarray(columns["char_end"][first:last])
+        for a, b in spans[int(documents[first])]:
+            inside[first:last] |= (begin < b) & (end > a)
+    return np.asarray(columns["position"])[inside]

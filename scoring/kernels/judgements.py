@@ -1,0 +1,65 @@
+"""Detection: does the feature fire in this test window, given only a label; its own, or another's (the null)."""
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from catalog.answers import Answers
+from scoring import lexical, llm
+from scoring.examples import Judgement, Label
+from scoring.kernels.contract import Run
+from scoring.kernels.labels import chat_client, sampler
+
+BATCH = 16
+"""Labels whose judgements are committed together."""
+
+
+def judgements(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """One row per window of each (feature, label) pair; where no answer came, with the problem."""
+    done = 0
+    ready: list[dict[str, Any]] = []
+    for _, group in groupby(sorted(rows, key=lambda row: row["scorer"]), key=lambda row: row["scorer"]):
+        for row, judged in _judged(list(group), run):
+            ready += [
+                _judgement_row(row, window, one) for window, one in zip(row["examples"], judged, strict=True)
+            ]
+            done += 1
+            run.progress(done, len(rows))
+            if done % BATCH == 0:
+                yield ready
+                ready = []
+    if ready:
+        yield ready
+
+
+def _judged(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, Any], list[Judgement]]]:
+    """Rows of one scorer with a judgement per window, in order of arrival."""
+    settings = json.loads(rows[0]["settings"])
+    claims = [Label(row["label"], json.loads(row["details"])) for row in rows]
+    windows = [[window["tokens"] for window in row["examples"]] for row in rows]
+    if rows[0]["provider"] == "lexical":
+        for row, claim, tokens in zip(rows, claims, windows, strict=True):
+            yield row, lexical.predict(claim, tokens)
+        return
+    asked = llm.PredictSettings(batch=settings["batch"], parameters=sampler(settings))
+    with Answers(run.catalog.root / "answers.sqlite") as answers:
+        client = chat_client(rows[0]["model"], settings, answers)
+        before_calls, before_cost = run.calls, run.cost
+        for at, judged in llm.predict_many(list(zip(claims, windows, strict=True)), asked, client):
+            run.calls, run.cost = before_calls + client.spent.paid, before_cost + client.spent.cost
+            yield rows[at], judged
+
+
+def _judgement_row(row: dict[str, Any], window: dict[str, Any], judged: Judgement) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in ("sae", "feature", "label_feature", "explainer", "scorer")},
+        "corpus": window["corpus"],
+        "example": window["start"],
+        "split": "test",
+        "active": window["activation"] > 0,
+        "activation": window["activation"],
+        "predicted": judged.predicted,
+        "probability": judged.probability,
+        "problem": judged.problem,
+    }

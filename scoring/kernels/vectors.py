@@ -1,0 +1,78 @@
+"""Vectors to Lance: decoder directions and label embeddings, written before the commit that names their version."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from scoring.kernels.contract import Run
+
+
+def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """The decoder rows of every SAE, `[width, d]` each, as the collection `decoder`.
+
+    SAEs of different widths of hookpoint cannot share a collection: there is one for each width, named
+    `decoder` for the first and `decoder_D` for the others.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from catalog.vectors import Vectors
+    from ingest.sae.model import SAE
+
+    parts = []
+    for number, row in enumerate(rows):
+        decoder = SAE.load(run.catalog.weights / row["weights"]).weights.decoder.numpy()
+        parts.append(
+            pa.table(
+                {
+                    "sae": pa.array([row["sae"]] * len(decoder)),
+                    "feature": pa.array(np.arange(len(decoder), dtype=np.int32)),
+                    "vector": vector_column(decoder),
+                }
+            )
+        )
+        run.progress(number + 1, len(rows))
+    if parts:
+        table = pa.concat_tables(parts)
+        version = Vectors(run.catalog.vectors).write("decoder", table, key=["sae", "feature"])
+        yield [{"collection": "decoder", "version": version.version, "rows": version.rows}]
+
+
+def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """Each label's embedding as the collection `labels`; a label that has one already is not embedded again."""
+    import numpy as np
+    import pyarrow as pa
+
+    from catalog.vectors import Vectors
+    from scoring.embed import embed
+
+    vectors = Vectors(run.catalog.vectors)
+    known: dict[str, Any] = {}
+    version = run.catalog.value("SELECT version FROM lance WHERE collection = 'labels'")
+    if version is not None:
+        before = vectors.read("labels", version)
+        known = dict(zip(before["label"].to_pylist(), before["vector"].to_pylist(), strict=True))
+    new = list(dict.fromkeys(row["label"] for row in rows if row["label"] not in known))
+    known.update(zip(new, embed(new), strict=True))
+    if not rows:
+        return
+    table = pa.table(
+        {
+            "sae": pa.array([row["sae"] for row in rows]),
+            "feature": pa.array([row["feature"] for row in rows], pa.int32()),
+            "explainer": pa.array([row["explainer"] for row in rows]),
+            "label": pa.array([row["label"] for row in rows]),
+            "vector": vector_column(np.array([known[row["label"]] for row in rows], np.float32)),
+        }
+    )
+    run.progress(len(rows), len(rows))
+    written = vectors.write("labels", table, key=["sae", "feature", "explainer"])
+    yield [{"collection": "labels", "version": written.version, "rows": written.rows}]
+
+
+def vector_column(matrix: Any) -> Any:
+    """A `[n, d]` float32 array as an Arrow column of fixed-size lists."""
+    import numpy as np
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(matrix, np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])

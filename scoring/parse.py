@@ -1,0 +1,96 @@
+"""What an LLM answered, read strictly: an explanation line, a list of zeros and ones, or the reason why not.
+
+Nothing is guessed. An answer that breaks the format is a `ParseProblem`, never a label and never a judgement.
+"""
+
+import ast
+import json
+import re
+
+from catalog.errors import SaeqlError
+
+_EXPLANATION = re.compile(r"^[ \t>*_#`]*\[EXPLANATION\][ \t*_`]*:(.*)$", re.IGNORECASE | re.MULTILINE)
+_FENCED = re.compile(r"\[([^\[\]]*)\]")
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}  # noqa: RUF001
+_EXCERPT = 200
+_LONGEST = 10_000
+"""Characters of a bracket that is looked into; a batch's list needs a few per example."""
+
+
+class ParseProblem(SaeqlError):
+    """An answer that does not have the asked form; `reason` says what is wrong, `excerpt` shows its end."""
+
+    def __init__(self, reason: str, answer: str) -> None:
+        self.reason = reason
+        self.excerpt = answer if len(answer) <= _EXCERPT else "..." + answer[-_EXCERPT:]
+        super().__init__(f"{reason}; the answer ends with {self.excerpt!r}" if answer.strip() else reason)
+
+
+def explanation(answer: str) -> str:
+    """The text of the answer's last `[EXPLANATION]:` line, without the quotes or emphasis around it.
+
+    The marker must begin its line. Raises ParseProblem if there is none, or no word after the last one.
+    """
+    found = _EXPLANATION.findall(answer)
+    if not found:
+        raise ParseProblem("the answer has no line that begins with [EXPLANATION]:", answer)
+    text = _unwrapped(found[-1])
+    if not re.search(r"\w", text):
+        raise ParseProblem("the last [EXPLANATION]: line is empty", answer)
+    return text
+
+
+def keeps_word_limits(text: str, least: int | None, most: int | None) -> bool:
+    """Whether the number of blank-separated words lies within both limits; None is no limit."""
+    words = len(text.split())
+    return (least is None or words >= least) and (most is None or words <= most)
+
+
+def zero_one_list(answer: str, n: int) -> list[bool]:
+    """The `n` truth values of the last well-formed list of literals in the answer.
+
+    Prose, code fences, line breaks and other brackets may stand around it. An item is 0, 1, True or False (JSON's
+    spelling too): 2, 0.9, 1.0 and "1" are refused, as are a nested list and one of another length, whatever
+    stood before it. Raises ParseProblem with the reason.
+    """
+    found: tuple[list[object], int] | None = None
+    for match in _FENCED.finditer(answer):
+        items = _literals(match[0])
+        if items is not None:
+            found = items, match.end()
+    if found is None:
+        raise ParseProblem(f"the answer has no list; {n} values of 0 or 1 were asked for", answer)
+    items, end = found
+    if answer[end:].lstrip().startswith("]"):
+        raise ParseProblem("the list is nested", answer)
+    # The type decides, because 1.0 == 1 == True.
+    wrong = [item for item in items if type(item) not in (int, bool) or item not in (0, 1)]
+    if wrong:
+        raise ParseProblem(f"the list holds {wrong[0]!r}, which is neither 0 nor 1", answer)
+    if len(items) != n:
+        raise ParseProblem(f"the list has {len(items)} values, not {n}", answer)
+    return [bool(item) for item in items]
+
+
+def _literals(bracket: str) -> list[object] | None:
+    """The list that a bracket spells in JSON or Python literals, or None."""
+    if len(bracket) > _LONGEST:
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(bracket)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    return None
+
+
+def _unwrapped(text: str) -> str:
+    """Without surrounding blanks, Markdown emphasis, and pairs of quotes around the whole."""
+    text = text.strip().strip("*").strip()
+    while (
+        len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1] and text[-1] not in text[1:-1]
+    ):
+        text = text[1:-1].strip()
+    return text

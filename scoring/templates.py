@@ -1,0 +1,78 @@
+"""The prompt templates under prompts/, and how values are put into them.
+
+A template is a TOML file: `system`, `user`, and few-shot `[[shots]]`. Values go in by one pass of
+`string.Template`, so that text from a corpus, whatever `$name` or `{name}` it holds, is never substituted again.
+"""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Template
+
+from catalog.errors import InputError, UnknownName
+
+FOLDER = Path(__file__).parent / "prompts"
+LINE_BREAK = "⏎"
+_BREAK = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+"""What str.splitlines breaks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A template's parts; `hash` is the BLAKE2b of its file, with the algorithm's name before it."""
+
+    name: str
+    system: str
+    user: str
+    shots: tuple[tuple[str, str], ...]
+    hash: str
+
+    def messages(self, values: Mapping[str, str]) -> list[dict[str, str]]:
+        """The conversation: system, the shots as turns, then the user's message; `$name` stands for a value."""
+        turns = [message for user, reply in self.shots for message in (_said("user", user), _said("assistant", reply))]
+        return [
+            _said("system", Template(self.system).safe_substitute(values)),
+            *turns,
+            _said("user", Template(self.user).safe_substitute(values)),
+        ]
+
+
+def names() -> list[str]:
+    """The packaged templates."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+@cache
+def load(name: str) -> Prompt:
+    """The packaged template of that name, or the file if `name` is a path that ends in .toml.
+
+    Raises UnknownName if there is none, InputError if it lacks a part.
+    """
+    path = FOLDER / f"{name}.toml" if name in names() else Path(name)
+    if path.suffix != ".toml" or not path.is_file():
+        raise UnknownName(f"no prompt template {name!r}; known: {', '.join(names())}, or the path of a .toml file")
+    raw = path.read_bytes()
+    try:
+        parts = tomllib.loads(raw.decode())
+        shots = tuple((str(shot["user"]), str(shot["assistant"])) for shot in parts.get("shots", []))
+        system, user = str(parts["system"]), str(parts["user"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the prompt template {path} is not usable ({type(error).__name__}: {error}); it needs `system`, `user`, "
+            "and `user` and `assistant` in each of its [[shots]]"
+        ) from error
+    return Prompt(name, system, user, shots, "blake2b:" + hashlib.blake2b(raw, digest_size=16).hexdigest())
+
+
+def one_line(text: str) -> str:
+    """The text with each line break as a visible symbol, so that no window can pretend to be the next one."""
+    return _BREAK.sub(LINE_BREAK, text)
+
+
+def _said(role: str, text: str) -> dict[str, str]:
+    # Only the newlines of the TOML layout go: a window may end in blanks that matter.
+    return {"role": role, "content": text.strip("\n")}

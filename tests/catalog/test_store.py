@@ -1,0 +1,159 @@
+"""The store on disk: it opens, moves, refuses what it cannot read, documents itself, and survives a full disk."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from catalog import Catalog
+from catalog.errors import CatalogError, InputError
+from catalog.finding import Finding
+from catalog.keys import KEYS
+from catalog.migrate import migrations
+from tests.catalog.small_catalog import TOKENS
+
+
+def broken(catalog: Catalog) -> list[Finding]:
+    from catalog.doctor import examine
+
+    return [finding for finding in examine(catalog) if finding.severity != "ok"]
+
+
+def test_a_new_catalog_is_whole_and_creating_it_again_changes_nothing(tmp_path: Path) -> None:
+    with Catalog.create(tmp_path / "c") as catalog:
+        before = catalog.snapshot()
+        assert broken(catalog) == []
+    with Catalog.create(tmp_path / "c") as catalog:
+        assert catalog.snapshot() == before
+
+
+def test_no_catalog_or_a_file_in_its_place_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="holds no catalog"):
+        Catalog(tmp_path)
+    (tmp_path / "f").write_text("")
+    with pytest.raises(InputError, match="is a file, not a directory"):
+        Catalog.create(tmp_path / "f")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "catalog.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(CatalogError, match="cannot be opened"):
+        Catalog(tmp_path / "d")
+
+
+def test_a_moved_catalog_reads_its_own_files(root: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.move(root, tmp_path / "it's elsewhere"))
+    with Catalog(moved) as catalog:
+        assert catalog.value("SELECT count(*) FROM activations WHERE activation = 0.5") == 2 * TOKENS
+        assert catalog.value("SELECT count(text) FROM token_text") == 2 * TOKENS
+        assert broken(catalog) == []
+        with catalog.write("more") as tx:
+            tx.insert("leaks", [{"corpus": "c", "position": 1}])
+        assert catalog.value("SELECT count(*) FROM leaks") == 1
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO leaks VALUES ('c', 1)", "DROP TABLE leaks", "DELETE FROM tokens"])
+def test_a_catalog_opened_for_reading_cannot_be_written(root: Path, statement: str) -> None:
+    with Catalog(root, read_only=True) as catalog:
+        assert catalog.value("SELECT count(*) FROM tokens") == 2 * TOKENS
+        with pytest.raises(duckdb.Error, match="read-only"):
+            catalog.rows(statement)
+        with pytest.raises(CatalogError, match="open for reading"), catalog.write("x"):
+            pass
+
+
+def test_every_table_and_column_is_documented(store: Catalog) -> None:
+    assert store.rows("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake' AND comment IS NULL") == [
+        ("migrations",)
+    ]
+    bare = store.rows(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake' AND comment IS NULL "
+        "AND table_name NOT IN (SELECT view_name FROM duckdb_views()) AND table_name <> 'migrations'"
+    )
+    assert bare == []
+
+
+def test_every_view_runs_and_its_documented_columns_exist(store: Catalog) -> None:
+    views = [row[0] for row in store.rows("SELECT view_name FROM duckdb_views() WHERE database_name = 'lake'")]
+    assert views
+    for view in views:
+        columns = {row[0] for row in store.connection.execute(f"SELECT * FROM {view} LIMIT 0").description or ()}
+        documented = {row[0] for row in store.rows("SELECT name FROM columns_doc WHERE relation = ?", [view])}
+        assert documented <= columns, view
+        assert store.value("SELECT count(*) FROM columns_doc WHERE relation = ?", [view]), view
+
+
+def test_every_table_has_a_key_of_columns_that_are_not_null(store: Catalog) -> None:
+    tables = {row[0] for row in store.rows("SELECT table_name FROM ducklake_table_info('lake')")}
+    assert tables == KEYS.keys()
+    required = set(
+        store.rows(
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake' AND NOT is_nullable"
+        )
+    )
+    assert {(table, column) for table, key in KEYS.items() for column in key} <= required
+
+
+def test_a_catalog_of_a_newer_version_is_refused(root: Path) -> None:
+    newest = migrations()[-1][0]
+    with Catalog(root) as catalog, catalog.write("newer") as tx:
+        tx.insert("migrations", [{"number": newest + 1, "name": "later"}])
+    with pytest.raises(CatalogError, match=f"has schema {newest + 1}, and this saeql knows schemas up to {newest}"):
+        Catalog(root)
+    with pytest.raises(CatalogError, match="newer version"):
+        Catalog.create(root)
+
+
+def test_a_migration_that_fails_leaves_the_catalog_as_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = migrations()
+    bad = (known[-1][0] + 1, "9999_bad", "CREATE TABLE half (i INTEGER); SELECT no_such_column FROM half;")
+    monkeypatch.setattr("catalog.migrate.migrations", lambda: [*known, bad])
+    with pytest.raises(duckdb.Error, match="no_such_column"):
+        Catalog.create(root)
+    with Catalog(root) as catalog:
+        assert catalog.value("SELECT max(number) FROM migrations") == known[-1][0]
+        assert not catalog.rows("SELECT 1 FROM duckdb_tables() WHERE table_name = 'half'")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 12 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk takes root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+@pytest.mark.parametrize("rows", [100_000_000, 1])
+def test_a_full_disk_is_said_and_harms_nothing(root: Path, small_disk: Path, rows: int) -> None:
+    place = Path(shutil.copytree(root, small_disk / "catalog"))
+    ballast = small_disk / "ballast"
+    with Catalog(place) as catalog:
+        before = catalog.snapshot()
+        if rows == 1:
+            fill(ballast)
+        with pytest.raises(InputError, match="is full; nothing of this step was kept"), catalog.write("big") as tx:
+            tx.execute("INSERT INTO lake.leaks SELECT 'c', hash(i) >> 1 FROM range(?) AS t (i)", [rows])
+        assert catalog.snapshot() == before
+    ballast.unlink(missing_ok=True)
+    with Catalog(place) as catalog:
+        assert catalog.snapshot() == before
+        assert broken(catalog) == []
+        with catalog.write("small") as tx:
+            tx.insert("leaks", [{"corpus": "c", "position": 1}])
+        assert catalog.value("SELECT count(*) FROM leaks") == 1

@@ -1,0 +1,181 @@
+"""A study file: defaults that work, every mistake reported at once with its key's path."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catalog.errors import InputError, StudyError
+from catalog.sections import Primary, Section
+from catalog.study import LISTS, Study, template
+
+
+def mistakes(text: str, folder: Path) -> str:
+    with pytest.raises(StudyError) as caught:
+        Study.parse(text, folder)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_name_alone_is_a_study(tmp_path: Path) -> None:
+    study = Study.parse('name = "x"', tmp_path)
+    assert study.model.source == "embedded"
+    assert [c.kind for c in study.corpora] == ["docstrings"]
+    assert study.saes[0].k < study.saes[0].width
+    assert study.explainers[0].provider == study.scorers[0].provider == "lexical"
+    assert study.primary == Primary(concept="linear-algebra", explainer="lexical", scorer="detection")
+    assert study.corpora_of(study.saes[0]) == ("docstrings",)
+
+
+def test_the_template_is_the_default_study_and_names_every_key(tmp_path: Path) -> None:
+    assert Study.parse(template(), tmp_path) == Study.parse('name = "study"', tmp_path)
+    keys = set(re.findall(r"^(?:# )?(\w+) = ", template(), re.MULTILINE))
+    sections: list[type[Section]] = [*LISTS.values(), Primary, type(Study.parse('name = "x"', tmp_path).model)]
+    assert {name for section in sections for name in section.model_fields} <= keys
+
+
+def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
+    text = "\n".join(
+        re.sub(r"^# (?=\[|\"|\w+ = )", "", line)
+        for line in template().splitlines()
+        if not re.match(r"# (file|predicate|dataset|config|dataset_split) = ", line)
+    )
+    study = Study.parse(text.replace('provider = "lexical"', 'provider = "openai"'), tmp_path)
+    assert study.corpora[1].files == (str(tmp_path / "notes/*.jsonl"),)
+    assert study.steps == {"contexts_top.k": 20}
+
+
+def test_every_key_is_documented() -> None:
+    sections: list[type[Section]] = [Study, Primary, *LISTS.values()]
+    for section in sections:
+        assert section.__doc__
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+
+
+def test_paths_start_at_the_study_files_folder(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "words.txt").write_text("matrix\n\n rank \nmatrix\n")
+    (tmp_path / "s.toml").write_text(
+        'name = "x"\n[model]\nsource = "weights"\n'
+        '[[corpus]]\nname = "a"\nkind = "text"\nfiles = ["*.txt", "/tmp/b.txt"]\n'
+        '[[concept]]\nname = "c"\nfile = "words.txt"\nwords = ["trace"]\n'
+        '[[sae]]\nname = "s"\ncheckpoint = "sae"\n'
+    )
+    study = Study.load(tmp_path / "s.toml")
+    assert study.model.source == str(tmp_path / "weights")
+    assert study.corpora[0].files == (str(tmp_path / "*.txt"), "/tmp/b.txt")
+    assert study.saes[0].checkpoint == str(tmp_path / "sae")
+    assert study.concepts[0].all_words() == ["trace", "matrix", "rank"]
+
+
+@pytest.mark.parametrize("source", ["EleutherAI/pythia-70m", "gpt2", "embedded"])
+def test_a_hub_id_stays_a_hub_id(source: str, tmp_path: Path) -> None:
+    assert Study.parse(f'name = "x"\n[model]\nsource = "{source}"', tmp_path).model.source == source
+
+
+def test_a_missing_directory_is_still_a_path(tmp_path: Path) -> None:
+    study = Study.parse('name = "x"\n[model]\nsource = "./gone"', tmp_path)
+    assert study.model.source == str(tmp_path / "gone")
+
+
+def test_three_mistakes_are_all_reported(tmp_path: Path) -> None:
+    said = mistakes(
+        'name = "x"\n[[corpus]]\nname = "a"\nkind = "jsnl"\n'
+        '[[sae]]\nname = "s"\n[[sae]]\nname = "t"\nk = 4096\nwidth = 2048\nlearning = 3\n',
+        tmp_path,
+    )
+    assert "has 3 mistakes" in said
+    assert "corpus[0].kind: 'jsnl' is not one of 'docstrings', 'text', 'jsonl', 'parquet', 'dataset'" in said
+    assert "sae[1].k: 4096 is above width 2048" in said
+    assert "sae[1].learning: unknown key; known: name, hookpoint" in said
+
+
+def test_mistakes_of_one_section_do_not_hide_those_of_another_or_of_itself(tmp_path: Path) -> None:
+    said = mistakes(
+        'name = "x"\n[[sae]]\nname = "s"\nlr = "fast"\nk = 99\nwidth = 64\nk_aux = 65\ncorpora = ["b"]\n'
+        '[[corpus]]\nname = "a"\n[[corpus]]\nname = "a"\n[primary]\nscorer = "z"\n',
+        tmp_path,
+    )
+    for part in (
+        "sae[0].lr: 'fast': should be a valid number",
+        "sae[0].k: 99 is above width 64",
+        "sae[0].k_aux: 65 is above width 64",
+        "sae[0].corpora[0]: there is no corpus 'b'; known: a",
+        "corpus: the name 'a' is given 2 times",
+        "primary.scorer: there is no scorer 'z'; known: detection",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("nam = 1", "nam: unknown key; did you mean 'name'?"),
+        ("[model]\ndevic = 'cpu'", "model.devic: unknown key; did you mean 'device'?"),
+        ("[model]\ndevice = 'gpu'", "model.device: 'gpu' should be auto, cpu, cuda or cuda:N"),
+        ("[[corpus]]\nname = 'a b'", "corpus[0].name: 'a b' should be made of letters, digits, _ and - alone"),
+        ("[[corpus]]\nname = 'a'\nkind = 'text'", "corpus[0].files: is missing"),
+        ("[[corpus]]\nname = 'a'\nfiles = ['x']", "corpus[0].files: is not read by kind 'docstrings'"),
+        ("[[corpus]]\nname = 'a'\nkind = 'dataset'", "corpus[0].dataset: is missing"),
+        ("[[corpus]]\nname = 'a'\nshard_tokens = 100", "corpus[0].shard_tokens: 100 is below ctx_len 256"),
+        ("[[concept]]\nname = 'a'", "concept[0].file: is missing, and so is words"),
+        ("[[concept]]\nname = 'a'\nkind = 'predicate'", "concept[0].predicate: is missing"),
+        ("[[concept]]\nname = 'a'\nkind = 'spans'", "concept[0].file: is missing"),
+        ("[[explainer]]\nname = 'a'\nprovider = 'openai'", "explainer[0].model: is missing"),
+        ("[[explainer]]\nname = 'a'\napi_key = 'sk'", "OPENAI_API_KEY"),
+        ("[[explainer]]\nname = 'a'\nmax_words = 3", "explainer[0].max_words: 3 is below min_words 8"),
+        ("[[scorer]]\nname = 'a'\nbase_url = 'host'", "scorer[0].base_url: 'host' should be an address"),
+        ("[[scorer]]\nname = 'a'\nbatch = true", "scorer[0].batch: True: should be a valid integer"),
+        ("[[sae]]\nname = 'a'\nlr = nan", "sae[0].lr: nan: should be a finite number"),
+        ("[[sae]]\nname = 'a'\ncorpora = []", "sae[0].corpora"),
+        ("[sae]\nname = 'a'", "sae: should be a list of sections: write [[sae]], not [sae]"),
+        ("[steps]\nk = 3", "steps: 'k' should be \"step.parameter\""),
+        ("[steps]\n'a.k' = [1]", "steps.a.k: [1] should be a text, a number or a boolean"),
+    ],
+)
+def test_a_mistake_names_its_key(section: str, said: str, tmp_path: Path) -> None:
+    assert said in mistakes(f"name = 'x'\n{section}\n", tmp_path)
+
+
+def test_step_parameters_may_be_written_with_and_without_quotes(tmp_path: Path) -> None:
+    one = Study.parse('name = "x"\n[steps]\n"contexts_top.k" = 5', tmp_path)
+    other = Study.parse('name = "x"\n[steps]\ncontexts_top.k = 5', tmp_path)
+    assert one.steps == other.steps == {"contexts_top.k": 5}
+
+
+def test_own_text_without_a_concept_gets_no_concept_that_matches_nothing(tmp_path: Path) -> None:
+    study = Study.parse('name = "x"\n[[corpus]]\nname = "a"\npackages = ["click"]', tmp_path)
+    assert study.concepts == ()
+    assert study.primary.concept is None
+
+
+def test_files_that_are_no_toml(tmp_path: Path) -> None:
+    assert "line 2" in mistakes('name = "x"\nk = = 3', tmp_path)
+    path = tmp_path / "s.toml"
+    with pytest.raises(StudyError, match="cannot be read"):
+        Study.load(path)
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(StudyError, match="not UTF-8 at byte 8"):
+        Study.load(path)
+    path.write_bytes('\ufeffname = "x"'.encode())
+    assert Study.load(path).name == "x"
+
+
+def test_a_word_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    concept = Study.parse('name = "x"\n[[concept]]\nname = "c"\nfile = "w.txt"', tmp_path).concepts[0]
+    with pytest.raises(InputError, match=r"w\.txt cannot be read"):
+        concept.all_words()
+    (tmp_path / "w.txt").write_bytes(b"ok\n\xff")
+    with pytest.raises(InputError, match="not UTF-8 at byte 3"):
+        concept.all_words()
+    (tmp_path / "w.txt").write_text("\n \n")
+    with pytest.raises(InputError, match="holds no word"):
+        concept.all_words()
+
+
+def test_pydantic_is_not_on_the_path_of_the_catalog() -> None:
+    code = "import catalog, sys; assert not {'pydantic', 'lancedb', 'lance', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,217 @@
+-- Statements that must not pass, one a line; \n is a line break, {canary} a folder with secrets, {root} the catalog,
+-- {db} an empty SQLite file. See test_guard.py.
+COPY problems TO '{canary}/out.csv'
+COPY (SELECT 1) TO '{canary}/out.parquet' (FORMAT parquet)
+COPY problems FROM '{canary}/secret.csv'
+COPY FROM DATABASE lake TO memory
+EXPORT DATABASE '{canary}/export'
+IMPORT DATABASE '{canary}'
+ATTACH '{canary}/new.duckdb'
+ATTACH '{db}' AS x (TYPE sqlite)
+ATTACH 'ducklake:sqlite:{root}/catalog.sqlite' AS again
+DETACH lake
+INSTALL httpfs
+LOAD '{canary}/secret.csv'
+FORCE INSTALL httpfs FROM community
+UPDATE EXTENSIONS
+PRAGMA database_list
+PRAGMA enable_external_access=true
+SET threads = 1
+SET VARIABLE x = 1
+RESET threads
+CALL ducklake_expire_snapshots('lake', versions => [1])
+CALL ducklake_cleanup_old_files('lake', cleanup_all => true)
+CALL lake.set_commit_message('me', 'you')
+CALL ducklake_add_data_files('lake', 'problems', '{canary}/secret.parquet')
+FROM ducklake_set_commit_message('lake', 'me', 'you')
+FROM ducklake_table_changes('lake', 'main', 'problems', 0, 9)
+FROM ducklake_list_files('lake', 'problems')
+FROM lake.snapshots()
+FROM lake.set_commit_message('me', 'you')
+SELECT * FROM sqlite_scan('{root}/catalog.sqlite', 'ducklake_table')
+SELECT * FROM sqlite_query('lake', 'DELETE FROM ducklake_table')
+SELECT * FROM SQLITE_SCAN('{canary}/made.sqlite', 't')
+CALL sqlite_attach('{root}/catalog.sqlite')
+SELECT * FROM sqlite_master
+SELECT * FROM read_csv('{canary}/secret.csv')
+SELECT * FROM read_csv_auto(['{canary}/secret.csv'])
+SELECT * FROM "read_csv"('{canary}/secret.csv')
+SELECT * FROM main.read_csv('{canary}/secret.csv')
+SELECT * FROM system.main.read_text('{canary}/secret.txt')
+SELECT * FROM sniff_csv('{canary}/secret.csv')
+SELECT * FROM read_parquet('{canary}/secret.parquet')
+SELECT * FROM parquet_scan('{canary}/secret.parquet')
+SELECT * FROM parquet_metadata('{canary}/secret.parquet')
+SELECT * FROM read_text('{canary}/*')
+SELECT * FROM read_text('{root}/data/../../canary/secret.txt')
+SELECT * FROM read_blob('{canary}/secret.txt')
+SELECT * FROM read_json('{canary}/secret.json')
+SELECT * FROM read_ndjson_objects('{canary}/secret.json')
+SELECT * FROM glob('{canary}/*')
+SELECT * FROM '{canary}/secret.csv'
+FROM '{canary}/secret.parquet'
+FROM '{root}/data/main/problems/*.parquet'
+FROM "{canary}/secret.csv"
+FROM 'secret.csv' AS problems
+FROM E'{canary}/secret.csv'
+FROM $${canary}/secret.csv$$
+TABLE '{canary}/secret.csv'
+DESCRIBE '{canary}/secret.csv'
+DESCRIBE FROM read_csv('{canary}/secret.csv')
+SUMMARIZE '{canary}/secret.csv'
+SUMMARIZE SELECT * FROM read_csv('{canary}/secret.csv')
+SHOW TABLES
+SHOW ALL TABLES
+FROM (SHOW DATABASES)
+FROM (FROM (FROM read_csv('{canary}/secret.csv')))
+FROM problems, '{canary}/secret.csv'
+FROM problems JOIN read_csv('{canary}/secret.csv') ON true
+FROM problems, LATERAL (FROM read_text('{canary}/' || stage))
+FROM problems POSITIONAL JOIN read_text('{canary}/secret.txt')
+SELECT (SELECT content FROM read_text('{canary}/secret.txt'))
+SELECT EXISTS (FROM read_text('{canary}/secret.txt'))
+SELECT 1 IN (SELECT size FROM read_text('{canary}/secret.txt'))
+SELECT list_transform([1], x -> (SELECT any_value(content) FROM read_text('{canary}/secret.txt')))
+SELECT [(SELECT content FROM read_text('{canary}/secret.txt')) FOR x IN [1]]
+SELECT count(*) FILTER (WHERE EXISTS (FROM read_text('{canary}/secret.txt'))) FROM problems
+SELECT sum(count) OVER (ORDER BY (SELECT size FROM read_text('{canary}/secret.txt'))) FROM problems
+SELECT count FROM problems ORDER BY (SELECT size FROM read_text('{canary}/secret.txt'))
+SELECT count FROM problems LIMIT (SELECT size FROM read_text('{canary}/secret.txt'))
+SELECT count FROM problems QUALIFY row_number() OVER () < (SELECT size FROM read_text('{canary}/secret.txt'))
+SELECT count FROM problems GROUP BY ALL HAVING EXISTS (FROM read_text('{canary}/secret.txt'))
+SELECT * REPLACE ((SELECT content FROM read_text('{canary}/secret.txt')) AS stage) FROM problems
+SELECT COLUMNS(c -> c = (SELECT content FROM read_text('{canary}/secret.txt'))) FROM problems
+SELECT CASE WHEN true THEN (SELECT content FROM read_text('{canary}/secret.txt')) END
+FROM problems AT (VERSION => (SELECT size FROM read_text('{canary}/secret.txt')))
+FROM range((SELECT size FROM read_text('{canary}/secret.txt')))
+VALUES ((SELECT content FROM read_text('{canary}/secret.txt')))
+SELECT 1 UNION ALL SELECT content FROM read_text('{canary}/secret.txt')
+WITH a AS (FROM read_text('{canary}/secret.txt')) FROM a
+WITH a AS MATERIALIZED (FROM '{canary}/secret.csv') SELECT 1
+WITH RECURSIVE a AS (SELECT 1 UNION ALL SELECT size FROM read_text('{canary}/secret.txt')) FROM a
+WITH "{canary}/secret.csv" AS (SELECT 1) SELECT * FROM "{canary}/secret.csv"
+SELECT * FROM (WITH sqlite_master AS (SELECT 1) FROM sqlite_master) AS t, sqlite_master
+WITH a AS (SELECT * FROM b), b AS (SELECT 1) FROM a
+SELECT * FROM (SELECT 1) AS b, (SELECT * FROM b) AS c
+WITH a AS (DELETE FROM problems RETURNING *) FROM a
+WITH a AS (INSERT INTO problems VALUES ('a', 'b', 'c', 1) RETURNING *) FROM a
+FROM (DELETE FROM problems RETURNING *)
+INSERT INTO problems VALUES ('a', 'b', 'c', 1)
+INSERT OR REPLACE INTO problems SELECT * FROM problems
+UPDATE problems SET count = 0
+DELETE FROM problems
+TRUNCATE problems
+MERGE INTO problems USING (SELECT 1 AS count) AS s ON false WHEN NOT MATCHED THEN INSERT VALUES ('a', 'b', 'c', 1)
+CREATE TABLE made AS SELECT 1
+CREATE TEMP TABLE made AS SELECT 1
+CREATE VIEW made AS SELECT 1
+CREATE MACRO sum(x) AS 1
+CREATE SECRET s (TYPE s3)
+CREATE SCHEMA made
+CREATE TYPE made AS ENUM ('a')
+DROP TABLE problems
+ALTER TABLE problems ADD COLUMN x INTEGER
+COMMENT ON TABLE problems IS 'x'
+VACUUM
+ANALYZE
+CHECKPOINT
+FORCE CHECKPOINT lake
+EXPLAIN SELECT 1
+EXPLAIN ANALYZE DELETE FROM problems
+EXPLAIN ANALYZE COPY (SELECT 1) TO '{canary}/out.csv'
+BEGIN
+ROLLBACK
+USE memory
+PREPARE p AS DELETE FROM problems
+EXECUTE p
+DEALLOCATE p
+SELECT 1 INTO made
+SELECT * INTO made FROM problems
+SELECT 1; DROP TABLE problems
+SELECT 1; SELECT 2
+SELECT 1;; DELETE FROM problems
+SELECT 1 /* ; */ ; DELETE FROM problems
+SELECT 1 -- \n; DELETE FROM problems
+SELECT 1 /* /* */ */ ; DELETE FROM problems
+SELECT $$a$$; DELETE FROM problems; SELECT $$b$$
+SELECT $a$ ' $a$; DELETE FROM problems; --'
+SELECT E'\'; DELETE FROM problems; --'; DELETE FROM problems
+SELECT 'a\'; DELETE FROM problems; --'
+SELECT U&'\0027'; DELETE FROM problems
+ＳＥＬＥＣＴ 1
+DELETE/**/FROM problems
+/*! DELETE FROM problems */
+FROM query('SELECT 1')
+FROM query('DELETE ' || 'FROM problems')
+FROM query_table('problems')
+FROM query_table(['{canary}/secret.csv'])
+FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))
+SELECT json_serialize_plan('SELECT * FROM read_text(''{canary}/secret.txt'')')
+SELECT json_serialize_sql('SELECT 1')
+SELECT json_deserialize_sql('{}')
+FROM histogram_values(problems, count)
+FROM histogram(problems, count)
+FROM seq_scan('problems')
+FROM duckdb_settings()
+FROM duckdb_secrets()
+FROM duckdb_tables
+FROM duckdb_logs_parsed('QueryLog')
+FROM "duckdb_tables"()
+FROM pragma_table_info('problems')
+FROM pragma_storage_info('problems')
+FROM test_all_types()
+FROM arrow_scan(1, 2, 3)
+FROM pandas_scan(1)
+FROM python_map_function(1)
+FROM checkpoint('lake')
+FROM enable_logging()
+FROM which_secret('s3://x', 's3')
+FROM repeat_row(1, num_rows := 3)
+FROM information_schema.tables
+FROM lake.information_schema.tables
+FROM pg_catalog.pg_tables
+FROM pg_tables
+FROM system.main.duckdb_tables
+FROM memory.main.x
+FROM temp.main.x
+FROM __ducklake_metadata_lake.ducklake_table
+FROM __ducklake_metadata_lake.main.ducklake_data_file
+FROM "__DuckLake_Metadata_lake"."main"."ducklake_table"
+FROM lake.other.problems
+FROM recurring.problems
+SELECT * FROM (PIVOT problems ON stage USING first((SELECT content FROM read_text('{canary}/secret.txt'))))
+PIVOT (FROM read_csv('{canary}/secret.csv')) ON a IN ('b') USING count(*)
+PIVOT problems ON stage USING count(*)
+PIVOT problems ON stage IN (SELECT stage FROM problems) USING count(*)
+FROM problems PIVOT (count(*) FOR stage IN some_enum)
+UNPIVOT (FROM read_csv('{canary}/secret.csv')) ON COLUMNS(*) INTO NAME n VALUE v
+SELECT getenv('HOME')
+SELECT getvariable('x')
+SELECT current_setting('temp_directory')
+SELECT list_transform(['threads'], x -> current_setting(x))
+SELECT 'threads'.current_setting()
+SELECT stage.current_setting() FROM problems
+SELECT current_query()
+SELECT current_database()
+SELECT system.main.current_setting('threads')
+SELECT "current_setting"('threads')
+SELECT nextval('s')
+SELECT setseed(0.5)
+SELECT random()
+SELECT gen_random_uuid()
+SELECT now()
+SELECT sleep_ms(10)
+SELECT pg_sleep(1)
+SELECT write_log('x')
+SELECT txid_current()
+SELECT version()
+SELECT pg_get_viewdef(1)
+SELECT in_search_path('lake', 'main')
+SELECT count(*) OVER w FROM problems WINDOW w AS (ORDER BY current_setting('threads'))
+SELECT stats(count) FROM problems
+SELECT reservoir_quantile(count, 0.5) FROM problems
+SELECT unknown_function(1)
+FROM unknown_table
+FROM parquet.problems
+FROM "problems "
+FROM prоblems

@@ -1,0 +1,104 @@
+"""An OpenAI-compatible server on 127.0.0.1 whose replies a test scripts."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+
+@dataclass
+class Reply:
+    """What the server says: a completion, or a status with a text; `delay` in seconds goes before it."""
+
+    content: str | None = "ok"
+    finish: str = "stop"
+    status: int = 200
+    body: str | None = None
+    delay: float = 0.0
+    refusal: str | None = None
+    usage: tuple[int, int] | None = (11, 3)
+
+
+@dataclass
+class Endpoint:
+    """`answer(request number, request body) -> Reply`; `requests` and `keys` are what arrived."""
+
+    url: str = ""
+    answer: Callable[[int, dict[str, Any]], Reply] = lambda number, body: Reply()
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    # The client's waits between tries, so that tests of its back-off do not take seconds.
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    state = Endpoint()
+    under_way = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            nonlocal under_way
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with state.lock:
+                number = len(state.requests)
+                state.requests.append(body)
+                state.keys.append(self.headers["Authorization"])
+                under_way += 1
+                state.most_at_once = max(state.most_at_once, under_way)
+            reply = state.answer(number, body)
+            time.sleep(reply.delay)
+            with state.lock:
+                under_way -= 1
+            self.send(reply, body["model"])
+
+        def send(self, reply: Reply, model: str) -> None:
+            message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+            completion: dict[str, Any] = {
+                "id": "chatcmpl-1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": model,
+                "choices": [{"index": 0, "message": message, "finish_reason": reply.finish}],
+            }
+            if reply.usage:
+                prompt, done = reply.usage
+                completion["usage"] = {
+                    "prompt_tokens": prompt,
+                    "completion_tokens": done,
+                    "total_tokens": prompt + done,
+                }
+            raw = (json.dumps(completion) if reply.body is None else reply.body).encode()
+            try:
+                self.send_response(reply.status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+            except OSError:
+                self.close_connection = True  # the client gave up waiting
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
