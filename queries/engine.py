@@ -154,6 +154,9 @@ class _StepRun:
         self.added = self.changed = self.removed = 0
         self.calls, self.cost = 0, 0.0
         self.begun = time.monotonic()
+        self.columns = {row[0]: row[1] for row in catalog.rows(f"DESCRIBE lake.{named(step.writes)}")}
+        # With a digest beside each row, only input rows that are new or changed reach the kernel.
+        self.keeps_digests = "input" in self.columns
 
     def run(self) -> StepResult:
         """Bring the step's table up to date; every failure that has a message becomes a result."""
@@ -196,9 +199,9 @@ class _StepRun:
         run = KernelRun(
             self.catalog, self.parameters, lambda done, total: self.listener.advance(self.step, done, total)
         )
-        for keys, output in self._kernel(fresh if self._keeps_digests else rows, run):
-            for row in output:
-                if self._keeps_digests:
+        for keys, output in self._kernel(fresh if self.keeps_digests else rows, run):
+            if self.keeps_digests:
+                for row in output:
                     row["input"] = by_key[self._input_key(row)]
             self.catalog.stage(self.step.writes, output)
             with self.catalog.write(f"refresh {self.step.name}") as tx:
@@ -216,20 +219,15 @@ class _StepRun:
             self._record(tx, inputs)
         return True
 
-    @property
-    def _keeps_digests(self) -> bool:
-        columns = {row[0] for row in self.catalog.rows(f"DESCRIBE lake.{named(self.step.writes)}")}
-        return "input" in columns
-
     def _kernel(
         self, rows: list[dict[str, Any]], run: KernelRun
     ) -> Iterator[tuple[list[tuple[Any, ...]] | None, list[dict[str, Any]]]]:
         """(input keys that are done, their output rows) of each batch; None for the whole slice."""
-        if not rows and self._keeps_digests:
+        if not rows and self.keeps_digests:
             return
         module, _, function = str(self.step.kernel).partition(":")
         kernel = getattr(importlib.import_module(module), function)
-        if not self._keeps_digests:
+        if not self.keeps_digests:
             yield None, [row for batch in kernel(rows, run) for row in batch]
             return
         waiting = {self._input_key(row) for row in rows}
@@ -258,7 +256,7 @@ class _StepRun:
         return tuple(row[name] for name in self.step.input)
 
     def _stored_digests(self) -> dict[tuple[Any, ...], str]:
-        if not self._keeps_digests:
+        if not self.keeps_digests:
             return {}
         columns = ", ".join(named(name) for name in self.step.input)
         rows = self.catalog.rows(
@@ -272,8 +270,7 @@ class _StepRun:
         if keys is None:
             return self.step.slice
         columns = ", ".join(named(name) for name in self.step.input)
-        kinds = {row[0]: row[1] for row in tx.connection.execute(f"DESCRIBE lake.{named(self.step.writes)}").fetchall()}
-        shape = ", ".join(f"{named(name)} {kinds[name]}" for name in self.step.input)
+        shape = ", ".join(f"{named(name)} {self.columns[name]}" for name in self.step.input)
         tx.connection.execute(f"CREATE OR REPLACE TEMP TABLE _keys ({shape})")
         tx.connection.executemany(f"INSERT INTO _keys VALUES ({', '.join('?' * len(self.step.input))})", keys)
         return f"({self.step.slice}) AND ({columns}) IN (SELECT ({columns}) FROM _keys)"
@@ -309,8 +306,7 @@ class _StepRun:
 
     def _problems(self) -> int:
         """Rows of the step that carry a problem."""
-        columns = {row[0] for row in self.catalog.rows(f"DESCRIBE lake.{named(self.step.writes)}")}
-        if "problem" not in columns:
+        if "problem" not in self.columns:
             return 0
         return int(
             self.catalog.value(

@@ -1,0 +1,57 @@
+"""What all tests share: no hub, and one small real catalog, built once for the whole run."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+STUDY = """
+name = "small"
+
+[[corpus]]
+name = "docs"
+packages = ["numpy"]
+max_tokens = 40_000
+shard_tokens = 15_000
+
+[[sae]]
+name = "sae"
+hookpoint = "layers.1"
+width = 256
+k = 8
+steps = 60
+batch = 1024
+
+[[concept]]
+name = "linear-algebra"
+words = ["matrix", "matrices", "eigenvalue", "eigenvalues", "linear", "diagonal"]
+shortlist = 12
+"""
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog of 40,000 tokens of numpy docstrings and a 256-latent SAE, refreshed. Not to be written to."""
+    from catalog import Catalog
+    from catalog.study import Study
+    from ingest.run import ingest_study
+    from queries.engine import refresh
+
+    root = tmp_path_factory.mktemp("built")
+    (root / "study.toml").write_text(STUDY)
+    with Catalog.create(root) as catalog:
+        ingest_study(catalog, Study.load(root / "study.toml"))
+        results = refresh(catalog)
+        assert [r.error for r in results if r.error] == []
+    return root
+
+
+@pytest.fixture
+def own(built: Path, tmp_path: Path) -> Path:
+    """A copy of `built` that a test may change."""
+    return Path(shutil.copytree(built, tmp_path / "own"))
