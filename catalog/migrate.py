@@ -21,9 +21,11 @@ def applied(connection: duckdb.DuckDBPyConnection) -> int:
 
     Raises CatalogError if the catalog was made by a newer version of saeql.
     """
+    # DuckLake's own table of tables: duckdb_tables() reads every table's columns first, 0.2 s.
     there = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = 'lake' AND table_name = 'migrations'"
-    ).fetchall()[0][0]
+        "SELECT 1 FROM __ducklake_metadata_lake.main.ducklake_table "
+        "WHERE table_name = 'migrations' AND end_snapshot IS NULL"
+    ).fetchall()
     if not there:
         return 0
     newest = int(connection.execute("SELECT coalesce(max(number), 0) FROM lake.migrations").fetchall()[0][0])

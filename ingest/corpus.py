@@ -8,10 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.study import Corpus
+from catalog.sections import Corpus
 from catalog.transaction import Transaction
 from ingest.models import LanguageModel
 from ingest.sparse import WrittenFile, write_parquet
@@ -43,11 +44,14 @@ def ingest_corpus(
 
     Documents are read once; those that the catalog has (by hash) are not tokenised again. With `max_tokens`
     the documents with the smallest hashes are taken: a sample that does not depend on their order.
-    Raises InputError as the sources do, and if the corpus was tokenised for another model or ctx_len.
+    Raises InputError as the sources do, if the corpus was tokenised for another model or ctx_len, and if ctx_len is
+    above what the model reads.
     """
     _check_tokenizer(catalog, corpus, model)
     fingerprint = source_fingerprint(corpus)
-    known = catalog.rows("SELECT source, documents, duplicates, empty, tokens FROM corpora WHERE corpus = ?", [corpus.name])
+    known = catalog.rows(
+        "SELECT source, documents, duplicates, empty, tokens FROM corpora WHERE corpus = ?", [corpus.name]
+    )
     if known and json.loads(known[0][0])["fingerprint"] == fingerprint:
         _, documents, duplicates, empty, tokens = known[0]
         return CorpusReport(corpus.name, documents, 0, duplicates, empty, tokens)
@@ -72,10 +76,10 @@ def ingest_corpus(
         if progress:
             progress(builder.position, corpus.max_tokens)
         if builder.tokens >= corpus.shard_tokens:
-            _commit_shard(catalog, corpus, builder)
+            _commit_shard(catalog, corpus, model, builder)
             builder = _next_shard(catalog, corpus, model)
     if builder.tokens:
-        _commit_shard(catalog, corpus, builder)
+        _commit_shard(catalog, corpus, model, builder)
     documents = int(_total(catalog, corpus.name, "count(*)"))
     if not documents:
         raise InputError(f"corpus {corpus.name!r} holds no text: none of its {counts['empty']} documents has a token")
@@ -131,6 +135,12 @@ def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> 
             f"corpus {corpus.name!r} was cut for model {there[0][0]!r} with ctx_len {there[0][1]}, "
             f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
         )
+    longest = getattr(model.network.config, "max_position_embeddings", None)
+    if longest is not None and corpus.ctx_len > longest:
+        raise InputError(
+            f"corpus {corpus.name!r} has ctx_len {corpus.ctx_len}, and model {model.spec.name!r} reads at most "
+            f"{longest} tokens: set ctx_len to {longest} or less"
+        )
 
 
 def _next_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> ShardBuilder:
@@ -143,8 +153,12 @@ def _next_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> Shard
     return ShardBuilder(corpus.name, int(shard), body, int(document), int(position))
 
 
-def _commit_shard(catalog: Catalog, corpus: Corpus, builder: ShardBuilder) -> None:
-    """Write the shard's two files, then make both visible in one snapshot."""
+def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builder: ShardBuilder) -> None:
+    """Write the shard's two files, then make both visible in one snapshot.
+
+    The first shard brings the corpus's row, without counts: a run that goes on after a crash must not cut the rest
+    for another model.
+    """
     documents, tokens = builder.tables()
     stem = f"{corpus.name}-{builder.shard}"
     files = {
@@ -153,14 +167,16 @@ def _commit_shard(catalog: Catalog, corpus: Corpus, builder: ShardBuilder) -> No
             tokens,
             catalog.data / "main" / "tokens",
             stem,
-            column_encoding={
-                name: "DELTA_BINARY_PACKED" for name in ("position", "document", "sequence", "char_start", "char_end")
-            },
+            column_encoding=dict.fromkeys(
+                ("position", "document", "sequence", "char_start", "char_end"), "DELTA_BINARY_PACKED"
+            ),
         ),
     }
     with catalog.write(f"ingest {corpus.name}: shard {builder.shard}", tokens=builder.tokens) as tx:
         for relation, file in files.items():
             register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
+        if not tx.execute("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
+            tx.insert("corpora", [_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "")])
 
 
 def register_shard(
@@ -195,28 +211,27 @@ def _record(
     left_out: LeftOut,
 ) -> None:
     tx.execute("DELETE FROM lake.corpora WHERE corpus = ?", [corpus.name])
-    source = {"fingerprint": fingerprint, **corpus.model_dump(mode="json", exclude={"name"})}
-    tx.insert(
-        "corpora",
-        [
-            {
-                "corpus": corpus.name,
-                "model": model.spec.name,
-                "ctx_len": corpus.ctx_len,
-                "documents": report.documents,
-                "duplicates": report.duplicates,
-                "empty": report.empty,
-                "tokens": report.tokens,
-                "source": json.dumps(source, sort_keys=True),
-            }
-        ],
-    )
+    tx.insert("corpora", [_row(corpus, model, report, fingerprint)])
     stage = f"text:{corpus.name}"
     tx.execute("DELETE FROM lake.problems WHERE stage = ?", [stage])
     tx.insert(
         "problems",
         [{"stage": stage, "subject": s, "reason": r, "count": n} for (s, r), n in sorted(left_out.items())],
     )
+
+
+def _row(corpus: Corpus, model: LanguageModel, report: CorpusReport, fingerprint: str) -> dict[str, Any]:
+    source = {"fingerprint": fingerprint, **corpus.model_dump(mode="json", exclude={"name"})}
+    return {
+        "corpus": corpus.name,
+        "model": model.spec.name,
+        "ctx_len": corpus.ctx_len,
+        "documents": report.documents,
+        "duplicates": report.duplicates,
+        "empty": report.empty,
+        "tokens": report.tokens,
+        "source": json.dumps(source, sort_keys=True),
+    }
 
 
 __all__ = ["CorpusReport", "Progress", "Tokenised", "ingest_corpus", "register_shard"]

@@ -101,7 +101,8 @@ class _Codes:
 
     def columns(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """(features, positions, activations) of what is active, positions ascending."""
-        active = self._values > 0
+        # NaN counts as active here, so that the writer refuses it with its place.
+        active = ~(self._values <= 0)
         positions = np.repeat(np.arange(self._first, self._first + len(active)), active.sum(1))
         return self._latents[active], positions, self._values[active]
 

@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from catalog.errors import InputError, UnknownName
-from catalog.study import Model
+from catalog.sections import Model
 from ingest.embedded import MODEL_DIR
 
 EMBEDDED = "embedded"
@@ -43,10 +46,11 @@ class LanguageModel:
         Names as `named_modules` of the whole model gives them (`model.layers.1`) are understood too. Raises
         UnknownName listing the hookpoints that there are.
         """
-        modules = dict(self.network.base_model.named_modules())
-        prefix = self.network.base_model_prefix + "."
-        found = modules.get(name) or modules.get(name.removeprefix(prefix))
-        if found is None or name == "":
+        modules: dict[str, torch.nn.Module] = dict(self.network.base_model.named_modules())
+        # The model as a whole is no hookpoint: its output is more than a tensor.
+        del modules[""]
+        found = modules.get(name) or modules.get(name.removeprefix(f"{self.network.base_model_prefix}."))
+        if found is None:
             known = ", ".join(self.hookpoints())
             raise UnknownName(f"model {self.spec.name!r} has no hookpoint {name!r}; it has {known}")
         return found
@@ -63,12 +67,16 @@ class LanguageModel:
 
         The pass ends as soon as the last hookpoint has been read: no later block and no head is computed.
         Sequences may be padded on the right: attention is causal, so padding reaches no earlier token.
+        Raises InputError for a hookpoint that the pass never calls, or that gives no vector for each token.
         """
         outputs: dict[str, torch.Tensor] = {}
 
         def keep(name: str) -> Callable[..., None]:
             def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
-                outputs[name] = output[0] if isinstance(output, tuple) else output  # type: ignore[assignment]
+                found = output[0] if isinstance(output, tuple) else output
+                if not isinstance(found, torch.Tensor) or found.ndim != 3 or found.shape[:2] != ids.shape:
+                    raise InputError(f"hookpoint {name!r} does not give a vector for each token: choose another")
+                outputs[name] = found
                 if len(outputs) == len(set(hookpoints)):
                     raise _AllRead
 
@@ -91,8 +99,8 @@ class _AllRead(Exception):
 
 
 def _is_block(name: str, module: torch.nn.Module) -> bool:
-    parent, _, last = name.rpartition(".")
-    return last.isdigit() and "." not in parent and len(list(module.children())) > 0
+    *parents, last = name.split(".")
+    return last.isdigit() and not any(p.isdigit() for p in parents) and len(list(module.children())) > 0
 
 
 def load_model(spec: Model) -> LanguageModel:
@@ -103,21 +111,29 @@ def load_model(spec: Model) -> LanguageModel:
     source = str(MODEL_DIR) if spec.source == EMBEDDED else str(spec.source)
     if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
         raise InputError(f"model directory {source} does not exist")
+    # Its bar for reading the weights would run across the command line's own progress.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
     dtype = spec.dtype
     if dtype == "auto":
         # Half precision is emulated on most CPUs, many times slower than float32.
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        dtype = "float32" if device == "cpu" else "auto"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"no tokenizer can be loaded from {source!r}: {_first_line(error)}") from error
     try:
-        network = AutoModelForCausalLM.from_pretrained(source, revision=spec.revision, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError) as error:
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+            source, revision=spec.revision, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"no causal language model can be loaded from {source!r}: {_first_line(error)}") from error
+    network, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        # transformers fills them with random numbers.
+        raise InputError(f"the weights in {source!r} lack {len(missing)} tensors of the model, such as {missing[0]}")
     try:
-        network = network.to(device).eval().requires_grad_(False)
+        network.to(torch.device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used: {_first_line(error)}") from error
     return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), _digest(network, tokenizer))
@@ -154,22 +170,24 @@ def unembedding(model: LanguageModel) -> torch.Tensor:
 
     The final norm's weight is folded in, and for a LayerNorm its subtraction of the mean.
     """
-    head = model.network.get_output_embeddings()
+    head: torch.nn.Module | None = model.network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if head is None:
         raise InputError(f"model {model.spec.name!r} has no output embedding, so it has no logit lens")
-    weight = head.weight.detach().float().cpu()
+    weight = head.get_parameter("weight").detach().float().cpu()
     norm = _final_norm(model)
     if norm is None:
         return weight
-    scaled = weight * norm.weight.detach().float().cpu()
     if isinstance(norm, torch.nn.LayerNorm):
-        scaled = scaled - scaled.mean(1, keepdim=True)
-    return scaled
+        scaled = weight * norm.weight.detach().float().cpu()
+        return scaled - scaled.mean(1, keepdim=True)
+    # Gemma's norm multiplies by 1 + weight: what a norm makes of ones, whose RMS is 1, is its gain.
+    gain: torch.Tensor = norm(torch.ones(weight.shape[1], dtype=model.dtype, device=model.device))
+    return weight * gain.detach().float().cpu()
 
 
 def _final_norm(model: LanguageModel) -> torch.nn.Module | None:
-    """The norm that is a direct child of the base model, which every stock decoder ends with."""
-    for _, module in reversed(list(model.network.base_model.named_children())):
-        if "norm" in type(module).__name__.lower():
-            return module
+    """The last norm outside of the blocks, which every stock decoder ends with."""
+    for name, module in reversed(list(model.network.base_model.named_modules())):
+        if "norm" in type(module).__name__.lower() and not any(part.isdigit() for part in name.split(".")):
+            return module  # type: ignore[no-any-return]
     return None

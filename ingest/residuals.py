@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,21 +58,25 @@ def cache_residuals(
         digest = residuals_digest(catalog, model, name, corpora, max_train_tokens)
         files[name] = _CacheFolder(catalog, name, digest, max_train_tokens)
     seen = 0
-    for number, (corpus, shard, _, rows) in enumerate(shards):
-        seen += rows
-        open_files = [file for file in files.values() if len(file.done) <= number]
-        if not open_files or all(file.full for file in open_files):
-            continue
-        sequences = load_sequences(catalog, corpus, shard)
-        for batch in batches(sequences, model.bos, BATCH_TOKENS):
-            outputs = model.read(batch.ids, [file.hookpoint for file in open_files])
+    try:
+        for number, (corpus, shard, _, rows) in enumerate(shards):
+            seen += rows
+            open_files = [file for file in files.values() if len(file.done) <= number]
+            if not open_files or all(file.full for file in open_files):
+                continue
+            sequences = load_sequences(catalog, corpus, shard)
+            for batch in batches(sequences, model.bos, BATCH_TOKENS):
+                outputs = model.read(batch.ids, [file.hookpoint for file in open_files])
+                for file in open_files:
+                    file.append(checked(outputs[file.hookpoint], batch, sequences, file.hookpoint), batch)
             for file in open_files:
-                file.append(checked(outputs[file.hookpoint], batch, sequences, file.hookpoint), batch)
-        for file in open_files:
-            file.finish_shard(corpus, shard)
-        if progress:
-            progress(seen, total)
-    return {name: file.open() for name, file in files.items()}
+                file.finish_shard(corpus, shard)
+            if progress:
+                progress(seen, total)
+    finally:
+        for file in files.values():
+            file.close()
+    return {name: file.mapped() for name, file in files.items()}
 
 
 def checked(output: torch.Tensor, batch: Batch, sequences: Sequences, hookpoint: str) -> torch.Tensor:
@@ -136,10 +140,10 @@ class _CacheFolder:
         """Whether as many train tokens are cached as were asked for."""
         return self._limit is not None and self._rows["train"] >= self._limit
 
-    def _state(self) -> dict:
+    def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
         if path.exists():
-            state = json.loads(path.read_text())
+            state: dict[str, Any] = json.loads(path.read_text())
             whole = all(
                 (self.folder / f"{s}.f16").exists()
                 and (self.folder / f"{s}.f16").stat().st_size >= state["rows"][s] * (state["d"] or 0) * 2
@@ -176,10 +180,13 @@ class _CacheFolder:
         partial.write_text(json.dumps({"done": self.done, "d": self._d, "rows": self._rows}))
         partial.rename(self.folder / "state.json")
 
-    def open(self) -> Residuals:
-        """Map the finished files."""
+    def close(self) -> None:
+        """Close the files; rows of a shard that was not finished do not count."""
         for file in self._files.values():
             file.close()
+
+    def mapped(self) -> Residuals:
+        """Map the finished files."""
         if not self._rows["train"]:
             raise InputError(f"hookpoint {self.hookpoint!r}: no train tokens to cache; add text")
         parts = {}

@@ -8,14 +8,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.locks import locked
-from catalog.study import Study
 from catalog.sections import Concept, Sae
+from catalog.study import Study
 from ingest.corpus import CorpusReport, ingest_corpus
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.models import LanguageModel, load_model
@@ -58,24 +59,21 @@ def ingest_study(
             model.hookpoint(sae.hookpoint)
         _record_model(catalog, model)
         for corpus in study.corpora:
-            what = f"tokenising {corpus.name}"
             report.corpora.append(
-                ingest_corpus(catalog, corpus, model, lambda done, total, what=what: progress(what, done, total, ""))
+                ingest_corpus(catalog, corpus, model, partial(_tell, progress, f"tokenising {corpus.name}"))
             )
         readers = [_prepare(catalog, study, sae, model, progress, report) for sae in study.saes]
         for corpora in dict.fromkeys(study.corpora_of(sae) for sae in study.saes):
             ours = [r for r, sae in zip(readers, study.saes, strict=True) if study.corpora_of(sae) == corpora]
             what = f"harvesting {', '.join(r.name for r in ours)}"
-            part = harvest(
-                catalog,
-                model,
-                ours,
-                list(corpora),
-                progress=lambda done, total, what=what: progress(what, done, total, ""),
-            )
+            part = harvest(catalog, model, ours, list(corpora), progress=partial(_tell, progress, what))
             _add(report.harvest, part)
         _record_configurations(catalog, study)
     return report
+
+
+def _tell(progress: Progress, what: str, done: int, total: int | None) -> None:
+    progress(what, done, total, "")
 
 
 def _add(total: HarvestReport, part: HarvestReport) -> None:
@@ -114,7 +112,9 @@ def _record_model(catalog: Catalog, model: LanguageModel) -> None:
         "digest": model.digest,
     }
     _put(catalog, "models", [row], ["model"], f"model {spec.name}", model=spec.name)
-    tokens = [{"model": spec.name, "token": i, "text": model.tokenizer.decode([i])} for i in range(len(model.tokenizer))]
+    tokens = [
+        {"model": spec.name, "token": i, "text": model.tokenizer.decode([i])} for i in range(len(model.tokenizer))
+    ]
     if catalog.value("SELECT count(*) FROM vocabulary WHERE model = ?", [spec.name]) != len(tokens):
         _put(catalog, "vocabulary", tokens, ["model", "token"], f"vocabulary of {spec.name}", model=spec.name)
 
@@ -146,14 +146,13 @@ def _make(
     progress: Progress,
     report: IngestReport,
 ) -> Reader:
-    what = f"reading {sae.hookpoint}"
     residuals = cache_residuals(
         catalog,
         model,
         [sae.hookpoint],
         corpora,
         sae.train_tokens,
-        lambda done, total: progress(what, done, total, ""),
+        partial(_tell, progress, f"reading {sae.hookpoint}"),
     )[sae.hookpoint]
     name = f"{sae.name}-{hashlib.blake2b(config.encode(), digest_size=6).hexdigest()}"
     folder = catalog.weights / name

@@ -8,6 +8,7 @@ leaves its table as it was; steps that do not depend on it go on.
 import hashlib
 import importlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -186,8 +187,12 @@ class _StepRun:
         return self._run_kernel(inputs)
 
     def _to_temporary(self, query: str) -> None:
-        used = {name: value for name, value in self.parameters.items() if f"${name}" in query}
-        self.catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {_FRESH} AS {query}", used)
+        made = f"CREATE OR REPLACE TEMP TABLE {_FRESH} AS {query}"
+        self.catalog.connection.execute(made, self._named_in(query))
+
+    def _named_in(self, query: str) -> dict[str, Any]:
+        """The parameters that a query names; the engine refuses others, and a kernel may have some of its own."""
+        return {name: value for name, value in self.parameters.items() if re.search(rf"\${name}\b", query)}
 
     def _run_kernel(self, inputs: str) -> bool:
         """Give new and changed input rows to the kernel; commit each batch that it yields."""
@@ -242,9 +247,8 @@ class _StepRun:
 
     def _input_rows(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The query's rows, and a digest of each with the step's fingerprint."""
-        query = f"SELECT q.*, md5(to_json(q)::VARCHAR) AS _digest FROM ({self.step.query}) AS q"
-        used = {name: value for name, value in self.parameters.items() if f"${name}" in query}
-        rows = self.catalog.arrow(query, used).to_pylist()
+        query = f"SELECT q.*, md5(to_json(q)::VARCHAR) AS _digest FROM ({self.step.query}\n) AS q"
+        rows = self.catalog.arrow(query, self._named_in(query)).to_pylist()
         digests = [
             hashlib.blake2b((self.fingerprint + row.pop("_digest")).encode(), digest_size=16).hexdigest()
             for row in rows

@@ -18,7 +18,13 @@ from catalog.errors import StepError
 
 _HEADER = re.compile(r"--\s*(step|writes|key|slice|input|param|kernel|prompts|doc):\s*(.*)")
 _FLOORS = ("scoring", "ingest")
-_NOT_REPEATABLE = {"RANDOM", "RAND", "UUID", "NOW", "CURRENT_TIMESTAMP", "CURRENT_DATE", "TODAY", "SETSEED"}
+_NOT_REPEATABLE = set(
+    """
+    RANDOM RAND SETSEED UUID UUIDV4 UUIDV7 GEN_RANDOM_UUID NEXTVAL CURRVAL TXID_CURRENT
+    NOW TODAY CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_LOCALTIME CURRENT_LOCALTIMESTAMP LOCALTIME
+    LOCALTIMESTAMP GET_CURRENT_TIMESTAMP TRANSACTION_TIMESTAMP
+    """.split()
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ p_n(w|h) = max(c(hw) - D, 0) / c(h) + D N1+(h.) / c(h) p_{n-1}(w|h'), with lower
 continuation counts (Chen & Goodman 1999, eq. 24) and D = n1 / (n1 + 2 n2) for each order.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,7 +26,7 @@ class _Counts:
 class KneserNey:
     """An interpolated model of `order` tokens over ids below `vocab_size` (at most 2^15, order 4)."""
 
-    def __init__(self, streams: list[npt.NDArray[np.integer]], order: int, vocab_size: int):
+    def __init__(self, streams: Sequence[npt.NDArray[np.integer]], order: int, vocab_size: int):
         """`streams` are documents, each beginning with its BOS; n-grams do not cross documents."""
         self.order, self.vocab_size = order, vocab_size
         self._levels: list[tuple[_Counts, _Counts, _Counts, float]] = []
@@ -70,4 +72,5 @@ class KneserNey:
             found = np.maximum(seen.look_up(keys) - discount, 0.0)
             backed = (found + spread * probability) / np.maximum(total, 1.0)
             probability = np.where(total > 0, backed, probability)
-        return -np.log(probability)
+        nats: npt.NDArray[np.float64] = -np.log(probability)
+        return nats

@@ -10,12 +10,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -27,10 +30,13 @@ from ingest.text.splits import leaked_windows, shingles, split_of, unique_docume
 
 BOS = "<|bos|>"
 WINDOW = 32
+Ids = npt.NDArray[np.integer]
+"""Token ids of one document, its BOS first."""
 PACKAGES = (
-    "stdlib torch numpy sympy networkx scipy sklearn transformers pyarrow lancedb lance duckdb pydantic openai "
-    "rich hypothesis mypy huggingface_hub sqlglot sentence_transformers click mpmath jinja2"
-).split()
+    *("stdlib", "torch", "numpy", "sympy", "networkx", "scipy", "sklearn", "transformers", "pyarrow", "lancedb"),
+    *("lance", "duckdb", "pydantic", "openai", "rich", "hypothesis", "mypy", "huggingface_hub", "sqlglot"),
+    *("sentence_transformers", "click", "mpmath", "jinja2"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def cut(documents: list[np.ndarray], ctx_len: int) -> list[np.ndarray]:
+def cut(documents: Sequence[Ids], ctx_len: int) -> list[Ids]:
     """Sequences of at most `ctx_len` tokens, each beginning with its document's BOS."""
     return [
         np.concatenate([ids[:1], ids[start : start + ctx_len - 1]])
@@ -91,7 +97,7 @@ def cut(documents: list[np.ndarray], ctx_len: int) -> list[np.ndarray]:
     ]
 
 
-def batches(sequences: list[np.ndarray], tokens: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+def batches(sequences: Sequence[Ids], tokens: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
     """Endless batches of sequences of like length, right-padded with -1: `[batch, seq]`."""
     while True:
         order = rng.permutation(len(sequences))
@@ -143,21 +149,22 @@ def token_losses(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
     ).view(len(batch), -1)
 
 
-def model_nats(model: LlamaForCausalLM, document: np.ndarray, ctx_len: int) -> np.ndarray:
+def model_nats(model: LlamaForCausalLM, document: Ids, ctx_len: int) -> npt.NDArray[np.float32]:
     """-log p of each token of a document but its BOS, read in sequences of `ctx_len`: nats."""
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     with torch.inference_mode():
         parts = [token_losses(model, torch.from_numpy(s.astype(np.int64))[None])[0] for s in cut([document], ctx_len)]
     return torch.cat(parts).numpy()
 
 
-def held_out_report(model, documents: list[np.ndarray], train: list[np.ndarray], sizes: np.ndarray, recipe: Recipe):
+def held_out_report(
+    model: LlamaForCausalLM, documents: Sequence[Ids], train: Sequence[Ids], sizes: Ids, recipe: Recipe
+) -> dict[str, Any]:
     """Nats per token and bits per byte of the model and of both n-grams, on the same eligible tokens."""
     known = np.unique(np.concatenate([shingles(ids[1:]) for ids in train]))
-    names = {"model": lambda ids: model_nats(model, ids, recipe.ctx_len)}
+    names: dict[str, Callable[[Ids], Any]] = {"model": partial(model_nats, model, ctx_len=recipe.ctx_len)}
     for order in (3, 4):
-        ngram = KneserNey(train, order, recipe.vocab_size)
-        names[f"{order}-gram"] = ngram.nats
+        names[f"{order}-gram"] = KneserNey(train, order, recipe.vocab_size).nats
     nats, tokens, size, windows, leaked = dict.fromkeys(names, 0.0), 0, 0, 0, 0
     for ids in documents:
         flags = leaked_windows(ids[1:], known, WINDOW)
@@ -167,7 +174,7 @@ def held_out_report(model, documents: list[np.ndarray], train: list[np.ndarray],
         size += int(sizes[ids[1:]][eligible].sum())
         for name, measure in names.items():
             nats[name] += float(measure(ids)[eligible].sum())
-    report = {"tokens": tokens, "bytes": size, "windows": windows, "windows_leaked": leaked}
+    report: dict[str, Any] = {"tokens": tokens, "bytes": size, "windows": windows, "windows_leaked": leaked}
     for name, total in nats.items():
         report[name] = {
             "nats_per_token": round(total / tokens, 4),
@@ -189,7 +196,7 @@ def main(files: tuple[str, ...], out: str, minutes: float, held_out: int) -> Non
     for key, text in unique_documents(read_documents(files)):
         texts[split_of(key)].append(text)
     tokenizer = train_tokenizer(texts["train"][:: max(len(texts["train"]) // 40_000, 1)], recipe.vocab_size)
-    ids = {
+    ids: dict[str, list[Ids]] = {
         split: [np.array(e.ids, np.int16) for e in tokenizer.encode_batch_fast(part)] for split, part in texts.items()
     }
     say = {split: (len(part), sum(map(len, part))) for split, part in ids.items()}
@@ -222,7 +229,7 @@ def main(files: tuple[str, ...], out: str, minutes: float, held_out: int) -> Non
         model.train()
         counted = int((batch[:, 1:] >= 0).sum())
         loss = token_losses(model, batch).sum() / counted
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -238,7 +245,7 @@ def main(files: tuple[str, ...], out: str, minutes: float, held_out: int) -> Non
     save(model, tokenizer, recipe, out)
 
     shipped = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
-    sizes = np.array([len(tokenizer.id_to_token(i)) for i in range(recipe.vocab_size)])
+    sizes = np.array([len(str(tokenizer.id_to_token(i))) for i in range(recipe.vocab_size)])
     report = held_out_report(shipped, ids["test"][:held_out], ids["train"], sizes, recipe)
     report["trained_tokens"] = seen
     Path(out, "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -249,7 +256,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe, out: str
     """Weights as half-precision safetensors, with configuration and tokenizer, loadable by transformers."""
     half = {name: weight.half() for name, weight in model.state_dict().items() if name != "lm_head.weight"}
     model.save_pretrained(out, state_dict=half)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, model_max_length=recipe.ctx_len
     ).save_pretrained(out)
 

@@ -19,23 +19,29 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def package_files(package: str) -> Iterator[Path]:
     """The package's `.py` files in sorted order; `stdlib` means the standard library.
 
-    Raises InputError if no such package is installed.
+    Raises InputError if no such package is installed, or if it has no Python source.
     """
     if package == STDLIB:
-        root = Path(sysconfig.get_path("stdlib"))
-        yield from sorted(p for p in root.rglob("*.py") if "site-packages" not in p.parts)
+        library = Path(sysconfig.get_path("stdlib"))
+        yield from sorted(p for p in library.rglob("*.py") if "site-packages" not in p.parts)
         return
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        # The parent of a dotted name is missing, or the name cannot be one.
+        spec = None
     if spec is None or not (spec.submodule_search_locations or spec.origin):
         raise InputError(
             f"package {package!r} is not installed, so it has no docstrings to read: "
             f"install it, or name another (for example {STDLIB!r}, 'torch', 'numpy')"
         )
-    if not spec.submodule_search_locations:
+    if spec.submodule_search_locations:
+        for root in spec.submodule_search_locations:
+            yield from sorted(Path(root).rglob("*.py"))
+    elif str(spec.origin).endswith(".py"):
         yield Path(str(spec.origin))
-        return
-    for root in spec.submodule_search_locations:
-        yield from sorted(Path(root).rglob("*.py"))
+    else:
+        raise InputError(f"package {package!r} is compiled ({spec.origin}): it has no Python source to read")
 
 
 def file_docstrings(source: str) -> Iterator[str]:

@@ -11,13 +11,15 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
-from catalog.study import Corpus
+from catalog.sections import Corpus
 from ingest.text.docstrings import STDLIB, file_docstrings, package_files
 
 LeftOut = Counter[tuple[str, str]]
@@ -30,6 +32,17 @@ def read_corpus(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     Raises InputError for a file that is missing, empty or not UTF-8, a broken line, a missing field, an
     unknown package or data set.
     """
+    for place, text in _documents(corpus, left_out):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # An escape such as \ud800 in JSON or in a literal: no file and no table can hold it as UTF-8.
+            left_out[place, "text with half of a surrogate pair"] += 1
+        else:
+            yield place, text
+
+
+def _documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     if corpus.kind == "docstrings":
         yield from _docstrings(corpus, left_out)
     elif corpus.kind == "dataset":
@@ -44,9 +57,10 @@ def matched_files(corpus: Corpus) -> list[Path]:
     """The files that the corpus names, globs expanded, sorted within each glob."""
     found: list[Path] = []
     for pattern in corpus.files:
-        names = sorted(glob.glob(str(pattern), recursive=True))
+        # A file whose name has brackets is meant as it stands.
+        names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
         if not names:
-            raise InputError(f"corpus {corpus.name!r}: no file matches {str(pattern)!r}")
+            raise InputError(f"corpus {corpus.name!r}: no file matches {pattern!r}")
         found += [Path(name) for name in names if Path(name).is_file()]
     if not found:
         raise InputError(f"corpus {corpus.name!r} of kind {corpus.kind!r} names no files: give it `files`")
@@ -78,15 +92,27 @@ def _docstrings(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
         for path in package_files(package):
             try:
                 texts = list(file_docstrings(path.read_text(encoding="utf-8")))
-            except (SyntaxError, ValueError):
+            except (SyntaxError, ValueError, RecursionError):
                 left_out[package, "a source file does not parse"] += 1
+                continue
+            except OSError:
+                left_out[package, "a source file cannot be read"] += 1
                 continue
             for text in texts:
                 yield f"{package}/{path.stem}", text
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read becomes an InputError that names it."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with _readable(path), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         yield from enumerate(file, start=1)
 
 
@@ -100,7 +126,8 @@ def _decoded(raw: bytes, path: Path, offset: int = 0) -> str:
 
 
 def _text(path: Path, corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    with _readable(path):
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if not raw.strip():
         raise InputError(f"{path} is empty: it holds no text for corpus {corpus.name!r}")
     yield path.name, _decoded(raw, path)
@@ -115,7 +142,7 @@ def _json_lines(path: Path, corpus: Corpus, left_out: LeftOut) -> Iterator[tuple
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict) or not isinstance(row.get(corpus.field), str):
             keys = sorted(row) if isinstance(row, dict) else type(row).__name__
@@ -140,13 +167,24 @@ def _parquet(path: Path, corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[st
         if not file.metadata.num_rows:
             raise InputError(f"{path} is empty: it holds no row for corpus {corpus.name!r}")
         number = 0
-        for batch in file.iter_batches(columns=[corpus.field]):
-            for text in batch.column(0).to_pylist():
+        for values in _column(file, path, corpus.field):
+            for text in values:
                 number += 1
                 if isinstance(text, str):
                     yield f"{path.name}:{number}", text
                 else:
                     left_out[path.name, f"row without text under {corpus.field!r}"] += 1
+
+
+def _column(file: Any, path: Path, name: str) -> Iterator[list[Any]]:
+    """The values of one column of an open ParquetFile, a batch at a time."""
+    import pyarrow as pa
+
+    try:
+        for batch in file.iter_batches(columns=[name]):
+            yield batch.column(0).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _dataset(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from catalog.errors import InputError
@@ -24,7 +26,8 @@ class Tokenised:
     ids: npt.NDArray[np.int32]
     """`[tokens]`"""
     offsets: npt.NDArray[np.int32]
-    """`[tokens, 2]`: first character and the one after the last."""
+    """`[tokens, 2]`: first character and the one after the last. Tokens never overlap: a character that is split
+    into several tokens belongs to the first, and the others are empty."""
 
 
 def tokenise(
@@ -38,27 +41,42 @@ def tokenise(
         raise InputError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets: use a model with a tokenizer.json"
         )
+    whole = _whole_text(tokenizer.backend_tokenizer)
     batch: list[tuple[str, str, str]] = []
     for document in documents:
         batch.append(document)
         if len(batch) == _BATCH:
-            yield from _tokenise_batch(tokenizer, batch)
+            yield from _tokenise_batch(whole, batch)
             batch = []
-    yield from _tokenise_batch(tokenizer, batch)
+    yield from _tokenise_batch(whole, batch)
 
 
-def _tokenise_batch(tokenizer: PreTrainedTokenizerBase, batch: list[tuple[str, str, str]]) -> Iterator[Tokenised]:
+def _whole_text(backend: Tokenizer) -> Tokenizer:
+    """A copy that cuts nothing, pads nothing, and counts the blank before a word to its token.
+
+    Many saved tokenizers truncate to the model's length, and their post-processors trim offsets.
+    """
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.post_processor = None
+    return copy
+
+
+def _tokenise_batch(tokenizer: Tokenizer, batch: list[tuple[str, str, str]]) -> Iterator[Tokenised]:
     if not batch:
         return
-    encodings = tokenizer.backend_tokenizer.encode_batch([text for _, _, text in batch], add_special_tokens=False)
+    encodings = tokenizer.encode_batch([text for _, _, text in batch], add_special_tokens=False)
     for (key, source, text), encoding in zip(batch, encodings, strict=True):
-        yield Tokenised(
-            key,
-            source,
-            text,
-            np.asarray(encoding.ids, np.int32),
-            np.asarray(encoding.offsets, np.int32).reshape(-1, 2),
-        )
+        yield Tokenised(key, source, text, np.asarray(encoding.ids, np.int32), _disjoint(encoding.offsets))
+
+
+def _disjoint(offsets: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
+    """Offsets in which each character belongs to one token: its bytes may be several tokens."""
+    spans = np.asarray(offsets, np.int32).reshape(-1, 2)
+    ends = np.maximum.accumulate(spans[:, 1])
+    begins = np.maximum(spans[:, 0], np.concatenate([[0], ends[:-1]])[: len(ends)])
+    return np.stack([np.minimum(begins, ends), ends], 1).astype(np.int32)
 
 
 @dataclass
@@ -103,7 +121,7 @@ class ShardBuilder:
                 "text": one.text,
             }
         )
-        for name, values in {
+        columns: dict[str, npt.NDArray[Any]] = {
             "position": self.position + offset,
             "document": np.full(n, self.document, np.int32),
             "sequence": self.position + begin,
@@ -113,7 +131,8 @@ class ShardBuilder:
             "char_end": one.offsets[:, 1],
             "shingle": np.pad(hashes, (0, n - len(hashes))),
             "_no_shingle": offset >= len(hashes),
-        }.items():
+        }
+        for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
         self.document += 1
         self.position += n

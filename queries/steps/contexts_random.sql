@@ -20,7 +20,7 @@ laid AS (
     WHERE (t.position - t.sequence) % $window = 0
 ),
 leaky AS (
-    SELECT DISTINCT corpus, unnest(range(position - $window + 16, position + 1)) AS start FROM leaks
+    SELECT corpus, position, unnest(range(position - $window + 16, position + 1)) AS start FROM leaks
 ),
 pool AS (
     SELECT
@@ -28,7 +28,9 @@ pool AS (
         md5(d.hash || ':' || (w.start - d.start)) AS draw
     FROM laid AS w
     JOIN documents AS d ON (d.corpus, d.document) = (w.corpus, w.document)
-    ANTI JOIN leaky AS l ON d.split <> 'train' AND l.corpus = w.corpus AND l.start = w.start
+    ANTI JOIN leaky AS l
+        ON d.split <> 'train' AND l.corpus = w.corpus AND l.start = w.start
+        AND l.position + 16 <= w.start + w.length
     WHERE w.length >= $shortest
     QUALIFY row_number() OVER (PARTITION BY w.corpus, d.split ORDER BY draw, w.start) <= $pool
 ),

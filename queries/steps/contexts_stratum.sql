@@ -36,7 +36,7 @@ distinct_peaks AS (
     GROUP BY ALL
 ),
 leaky AS (
-    SELECT DISTINCT corpus, unnest(range(position - $window + 16, position + 1)) AS start FROM leaks
+    SELECT corpus, position, unnest(range(position - $window + 16, position + 1)) AS start FROM leaks
 ),
 ranked AS (
     SELECT
@@ -48,7 +48,9 @@ ranked AS (
         ) AS rank
     FROM distinct_peaks AS p
     JOIN documents AS d ON (d.corpus, d.document) = (p.corpus, p.document)
-    ANTI JOIN leaky AS l ON d.split <> 'train' AND l.corpus = p.corpus AND l.start = p.start
+    ANTI JOIN leaky AS l
+        ON d.split <> 'train' AND l.corpus = p.corpus AND l.start = p.start
+        AND l.position + 16 <= p.start + p.length
     QUALIFY rank <= $per_stratum
 )
 SELECT

@@ -11,7 +11,7 @@ WITH entries AS (
     SELECT sae, corpus, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
 ),
 bins AS (
-    SELECT sae, corpus, feature, entry.key AS bin, sum(entry.value) AS n
+    SELECT sae, corpus, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
     FROM entries
     GROUP BY sae, corpus, feature, entry.key
 ),

@@ -28,7 +28,7 @@ entries AS (
     SELECT sae, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
 ),
 bins AS (
-    SELECT sae, feature, entry.key AS bin, sum(entry.value) AS n
+    SELECT sae, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
     FROM entries
     GROUP BY sae, feature, entry.key
 ),
@@ -66,7 +66,7 @@ SELECT
     s.total / s.firings AS mean,
     sqrt(greatest(s.squares / s.firings - pow(s.total / s.firings, 2), 0)) AS std,
     s.maximum,
-    [coalesce(c.counts[b::UTINYINT], 0) FOR b IN range(64)]::BIGINT[] AS histogram,
+    [coalesce(c.counts[b], 0) FOR b IN range(64)]::BIGINT[] AS histogram,
     [least(d, s.maximum) FOR d IN q.deciles] AS deciles
 FROM every AS e
 LEFT JOIN sums AS s ON s.sae = e.sae AND s.feature = e.feature

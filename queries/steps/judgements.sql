@@ -24,31 +24,23 @@ pairs AS (
     JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
     WHERE l.label IS NOT NULL AND len(f.features) > 1
 ),
-firing AS (
+sizes AS (
     SELECT
-        c.*, s.scorer,
-        row_number() OVER (PARTITION BY c.sae, c.feature, s.scorer ORDER BY c.rank, c.stratum, c.corpus) AS turn
+        c.sae, c.feature, s.scorer,
+        least(count(*) FILTER (c.kind = 'stratum'), count(*) FILTER (c.kind = 'random'), s.examples) AS n
     FROM contexts AS c
     CROSS JOIN scorers AS s
-    WHERE c.kind = 'stratum' AND c.split = 'test'
-    QUALIFY turn <= any_value(s.examples) OVER (PARTITION BY s.scorer)
-),
-sizes AS (
-    SELECT sae, feature, scorer, count(*) AS n FROM firing GROUP BY sae, feature, scorer
-),
-silent AS (
-    SELECT
-        c.*, z.scorer,
-        row_number() OVER (PARTITION BY c.sae, c.feature, z.scorer ORDER BY c.rank, c.corpus) AS turn
-    FROM contexts AS c
-    JOIN sizes AS z ON z.sae = c.sae AND z.feature = c.feature
-    WHERE c.kind = 'random' AND c.split = 'test'
-    QUALIFY turn <= any_value(z.n) OVER (PARTITION BY c.sae, c.feature, z.scorer)
+    WHERE c.split = 'test'
+    GROUP BY c.sae, c.feature, s.scorer, s.examples
 ),
 shown AS (
-    SELECT sae, feature, scorer, corpus, start, length, activation FROM firing
-    UNION ALL
-    SELECT sae, feature, scorer, corpus, start, length, activation FROM silent
+    SELECT c.sae, c.feature, z.scorer, c.corpus, c.start, c.length, c.activation
+    FROM contexts AS c
+    JOIN sizes AS z ON z.sae = c.sae AND z.feature = c.feature
+    WHERE c.kind IN ('stratum', 'random') AND c.split = 'test'
+    QUALIFY z.n >= row_number() OVER (
+        PARTITION BY c.sae, c.feature, z.scorer, c.kind ORDER BY c.rank, c.stratum, c.corpus
+    )
 ),
 places AS (
     SELECT DISTINCT corpus, start, length FROM shown

@@ -4,7 +4,8 @@
 -- param: z = 1.959964
 -- doc: F1, precision, recall, balanced accuracy and AUROC of each label on test windows, with 95% intervals
 -- Intervals: Wilson (1927) for proportions; F1 = 2 J / (1 + J) with J = TP / (TP + FP + FN), so the ends of
--- J's Wilson interval give those of F1; AUROC after Hanley & McNeil (1982).
+-- J's Wilson interval give those of F1; AUROC after Hanley & McNeil (1982). What is undefined (0 / 0, one class
+-- alone) is NULL, its interval too; greatest and least would pass over a NULL.
 WITH counts AS (
     SELECT
         sae, feature, explainer, scorer, label_feature <> feature AS is_null,
@@ -20,8 +21,7 @@ WITH counts AS (
 ),
 proportions AS (
     SELECT
-        sae, feature, explainer, scorer, part.name AS name, part.hits AS hits, part.trials AS trials,
-        nullif(part.trials, 0) AS m
+        sae, feature, explainer, scorer, part.name AS name, part.hits AS hits, part.trials AS m
     FROM (
         SELECT *, unnest([
             {name: 'f1', hits: tp, trials: tp + fp + fn},
@@ -31,6 +31,7 @@ proportions AS (
         FROM counts
         WHERE NOT is_null
     )
+    WHERE m > 0
 ),
 wilson AS (
     SELECT
@@ -66,9 +67,10 @@ curve AS (
 areas AS (
     SELECT
         sae, feature, explainer, scorer, sum(p) AS p, sum(q) AS q,
-        sum(p * (q_below + q / 2)) / nullif(sum(p) * sum(q), 0) AS auroc
+        sum(p * (q_below + q / 2)) / (sum(p) * sum(q)) AS auroc
     FROM curve
     GROUP BY sae, feature, explainer, scorer
+    HAVING sum(p) > 0 AND sum(q) > 0
 ),
 area_errors AS (
     SELECT
@@ -83,10 +85,10 @@ area_errors AS (
 balanced AS (
     SELECT
         sae, feature, explainer, scorer,
-        (tp / nullif(tp + fn, 0) + tn / nullif(tn + fp, 0)) / 2 AS accuracy,
-        $z / 2 * sqrt(tp * fn / nullif(pow(tp + fn, 3), 0) + tn * fp / nullif(pow(tn + fp, 3), 0)) AS half
+        (tp / (tp + fn) + tn / (tn + fp)) / 2 AS accuracy,
+        $z / 2 * sqrt(tp * fn / pow(tp + fn, 3) + tn * fp / pow(tn + fp, 3)) AS half
     FROM counts
-    WHERE NOT is_null
+    WHERE NOT is_null AND tp + fn > 0 AND tn + fp > 0
 )
 SELECT
     c.sae,
@@ -105,17 +107,17 @@ SELECT
     i.parts['recall'].low AS recall_low,
     i.parts['recall'].high AS recall_high,
     b.accuracy AS balanced_accuracy,
-    greatest(b.accuracy - b.half, 0) AS balanced_accuracy_low,
-    least(b.accuracy + b.half, 1) AS balanced_accuracy_high,
+    CASE WHEN b.half IS NOT NULL THEN greatest(b.accuracy - b.half, 0) END AS balanced_accuracy_low,
+    CASE WHEN b.half IS NOT NULL THEN least(b.accuracy + b.half, 1) END AS balanced_accuracy_high,
     a.auroc,
-    greatest(a.auroc - a.half, 0) AS auroc_low,
-    least(a.auroc + a.half, 1) AS auroc_high,
+    CASE WHEN a.half IS NOT NULL THEN greatest(a.auroc - a.half, 0) END AS auroc_low,
+    CASE WHEN a.half IS NOT NULL THEN least(a.auroc + a.half, 1) END AS auroc_high,
     coalesce(o.n, 0) AS n_null,
     2 * o.tp / nullif(2 * o.tp + o.fp + o.fn, 0) AS f1_null
 FROM counts AS c
-JOIN intervals AS i
+LEFT JOIN intervals AS i
     ON i.sae = c.sae AND i.feature = c.feature AND i.explainer = c.explainer AND i.scorer = c.scorer
-JOIN balanced AS b
+LEFT JOIN balanced AS b
     ON b.sae = c.sae AND b.feature = c.feature AND b.explainer = c.explainer AND b.scorer = c.scorer
 LEFT JOIN area_errors AS a
     ON a.sae = c.sae AND a.feature = c.feature AND a.explainer = c.explainer AND a.scorer = c.scorer

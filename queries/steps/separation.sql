@@ -70,7 +70,7 @@ spread AS (
     FROM moments
 ),
 all_bins AS (
-    SELECT sae, concept, feature, entry.key AS bin, sum(entry.value) AS n
+    SELECT sae, concept, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
     FROM (
         SELECT f.sae, s.concept, f.feature, unnest(map_entries(f.bins)) AS entry
         FROM feature_sums AS f
@@ -79,7 +79,7 @@ all_bins AS (
     GROUP BY sae, concept, feature, entry.key
 ),
 inside_bins AS (
-    SELECT sae, concept, feature, entry.key AS bin, sum(entry.value) AS n
+    SELECT sae, concept, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
     FROM (SELECT sae, concept, feature, unnest(map_entries(bins)) AS entry FROM concept_sums)
     GROUP BY sae, concept, feature, entry.key
 ),

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import sqlglot
 
 from catalog import Catalog
-from catalog.errors import InputError
+from catalog.errors import InputError, SaeqlError
 from scoring.kernels.contract import Run
 
 
@@ -22,11 +23,7 @@ def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, A
         definition = json.loads(row["definition"])
         corpus = row["corpus"]
         if row["kind"] == "predicate":
-            matched = run.select(
-                f"SELECT position FROM token_text WHERE corpus = $corpus AND ({definition['predicate']})",
-                {"corpus": corpus},
-            )
-            places = np.unique(np.array([place for (place,) in matched], np.int64))
+            places = _matching(run, row["concept"], corpus, definition["predicate"])
         else:
             spans = _word_spans if row["kind"] == "words" else _given_spans
             places = _tokens_in(run.catalog, corpus, dict(spans(run.catalog, corpus, definition)))
@@ -36,6 +33,22 @@ def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, A
     for concept, n in found.items():
         if not n:
             raise InputError(f"concept {concept!r} matches no token of its corpora: change its words, file or predicate")
+
+
+def _matching(run: Run, concept: str, corpus: str, predicate: str) -> np.ndarray:
+    """Positions of one corpus where the predicate holds. Raises InputError if it is not one expression, or refused.
+
+    sqlglot writes the query: pasted in as text, `true) OR (true` would reach the positions of other corpora.
+    """
+    try:
+        query = sqlglot.select("position").from_("token_text").where("corpus = $corpus")
+        text = query.where(predicate, dialect="duckdb").sql(dialect="duckdb", comments=False)
+        matched = run.select(text, {"corpus": corpus})
+    except sqlglot.errors.SqlglotError as error:
+        raise InputError(f"the predicate of concept {concept!r} is not one SQL expression: {predicate!r}") from error
+    except SaeqlError as error:
+        raise InputError(f"the predicate of concept {concept!r} was refused: {error}") from error
+    return np.unique(np.array([place for (place,) in matched], np.int64))
 
 
 def _word_spans(
