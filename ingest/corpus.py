@@ -70,6 +70,7 @@ def ingest_corpus(
             continue
         if budget.spent:
             break
+        _check_embedded(one, model)
         budget.take(len(one.ids))
         builder.add(one)
         counts["added"] += 1
@@ -140,6 +141,17 @@ def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> 
         raise InputError(
             f"corpus {corpus.name!r} has ctx_len {corpus.ctx_len}, and model {model.spec.name!r} reads at most "
             f"{longest} tokens: set ctx_len to {longest} or less"
+        )
+
+
+def _check_embedded(one: Tokenised, model: LanguageModel) -> None:
+    """A tokenizer may know more tokens than the model that it is saved with."""
+    embedded = model.network.get_input_embeddings().get_parameter("weight").shape[0]
+    highest = int(one.ids.max())
+    if highest >= embedded:
+        raise InputError(
+            f"document {one.source} holds token {highest} ({model.tokenizer.decode([highest])!r}), and model "
+            f"{model.spec.name!r} has embeddings for {embedded} tokens: its tokenizer is not the model's own"
         )
 
 

@@ -6,11 +6,15 @@ moment goes on where it was.
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from catalog import Catalog
 from catalog.errors import InputError
@@ -28,6 +32,8 @@ from ingest.sparse import file_digest
 
 Progress = Callable[[str, int, int | None, str], None]
 """Called with (what is being done, done, total, figures so far)."""
+_NO_ROOM = 1 << 18
+"""Bytes: SQLite calls it an I/O error when its log cannot grow by a few pages."""
 
 
 @dataclass
@@ -48,11 +54,11 @@ def ingest_study(
 ) -> IngestReport:
     """Bring everything up to the sparse activations up to date with the study.
 
-    Raises InputError for a model, text, checkpoint or concept that cannot be used, UnknownName for a hookpoint
-    that the model lacks, CatalogLocked if another process is refreshing.
+    Raises InputError for a model, text, checkpoint or concept that cannot be used and for a full disk, UnknownName
+    for a hookpoint that the model lacks, CatalogLocked if another process is refreshing.
     """
     report = IngestReport()
-    with locked(catalog.root / "refresh.lock", wait=wait):
+    with locked(catalog.root / "refresh.lock", wait=wait), _full_disk_named(catalog.root):
         progress(f"loading model {study.model.name}", 0, None, "")
         model = load_model(study.model)
         for sae in study.saes:
@@ -70,6 +76,20 @@ def ingest_study(
             _add(report.harvest, part)
         _record_configurations(catalog, study)
     return report
+
+
+@contextmanager
+def _full_disk_named(root: Path) -> Iterator[None]:
+    """A full disk speaks with many voices (Python, Arrow, DuckDB, SQLite); it becomes one InputError."""
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        full = "No space left" in str(error) or "disk is full" in str(error)
+        if not full and shutil.disk_usage(root).free > _NO_ROOM:
+            raise
+        raise InputError(
+            f"the disk that holds {root} is full; every finished shard was kept: make room, run again"
+        ) from error
 
 
 def _tell(progress: Progress, what: str, done: int, total: int | None) -> None:
@@ -194,15 +214,14 @@ def _make(
 def _train(sae: Sae, rows: Any, folder: Path, model: LanguageModel, progress: Progress) -> None:
     d = rows.shape[1]
     shape = SAEConfig(d, sae.width, sae.k, model.spec.source, sae.hookpoint)
-    defaults = TrainConfig(shape)
     chosen = TrainConfig(
         shape,
         steps=sae.steps,
         batch=min(sae.batch, len(rows)),
         learning_rate=sae.lr,
-        warmup=min(defaults.warmup, sae.steps // 4),
-        decay=min(defaults.decay, sae.steps // 2),
-        k_aux=min(defaults.k_aux, sae.width) if sae.k_aux is None else sae.k_aux,
+        warmup=min(TrainConfig.warmup, sae.steps // 4),
+        decay=min(TrainConfig.decay, sae.steps // 2),
+        k_aux=min(TrainConfig.k_aux, sae.width) if sae.k_aux is None else sae.k_aux,
         seed=sae.seed,
     )
     train_sae(

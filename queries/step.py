@@ -18,13 +18,12 @@ from catalog.errors import StepError
 
 _HEADER = re.compile(r"--\s*(step|writes|key|slice|input|param|kernel|prompts|doc):\s*(.*)")
 _FLOORS = ("scoring", "ingest")
-_NOT_REPEATABLE = set(
-    """
+_VOLATILE = """
     RANDOM RAND SETSEED UUID UUIDV4 UUIDV7 GEN_RANDOM_UUID NEXTVAL CURRVAL TXID_CURRENT
     NOW TODAY CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_LOCALTIME CURRENT_LOCALTIMESTAMP LOCALTIME
     LOCALTIMESTAMP GET_CURRENT_TIMESTAMP TRANSACTION_TIMESTAMP
-    """.split()
-)
+"""
+_NOT_REPEATABLE = frozenset(_VOLATILE.split())
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def parse_step(text: str, name: str) -> Step:
     )
 
 
-def tables_read(tree: exp.Expression) -> set[str]:
+def tables_read(tree: exp.Expr) -> set[str]:
     """Names of the tables and views that a query reads, its own CTEs left out."""
     local = {cte.alias_or_name.lower() for cte in tree.find_all(exp.CTE)}
     return {table.name.lower() for table in tree.find_all(exp.Table) if table.name} - local
@@ -191,7 +190,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _check_repeatable(tree: exp.Expression, name: str) -> None:
+def _check_repeatable(tree: exp.Expr, name: str) -> None:
     called = {f.name.upper() for f in tree.find_all(exp.Anonymous)} | {f.sql_name() for f in tree.find_all(exp.Func)}
     bad = sorted(called & _NOT_REPEATABLE)
     if bad or tree.find(exp.TableSample):

@@ -1,7 +1,7 @@
 """Interpolated Kneser-Ney n-gram models: the baseline that the embedded model must beat.
 
 p_n(w|h) = max(c(hw) - D, 0) / c(h) + D N1+(h.) / c(h) p_{n-1}(w|h'), with lower orders over
-continuation counts (Chen & Goodman 1999, eq. 24) and D = n1 / (n1 + 2 n2) for each order.
+continuation counts (Chen & Goodman 1999, eq. 24) and D = n1 / (n1 + 2 n2) for each order (1/2 if n1 is 0).
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,8 @@ class KneserNey:
 
     def _level(self, keys: Ids, counts: Ids) -> tuple[_Counts, _Counts, _Counts, float]:
         once, twice = float((counts == 1).sum()), float((counts == 2).sum())
-        discount = once / max(once + 2 * twice, 1.0)
+        # Where nothing was seen just once the formula gives 0, and a token that was never seen would get no share.
+        discount = once / (once + 2 * twice) if once else 0.5
         histories, first = np.unique(keys // self.vocab_size, return_index=True)
         totals = np.add.reduceat(counts, first).astype(float)
         kinds = np.diff(np.append(first, len(keys))).astype(float)

@@ -50,7 +50,8 @@ def file_docstrings(source: str) -> Iterator[str]:
     Raises SyntaxError or ValueError if the source does not parse.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
+        # Odd escapes are a SyntaxWarning or, before Python 3.12, a DeprecationWarning.
+        warnings.simplefilter("ignore")
         tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED):

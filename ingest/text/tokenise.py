@@ -30,9 +30,7 @@ class Tokenised:
     into several tokens belongs to the first, and the others are empty."""
 
 
-def tokenise(
-    tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, str, str]]
-) -> Iterator[Tokenised]:
+def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, str, str]]) -> Iterator[Tokenised]:
     """Tokenise (hash, source, text) in batches, no special tokens; a document without tokens comes out empty.
 
     Raises InputError if the tokenizer gives no offsets (only `fast` ones do).

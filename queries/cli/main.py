@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +18,9 @@ _INTERRUPTED = 130
 class _Group(click.Group):
     """Turns our errors into messages; a user's mistake never shows a stack trace."""
 
-    def main(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+    def main(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         try:
-            super().main(*args, standalone_mode=False, **{k: v for k, v in kwargs.items() if k != "standalone_mode"})  # type: ignore[arg-type]
+            super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.Exit as done:
             sys.exit(done.exit_code)
         except click.ClickException as error:

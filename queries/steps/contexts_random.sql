@@ -19,8 +19,13 @@ laid AS (
     FROM tokens AS t
     WHERE (t.position - t.sequence) % $window = 0
 ),
-leaky AS (
-    SELECT corpus, position, unnest(range(position - $window + 16, position + 1)) AS start FROM leaks
+-- Starts of windows that hold a leaked shingle whole. Only equalities below: with an inequality in its condition
+-- an anti-join compares all pairs.
+leaky AS MATERIALIZED (
+    SELECT DISTINCT l.corpus, unnest(range(greatest(l.position + 16 - $window, t.sequence), l.position + 1)) AS start
+    FROM leaks AS l
+    JOIN tokens AS t ON t.corpus = l.corpus AND t.position = l.position
+    WHERE l.position + 16 <= t.sequence + t.length
 ),
 pool AS (
     SELECT
@@ -28,19 +33,19 @@ pool AS (
         md5(d.hash || ':' || (w.start - d.start)) AS draw
     FROM laid AS w
     JOIN documents AS d ON (d.corpus, d.document) = (w.corpus, w.document)
-    ANTI JOIN leaky AS l
-        ON d.split <> 'train' AND l.corpus = w.corpus AND l.start = w.start
-        AND l.position + 16 <= w.start + w.length
+    ANTI JOIN leaky AS l ON l.corpus = w.corpus AND l.start = w.start
     WHERE w.length >= $shortest
     QUALIFY row_number() OVER (PARTITION BY w.corpus, d.split ORDER BY draw, w.start) <= $pool
 ),
 places AS (
     SELECT corpus, start, unnest(range(start, start + length)) AS position FROM pool
 ),
+fired AS MATERIALIZED (
+    SELECT a.* FROM activations AS a SEMI JOIN chosen AS c ON c.sae = a.sae AND c.feature = a.feature
+),
 firing AS (
     SELECT DISTINCT a.sae, a.corpus, a.feature, p.start
-    FROM activations AS a
-    SEMI JOIN chosen AS c ON c.sae = a.sae AND c.feature = a.feature
+    FROM fired AS a
     JOIN places AS p ON p.corpus = a.corpus AND p.position = a.position
 ),
 ranked AS (

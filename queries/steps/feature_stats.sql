@@ -64,7 +64,7 @@ SELECT
     e.tokens,
     coalesce(s.firings, 0) / e.tokens AS density,
     s.total / s.firings AS mean,
-    sqrt(greatest(s.squares / s.firings - pow(s.total / s.firings, 2), 0)) AS std,
+    CASE WHEN s.firings > 0 THEN sqrt(greatest(s.squares / s.firings - pow(s.total / s.firings, 2), 0)) END AS std,
     s.maximum,
     [coalesce(c.counts[b], 0) FOR b IN range(64)]::BIGINT[] AS histogram,
     [least(d, s.maximum) FOR d IN q.deciles] AS deciles

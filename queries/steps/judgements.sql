@@ -33,7 +33,7 @@ sizes AS (
     WHERE c.split = 'test'
     GROUP BY c.sae, c.feature, s.scorer, s.examples
 ),
-shown AS (
+shown AS MATERIALIZED (
     SELECT c.sae, c.feature, z.scorer, c.corpus, c.start, c.length, c.activation
     FROM contexts AS c
     JOIN sizes AS z ON z.sae = c.sae AND z.feature = c.feature
@@ -42,7 +42,7 @@ shown AS (
         PARTITION BY c.sae, c.feature, z.scorer, c.kind ORDER BY c.rank, c.stratum, c.corpus
     )
 ),
-places AS (
+places AS MATERIALIZED (
     SELECT DISTINCT corpus, start, length FROM shown
 ),
 texts AS (

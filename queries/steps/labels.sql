@@ -6,16 +6,40 @@
 -- kernel: scoring.kernels.labels:labels
 -- prompts: interpreter
 -- doc: what each shortlisted feature fires on, said by each explainer from train contexts alone
+-- The examples are rendered here and not through context_tokens: materialised parts keep the optimiser from
+-- joining all windows with all activations of a large catalog.
 WITH chosen AS (
     SELECT DISTINCT sae, feature FROM shortlist
 ),
-shown AS (
-    SELECT x.sae, x.feature, x.kind, x.stratum, x.rank, x.start, x.corpus, list(x.text ORDER BY x.position) AS tokens,
-        list(x.activation ORDER BY x.position) AS activations
-    FROM context_tokens AS x
+wanted AS MATERIALIZED (
+    SELECT x.*
+    FROM contexts AS x
     SEMI JOIN chosen AS c ON c.sae = x.sae AND c.feature = x.feature
     WHERE x.split = 'train' AND (x.kind <> 'top' OR x.rank <= $top)
-    GROUP BY ALL
+),
+places AS MATERIALIZED (
+    SELECT *, unnest(range(start, start + length)) AS position FROM wanted
+),
+texts AS MATERIALIZED (
+    SELECT p.corpus, p.position, t.text
+    FROM (SELECT DISTINCT corpus, position FROM places) AS p
+    JOIN token_text AS t ON t.corpus = p.corpus AND t.position = p.position
+),
+firing AS MATERIALIZED (
+    SELECT a.sae, a.corpus, a.feature, a.position, a.activation
+    FROM activations AS a
+    SEMI JOIN chosen AS c ON c.sae = a.sae AND c.feature = a.feature
+),
+shown AS (
+    SELECT
+        p.sae, p.feature, p.kind, p.stratum, p.rank, p.start, p.corpus,
+        list(t.text ORDER BY p.position) AS tokens,
+        list(coalesce(f.activation, 0) ORDER BY p.position) AS activations
+    FROM places AS p
+    JOIN texts AS t ON t.corpus = p.corpus AND t.position = p.position
+    LEFT JOIN firing AS f
+        ON f.sae = p.sae AND f.corpus = p.corpus AND f.feature = p.feature AND f.position = p.position
+    GROUP BY p.sae, p.feature, p.kind, p.stratum, p.rank, p.start, p.corpus
 ),
 examples AS (
     SELECT

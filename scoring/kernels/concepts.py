@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import duckdb
 import numpy as np
 import sqlglot
 
@@ -32,7 +33,7 @@ def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, A
         yield [{"concept": row["concept"], "corpus": corpus, "position": int(place)} for place in places]
     for concept, n in found.items():
         if not n:
-            raise InputError(f"concept {concept!r} matches no token of its corpora: change its words, file or predicate")
+            raise InputError(f"concept {concept!r} matches no token of its corpora: edit its words, file or predicate")
 
 
 def _matching(run: Run, concept: str, corpus: str, predicate: str) -> np.ndarray:
@@ -46,8 +47,8 @@ def _matching(run: Run, concept: str, corpus: str, predicate: str) -> np.ndarray
         matched = run.select(text, {"corpus": corpus})
     except sqlglot.errors.SqlglotError as error:
         raise InputError(f"the predicate of concept {concept!r} is not one SQL expression: {predicate!r}") from error
-    except SaeqlError as error:
-        raise InputError(f"the predicate of concept {concept!r} was refused: {error}") from error
+    except (SaeqlError, duckdb.Error) as error:
+        raise InputError(f"the predicate of concept {concept!r} cannot be used: {error}") from error
     return np.unique(np.array([place for (place,) in matched], np.int64))
 
 
@@ -77,7 +78,7 @@ def _given_spans(
     spans: dict[int, list[tuple[int, int]]] = {}
     for name, start, end in definition["spans"]:
         document = numbers.get(name) if isinstance(name, str) else name
-        if document in known:
+        if document is not None and document in known:
             spans.setdefault(document, []).append((start, end))
     yield from spans.items()
 

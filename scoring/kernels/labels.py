@@ -71,7 +71,8 @@ def sampler(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _windows(row: dict[str, Any], kind: str) -> tuple[list[Example], list[Example]]:
     """(activating, silent) train windows of a row; the activating ones of one kind."""
-    active, inactive = [], []
+    active: list[Example] = []
+    inactive: list[Example] = []
     for window in row["examples"] or []:
         if window["kind"] not in (kind, "random"):
             continue

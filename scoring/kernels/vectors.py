@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from catalog.errors import InputError
 from scoring.kernels.contract import Run
 
 
 def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
     """The decoder rows of every SAE, `[width, d]` each, as the collection `decoder`.
 
-    SAEs of different widths of hookpoint cannot share a collection: there is one for each width, named
-    `decoder` for the first and `decoder_D` for the others.
+    Raises InputError for SAEs on hookpoints of different widths: their directions cannot share a collection.
     """
     import numpy as np
     import pyarrow as pa
@@ -30,6 +30,12 @@ def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[
                 }
             )
         )
+        first = parts[0].schema.field("vector").type.list_size
+        if decoder.shape[1] != first:
+            raise InputError(
+                f"the decoder of SAE {row['sae']!r} has width {decoder.shape[1]}, that of {rows[0]['sae']!r} {first}: "
+                "SAEs on hookpoints of different widths need catalogs of their own"
+            )
         run.progress(number + 1, len(rows))
     if parts:
         table = pa.concat_tables(parts)

@@ -4,6 +4,7 @@ An activation depends on the document's hash, the offset in it and the feature, 
 """
 
 import hashlib
+import itertools
 import json
 import random
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ import pyarrow as pa
 
 from catalog import Catalog
 from ingest.text.splits import document_hash, shingles, split_of
+from queries.engine import StepResult, refresh
 from tests.catalog.small_catalog import shard
 
-WORDS = (
-    "the of matrix value array linear system shape input axis returns sum row column index type norm list name key "
-    "size data float order self point line set print file"
-).split()
+_TEXT = """
+    the of matrix value array linear system shape input axis returns sum row column index type norm list name key
+    size data float order self point line set print file
+"""
+WORDS = _TEXT.split()
 CTX = 64
 WIDTH = 9
 DEAD, DENSE, CROWDED, EDGES, WORD, EQUAL, MIXED, ONCE, NOISE = 8, 1, 2, 3, 4, 5, 6, 7, 0
@@ -137,7 +140,7 @@ def make(
                 tx.insert(table, rows)
         bounds = np.linspace(0, len(texts), shards + 1).astype(int)
         position = 0
-        for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for number, (first, last) in enumerate(itertools.pairwise(bounds)):
             parts: dict[str, list[dict[str, Any]]] = {"documents": [], "tokens": [], "activations": []}
             for document in range(first, last):
                 made.starts[texts[document].hash] = position
@@ -212,3 +215,14 @@ def add(parts: dict[str, list[dict[str, Any]]], text: Document, number: int, sha
             if value > 0:
                 row = {**place, "sae": "s", "feature": feature, "position": start + offset, "activation": value}
                 parts["activations"].append(row)
+
+
+STEPS = ("scores", "shortlist_auroc", "contexts_top")
+"""With what these read: all steps but those that need an SAE's weights or the embedder."""
+
+
+def refresh_made(catalog: Catalog, **settings: Any) -> dict[str, StepResult]:
+    """Refresh; the result of each step by name. `settings` are named `step__parameter`."""
+    results = refresh(catalog, STEPS, {name.replace("__", "."): value for name, value in settings.items()})
+    assert [r.error for r in results if r.error] == []
+    return {result.step: result for result in results}

@@ -2,7 +2,7 @@
 
 import os
 
-from chat_server import endpoint
+from tests.scoring.chat_server import endpoint
 
 __all__ = ["endpoint"]
 

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_server import Endpoint, Reply
 
 from catalog.answers import Answers
 from catalog.errors import InputError
 from scoring.client import Answer, ChatClient, LLMError
+from tests.scoring.chat_server import Endpoint, Reply
 
 KEY = "sk-secret-0123456789"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Endpoint, Reply
 
 from catalog.answers import Answers
 from catalog.errors import InputError
 from scoring.client import ChatClient
 from scoring.examples import Example, Label
 from scoring.llm import ExplainSettings, PredictSettings, explain, explain_many, predict, predict_many, shown_examples
+from tests.scoring.chat_server import Endpoint, Reply
 
 CLAIM = "[EXPLANATION]: the noun matrix and its plural in texts about linear algebra"
 
