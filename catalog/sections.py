@@ -109,7 +109,7 @@ class Corpus(Section):
     """Configuration of the data set."""
     dataset_split: str = Field(default="train", min_length=1)
     """Split of the data set that is read; unrelated to train, val and test here."""
-    ctx_len: int = Field(default=256, ge=8, le=32_768)
+    ctx_len: int = Field(default=256, ge=8, le=32_767)
     """Longest sequence in tokens, BOS included."""
     max_tokens: Count | None = None
     """Stop reading after the document that reaches this many tokens; none: read everything."""

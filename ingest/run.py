@@ -65,6 +65,7 @@ def ingest_study(
             model.hookpoint(sae.hookpoint)
         _record_model(catalog, model)
         for corpus in study.corpora:
+            progress(f"tokenising {corpus.name}", 0, corpus.max_tokens, "reading")
             report.corpora.append(
                 ingest_corpus(catalog, corpus, model, partial(_tell, progress, f"tokenising {corpus.name}"))
             )

@@ -1,4 +1,4 @@
-"""One feature as a page on a terminal, or as JSON. Text from corpora and labels is printed as it is, never as markup."""
+"""One feature as a page on a terminal, or as JSON. Text from corpora and labels is never read as markup."""
 
 import json
 from dataclasses import asdict
@@ -67,7 +67,8 @@ def highlighted(context: Context) -> Text:
     for token, activation in zip(context.tokens, context.activations, strict=True):
         piece = visible(token, quoted=False)
         if activation > 0:
-            line.append(f"<<{piece}>>", style="bold black on yellow" if activation > top / 2 else "black on bright_white")
+            style = "bold black on yellow" if activation > top / 2 else "black on bright_white"
+            line.append(f"<<{piece}>>", style=style)
         else:
             line.append(piece, style="dim")
     return line

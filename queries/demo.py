@@ -48,7 +48,7 @@ def run_demo(root: Path) -> None:
 
 
 def _print_figures(out: Console, catalog: Catalog) -> None:
-    (model, layers, d, bos) = catalog.rows("SELECT model, layers, d_model, bos FROM models")[0]
+    model, layers, d = catalog.rows("SELECT model, layers, d_model FROM models")[0]
     documents, tokens = catalog.rows("SELECT sum(documents), sum(tokens) FROM corpora")[0]
     activations, size = catalog.rows(
         "SELECT sum(rows)::BIGINT, sum(bytes)::BIGINT FROM shards WHERE relation = 'activations'"

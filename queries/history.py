@@ -9,7 +9,8 @@ from catalog import Catalog
 def snapshots(catalog: Catalog, limit: int) -> list[dict[str, Any]]:
     """The newest `limit` snapshots, newest first: id, time, message, and the counts of a refresh step."""
     rows = catalog.rows(
-        "SELECT snapshot_id, strftime(snapshot_time::TIMESTAMP, '%Y-%m-%d %H:%M:%S'), commit_message, commit_extra_info "
+        "SELECT snapshot_id, strftime(snapshot_time::TIMESTAMP, '%Y-%m-%d %H:%M:%S'), "
+        "commit_message, commit_extra_info "
         "FROM lake.snapshots() ORDER BY snapshot_id DESC LIMIT ?",
         [limit],
     )

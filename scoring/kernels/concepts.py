@@ -100,4 +100,6 @@ def _tokens_in(catalog: Catalog, corpus: str, spans: dict[int, list[tuple[int, i
         end = np.asarray(columns["char_end"][first:last])
         for a, b in spans[int(documents[first])]:
             inside[first:last] |= (begin < b) & (end > a)
+            # A character cut into several tokens has its place in the first; the others are empty, behind it.
+            inside[first:last] |= (begin == end) & (begin > a) & (begin <= b)
     return np.asarray(columns["position"])[inside]

@@ -126,9 +126,8 @@ def steps(root: Path) -> dict[str, Any]:
             definition = json.dumps({"words": words, "ignore_case": True})
             row = {"concept": "algebra", "kind": "words", "definition": definition, "shortlist": 500}
             tx.insert("concepts", [row])
-        results = refresh(
-            catalog, ("feature_stats", "contexts_top", "contexts_stratum", "contexts_random", "shortlist_auroc"), settings
-        )
+        wanted = ("feature_stats", "contexts_top", "contexts_stratum", "contexts_random", "shortlist_auroc")
+        results = refresh(catalog, wanted, settings)
         failed = [f"{r.step}: {r.error}" for r in results if r.error]
         if failed:
             raise click.ClickException("; ".join(failed))
