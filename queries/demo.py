@@ -63,6 +63,10 @@ def _print_figures(out: Console, catalog: Catalog) -> None:
             markup=False,
         )
     out.print(f"{activations} activations in {size / 1e6:.1f} MB ({size / activations:.2f} bytes each)")
+    windows, leaked = catalog.rows(
+        "SELECT sum(windows)::BIGINT, sum(leaked_windows)::BIGINT FROM splits WHERE split <> 'train'"
+    )[0]
+    out.print(f"{leaked} of {windows} val and test windows repeat train text and score nothing")
     scored, good, mean, null = catalog.rows(
         "SELECT count(f1), count(*) FILTER (f1 > 0.7), avg(f1), avg(f1_null) FROM features"
     )[0]

@@ -1,5 +1,9 @@
 -- What the catalog was built from: study, models, text, tokens, SAEs, and the files that hold the bulk of it.
 
+COMMENT ON TABLE migrations IS 'the schema files that made this catalog';
+COMMENT ON COLUMN migrations.number IS 'number of the migration';
+COMMENT ON COLUMN migrations.name IS 'file name';
+
 CREATE TABLE study (
     name VARCHAR NOT NULL,
     explainer VARCHAR,

@@ -71,7 +71,35 @@ JOIN documents AS d ON (d.corpus, d.document) = (t.corpus, t.document)
 LEFT JOIN activations AS a
     ON a.sae = w.sae AND a.corpus = w.corpus AND a.feature = w.feature AND a.position = w.position;
 
+CREATE VIEW splits AS
+WITH windows AS (
+    SELECT
+        t.corpus, d.split, d.document, t.position AS start
+    FROM tokens AS t
+    JOIN documents AS d ON (d.corpus, d.document) = (t.corpus, t.document)
+    WHERE (t.position - t.sequence) % 32 = 0
+),
+leaked AS (
+    SELECT DISTINCT t.corpus, t.sequence + (t.position - t.sequence) // 32 * 32 AS start
+    FROM leaks AS l
+    JOIN tokens AS t ON t.corpus = l.corpus AND t.position = l.position
+    WHERE (t.position - t.sequence) % 32 <= 16 AND t.position + 16 <= t.sequence + t.length
+)
+SELECT
+    w.corpus, w.split,
+    count(DISTINCT w.document) AS documents,
+    count(*) AS windows,
+    count(l.start) AS leaked_windows
+FROM windows AS w
+LEFT JOIN leaked AS l ON l.corpus = w.corpus AND l.start = w.start
+GROUP BY w.corpus, w.split;
+
 INSERT INTO columns_doc VALUES
+    ('splits', 'corpus', 'corpus'),
+    ('splits', 'split', 'train, val or test'),
+    ('splits', 'documents', 'documents of the split'),
+    ('splits', 'windows', 'windows of at most 32 tokens, laid end to end over its sequences'),
+    ('splits', 'leaked_windows', 'windows that hold 16 tokens which stand in train text too: never used to score a label'),
     ('features', 'sae', 'SAE'),
     ('features', 'feature', 'latent'),
     ('features', 'label', 'explanation by the primary explainer; NULL if it was not asked or gave none'),
