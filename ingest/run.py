@@ -24,7 +24,7 @@ from catalog.study import Study
 from ingest.corpus import CorpusReport, ingest_corpus
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.models import LanguageModel, load_model
-from ingest.residuals import cache_residuals, residuals_digest
+from ingest.residuals import Residuals, cache_residuals, residuals_digest
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE, SAEConfig
 from ingest.sae.train import TrainConfig, train_sae
@@ -69,7 +69,7 @@ def ingest_study(
             report.corpora.append(
                 ingest_corpus(catalog, corpus, model, partial(_tell, progress, f"tokenising {corpus.name}"))
             )
-        readers = [_prepare(catalog, study, sae, model, progress, report) for sae in study.saes]
+        readers = _prepare(catalog, study, model, progress, report)
         for corpora in dict.fromkeys(study.corpora_of(sae) for sae in study.saes):
             ours = [r for r, sae in zip(readers, study.saes, strict=True) if study.corpora_of(sae) == corpora]
             what = f"harvesting {', '.join(r.name for r in ours)}"
@@ -141,40 +141,51 @@ def _record_model(catalog: Catalog, model: LanguageModel) -> None:
 
 
 def _prepare(
-    catalog: Catalog, study: Study, sae: Sae, model: LanguageModel, progress: Progress, report: IngestReport
-) -> Reader:
-    """The SAE of a study's section, trained or loaded now unless the catalog has it as the section says."""
-    corpora = list(study.corpora_of(sae))
+    catalog: Catalog, study: Study, model: LanguageModel, progress: Progress, report: IngestReport
+) -> list[Reader]:
+    """The study's SAEs, those trained or loaded now that the catalog does not have as the study says.
+
+    The residuals that they need are read first, all hookpoints of the same text in one pass of the model.
+    """
+    configs = {sae.name: _config(catalog, study, sae, model) for sae in study.saes}
+    ready = {sae.name: _ready(catalog, sae, configs[sae.name], model) for sae in study.saes}
+    texts: dict[tuple[tuple[str, ...], int | None], list[Sae]] = {}
+    for sae in study.saes:
+        if ready[sae.name] is None:
+            texts.setdefault((study.corpora_of(sae), sae.train_tokens), []).append(sae)
+    for (corpora, train_tokens), saes in texts.items():
+        hookpoints = list(dict.fromkeys(sae.hookpoint for sae in saes))
+        told = partial(_tell, progress, f"reading {', '.join(hookpoints)}")
+        residuals = cache_residuals(catalog, model, hookpoints, list(corpora), train_tokens, told)
+        for sae in saes:
+            ready[sae.name] = _make(catalog, sae, residuals[sae.hookpoint], configs[sae.name], model, progress)
+            report.trained.append(sae.name)
+    return [reader for reader in ready.values() if reader is not None]
+
+
+def _config(catalog: Catalog, study: Study, sae: Sae, model: LanguageModel) -> str:
+    """All that decides an SAE's weights, JSON."""
     inputs = (
         _folder_digest(Path(sae.checkpoint))
         if sae.checkpoint
-        else residuals_digest(catalog, model, sae.hookpoint, corpora, sae.train_tokens)
+        else residuals_digest(catalog, model, sae.hookpoint, list(study.corpora_of(sae)), sae.train_tokens)
     )
-    config = json.dumps({**sae.model_dump(mode="json"), "inputs": inputs}, sort_keys=True)
+    return json.dumps({**sae.model_dump(mode="json"), "inputs": inputs}, sort_keys=True)
+
+
+def _ready(catalog: Catalog, sae: Sae, config: str, model: LanguageModel) -> Reader | None:
+    """The SAE as the catalog has it, None if it has it otherwise or not at all."""
     there = catalog.rows("SELECT config, weights, digest FROM saes WHERE sae = ?", [sae.name])
-    if there and there[0][0] == config and (catalog.weights / there[0][1] / WEIGHTS_FILE).exists():
-        _, weights, digest = there[0]
-        return Reader(sae.name, sae.hookpoint, SAE.load(catalog.weights / weights, model.device), digest)
-    return _make(catalog, sae, corpora, config, model, progress, report)
+    if not there or there[0][0] != config or not (catalog.weights / there[0][1] / WEIGHTS_FILE).exists():
+        return None
+    _, weights, digest = there[0]
+    return Reader(sae.name, sae.hookpoint, SAE.load(catalog.weights / weights, model.device), digest)
 
 
 def _make(
-    catalog: Catalog,
-    sae: Sae,
-    corpora: list[str],
-    config: str,
-    model: LanguageModel,
-    progress: Progress,
-    report: IngestReport,
+    catalog: Catalog, sae: Sae, residuals: Residuals, config: str, model: LanguageModel, progress: Progress
 ) -> Reader:
-    residuals = cache_residuals(
-        catalog,
-        model,
-        [sae.hookpoint],
-        corpora,
-        sae.train_tokens,
-        partial(_tell, progress, f"reading {sae.hookpoint}"),
-    )[sae.hookpoint]
+    """Train or load one SAE, measure it on val tokens, and put it into the catalog."""
     name = f"{sae.name}-{hashlib.blake2b(config.encode(), digest_size=6).hexdigest()}"
     folder = catalog.weights / name
     if sae.checkpoint:
@@ -208,7 +219,6 @@ def _make(
         "config": config,
     }
     _put(catalog, "saes", [row], ["sae"], f"SAE {sae.name}", sae=sae.name)
-    report.trained.append(sae.name)
     return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
 
 

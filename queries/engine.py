@@ -77,10 +77,12 @@ def refresh(
     settings: dict[str, Any] | None = None,
     listener: Listener | None = None,
     wait: float = 0.0,
+    retry: bool = False,
 ) -> list[StepResult]:
     """Run every stale step (or those named and what they need), in the order of what they read.
 
-    `settings` maps `step.parameter` to a value. Raises StepError for an unknown step or parameter,
+    `settings` maps `step.parameter` to a value. With `retry`, rows that carry a problem are
+    asked for again. Raises StepError for an unknown step or parameter,
     CatalogLocked if another refresh runs. A failing step is a result, not an exception.
     """
     listener = listener or Listener()
@@ -98,7 +100,7 @@ def refresh(
                 failed.add(step.writes)
             else:
                 listener.begin(step)
-                result = _StepRun(catalog, step, reads, parameters[step.name], listener).run()
+                result = _StepRun(catalog, step, reads, parameters[step.name], listener, retry).run()
                 if result.state == "failed":
                     failed.add(step.writes)
             results.append(result)
@@ -147,7 +149,13 @@ class _StepRun:
     """One step of one refresh."""
 
     def __init__(
-        self, catalog: Catalog, step: Step, reads: set[str], parameters: dict[str, Any], listener: Listener
+        self,
+        catalog: Catalog,
+        step: Step,
+        reads: set[str],
+        parameters: dict[str, Any],
+        listener: Listener,
+        retry: bool,
     ):
         self.catalog, self.step, self.reads = catalog, step, reads
         self.parameters, self.listener = parameters, listener
@@ -158,20 +166,22 @@ class _StepRun:
         self.columns = {row[0]: row[1] for row in catalog.rows(f"DESCRIBE lake.{named(step.writes)}")}
         # With a digest beside each row, only input rows that are new or changed reach the kernel.
         self.keeps_digests = "input" in self.columns
+        self.retry = retry and self.keeps_digests and "problem" in self.columns
 
     def run(self) -> StepResult:
         """Bring the step's table up to date; every failure that has a message becomes a result."""
         try:
             for _ in range(_TRIES):
                 inputs = self._inputs()
-                if self._recorded() == (self.fingerprint, inputs):
+                again = self.retry and self._problems() > 0
+                if self._recorded() == (self.fingerprint, inputs) and not again:
                     return self._result("current", self._problems())
                 if self._attempt(inputs):
                     return self._result("done", self._problems())
             raise StepError(f"step {self.step.name}: its inputs kept changing; refresh again")
         except SaeqlError as error:
             return self._result("failed", 0, error)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             return self._result("failed", 0, StepError(f"step {self.step.name}: {error}"))
 
     def _attempt(self, inputs: str) -> bool:
@@ -263,8 +273,10 @@ class _StepRun:
         if not self.keeps_digests:
             return {}
         columns = ", ".join(named(name) for name in self.step.input)
+        # A row whose problem is to be tried again counts as made from something else.
+        digest = "CASE WHEN count(problem) > 0 THEN '' ELSE any_value(input) END" if self.retry else "any_value(input)"
         rows = self.catalog.rows(
-            f"SELECT {columns}, any_value(input) FROM lake.{named(self.step.writes)} "
+            f"SELECT {columns}, {digest} FROM lake.{named(self.step.writes)} "
             f"WHERE {self.step.slice} GROUP BY {columns}"
         )
         return {tuple(row[:-1]): row[-1] for row in rows}

@@ -62,10 +62,11 @@ def ingest(context: click.Context, study_file: Path, wait: float) -> None:
 @click.command()
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--retry", is_flag=True, help="Ask again for labels and judgements that have a problem.")
 @click.pass_context
-def refresh(context: click.Context, steps: tuple[str, ...], wait: float) -> None:
+def refresh(context: click.Context, steps: tuple[str, ...], wait: float, retry: bool) -> None:
     """Recompute what is stale: all steps, or the named ones with those that they read from."""
-    results = run_refresh(catalog_path(context), steps, wait)
+    results = run_refresh(catalog_path(context), steps, wait, retry)
     if any(result.state in ("failed", "waiting") for result in results):
         context.exit(1)
 
@@ -89,7 +90,9 @@ def run_ingest(root: Path, study: "Study", wait: float = 0.0) -> None:
             bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
 
 
-def run_refresh(root: Path, steps: tuple[str, ...] = (), wait: float = 0.0) -> "list[StepResult]":
+def run_refresh(
+    root: Path, steps: tuple[str, ...] = (), wait: float = 0.0, retry: bool = False
+) -> "list[StepResult]":
     """Refresh with progress on stderr, with the parameters of the catalog's study."""
     import json
 
@@ -102,7 +105,7 @@ def run_refresh(root: Path, steps: tuple[str, ...] = (), wait: float = 0.0) -> "
         source = catalog.value("SELECT source FROM study")
         settings = json.loads(source).get("steps", {}) if source else {}
         listener = Listener(bars.step, bars.advance, bars.result)
-        results = refresh(catalog, steps, settings, listener, wait)
+        results = refresh(catalog, steps, settings, listener, wait, retry)
         counts = {state: sum(r.state == state for r in results) for state in ("done", "current", "failed", "waiting")}
         said = {"done": "refreshed", "current": "up to date", "failed": "failed", "waiting": "not run"}
         bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))

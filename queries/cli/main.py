@@ -20,7 +20,9 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         try:
-            super().main(*args, **{**kwargs, "standalone_mode": False})
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            # Not standalone, click returns the code of `context.exit` instead of leaving with it.
+            sys.exit(code if isinstance(code, int) else 0)
         except click.exceptions.Exit as done:
             sys.exit(done.exit_code)
         except click.ClickException as error:

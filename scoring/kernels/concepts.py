@@ -17,9 +17,11 @@ from scoring.kernels.contract import Run
 def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
     """One row per token of C+, for each (concept, corpus).
 
-    Raises InputError for a concept that matches nothing in any of its corpora.
+    Raises InputError for a concept that matches nothing in any of its corpora, and for spans of documents that
+    none of them has.
     """
     found: dict[str, int] = {}
+    unknown: dict[str, set[str | int]] = {}
     for number, row in enumerate(rows):
         definition = json.loads(row["definition"])
         corpus = row["corpus"]
@@ -27,10 +29,19 @@ def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, A
             places = _matching(run, row["concept"], corpus, definition["predicate"])
         else:
             spans = _word_spans if row["kind"] == "words" else _given_spans
+            if row["kind"] == "spans":
+                lost = {name for name, *_ in definition["spans"]} - _document_names(run.catalog, corpus)
+                unknown[row["concept"]] = unknown.get(row["concept"], lost) & lost
             places = _tokens_in(run.catalog, corpus, dict(spans(run.catalog, corpus, definition)))
         found[row["concept"]] = found.get(row["concept"], 0) + len(places)
         run.progress(number + 1, len(rows))
         yield [{"concept": row["concept"], "corpus": corpus, "position": int(place)} for place in places]
+    for concept, lost in unknown.items():
+        if lost:
+            raise InputError(
+                f"concept {concept!r} has spans of {len(lost)} documents that its corpora lack, such as "
+                f"{min(lost, key=str)!r}: name documents by their hash or number in the table documents"
+            )
     for concept, n in found.items():
         if not n:
             raise InputError(f"concept {concept!r} matches no token of its corpora: edit its words, file or predicate")
@@ -50,6 +61,12 @@ def _matching(run: Run, concept: str, corpus: str, predicate: str) -> np.ndarray
     except (SaeqlError, duckdb.Error) as error:
         raise InputError(f"the predicate of concept {concept!r} cannot be used: {error}") from error
     return np.unique(np.array([place for (place,) in matched], np.int64))
+
+
+def _document_names(catalog: Catalog, corpus: str) -> set[str | int]:
+    """Hashes and numbers of a corpus's documents."""
+    rows = catalog.rows("SELECT hash, document FROM documents WHERE corpus = ?", [corpus])
+    return {name for row in rows for name in row}
 
 
 def _word_spans(

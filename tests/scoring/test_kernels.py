@@ -220,3 +220,20 @@ def test_what_was_answered_before_a_kill_is_not_paid_for_again(
     again = [body for body in set(bodies) if bodies.count(body) > 1]
     assert again == [bodies[hung[0]]], "only the request that was never answered is sent again"
     assert catalog.value("SELECT count(*) FROM labels WHERE problem IS NULL") == features(catalog)
+
+
+def test_a_retry_asks_again_for_what_has_a_problem_and_for_nothing_else(catalog: Catalog, endpoint: Endpoint) -> None:
+    def one_fails(number: int, body: dict[str, Any]) -> Reply:
+        kind, _ = asked_for(body)
+        lost = kind == "explain" and number == 1
+        return Reply(status=400, body='{"error": {"message": "down"}}') if lost else sensible(number, body)
+
+    endpoint.answer = one_fails
+    assert refresh_made(catalog)["labels"].failed == 1
+    asked = len(endpoint.requests)
+    endpoint.answer = sensible
+    assert refresh_made(catalog)["labels"].state == "current"
+    assert len(endpoint.requests) == asked
+    results = {result.step: result for result in refresh(catalog, retry=True)}
+    assert (results["labels"].state, results["labels"].calls, results["labels"].failed) == ("done", 1, 0)
+    assert catalog.value("SELECT count(*) FROM labels WHERE problem IS NOT NULL") == 0
