@@ -16,7 +16,7 @@ import torch
 from catalog import Catalog
 from ingest.corpus import register_shard
 from ingest.models import LanguageModel
-from ingest.residuals import BATCH_TOKENS, checked, text_shards
+from ingest.residuals import checked, default_batch, text_shards
 from ingest.sae.codes import SparseCode
 from ingest.sae.model import SAE
 from ingest.sequences import Sequences, batches, load_sequences
@@ -51,7 +51,7 @@ def harvest(
     model: LanguageModel,
     readers: list[Reader],
     corpora: list[str],
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> HarvestReport:
     """Bring `activations` up to date for every SAE on every shard of the corpora, one pass for all SAEs.
@@ -59,6 +59,7 @@ def harvest(
     Raises InputError for activations that are not finite or beyond half precision, with the place.
     """
     report = HarvestReport()
+    size = batch_tokens or default_batch(model)
     shards = text_shards(catalog, corpora)
     there = {
         (sae, corpus, shard): inputs
@@ -74,7 +75,7 @@ def harvest(
         if not stale:
             report.skipped += 1
             continue
-        _harvest_shard(catalog, model, stale, load_sequences(catalog, corpus, shard), inputs, batch_tokens, report)
+        _harvest_shard(catalog, model, stale, load_sequences(catalog, corpus, shard), inputs, size, report)
         if progress:
             progress(seen, total)
     return report

@@ -6,7 +6,8 @@
 -- param: window = 32
 -- doc: the k strongest contexts of every live feature, one per sequence at most
 -- Most features are done with the few activations above a threshold read off their histogram. Those whose
--- strongest activations crowd into fewer than k sequences are done again with all of theirs.
+-- strongest activations crowd into fewer than k sequences are done again with all of theirs. The strongest token
+-- of a sequence, the first of equals, is found by one integer: activation in 2^-24, then nearness to the start.
 WITH entries AS (
     SELECT sae, corpus, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
 ),
@@ -39,7 +40,7 @@ likely AS (
 likely_best AS (
     SELECT
         l.sae, l.corpus, l.feature, t.sequence, any_value(t.length) AS length, any_value(t.document) AS document,
-        arg_max(l.position, (l.activation, -l.position)) AS peak,
+        arg_max(l.position, (l.activation * 16777216)::BIGINT * 65536 + t.sequence - l.position) AS peak,
         max(l.activation) AS activation,
         count(*) AS used
     FROM likely AS l
@@ -56,7 +57,7 @@ crowded AS (
 crowded_best AS (
     SELECT
         a.sae, a.corpus, a.feature, t.sequence, any_value(t.length) AS length, any_value(t.document) AS document,
-        arg_max(a.position, (a.activation, -a.position)) AS peak,
+        arg_max(a.position, (a.activation * 16777216)::BIGINT * 65536 + t.sequence - a.position) AS peak,
         max(a.activation) AS activation
     FROM activations AS a
     SEMI JOIN crowded AS c ON c.sae = a.sae AND c.corpus = a.corpus AND c.feature = a.feature
