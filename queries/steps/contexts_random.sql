@@ -9,10 +9,14 @@
 -- doc: of each shortlisted feature, windows of every split in which it does not fire at all
 -- Windows are laid end to end over each sequence; a pool of them is drawn by hash, and each feature takes
 -- those in which it is silent, in an order of its own.
-WITH chosen AS (
-    SELECT DISTINCT s.sae, s.feature, x.corpus
-    FROM shortlist AS s
-    JOIN shards AS x ON x.relation = 'activations' AND x.sae = s.sae
+-- A series is one feature of one SAE on one corpus: a number instead of two names keeps the big joins narrow.
+WITH chosen AS MATERIALIZED (
+    SELECT *, row_number() OVER (ORDER BY sae, feature, corpus) AS series
+    FROM (
+        SELECT DISTINCT s.sae, s.feature, x.corpus
+        FROM shortlist AS s
+        JOIN shards AS x ON x.relation = 'activations' AND x.sae = s.sae
+    )
 ),
 laid AS (
     SELECT t.corpus, t.document, t.position AS start, least($window, t.sequence + t.length - t.position) AS length
@@ -27,7 +31,7 @@ leaky AS MATERIALIZED (
     JOIN tokens AS t ON t.corpus = l.corpus AND t.position = l.position
     WHERE l.position + 16 <= t.sequence + t.length
 ),
-pool AS (
+pool AS MATERIALIZED (
     SELECT
         w.corpus, w.start, w.length, d.split,
         md5(d.hash || ':' || (w.start - d.start)) AS draw
@@ -40,35 +44,36 @@ pool AS (
 places AS (
     SELECT corpus, start, unnest(range(start, start + length)) AS position FROM pool
 ),
-fired AS MATERIALIZED (
-    SELECT a.* FROM activations AS a SEMI JOIN chosen AS c ON c.sae = a.sae AND c.feature = a.feature
-),
 firing AS (
-    SELECT DISTINCT a.sae, a.corpus, a.feature, p.start
-    FROM fired AS a
-    JOIN places AS p ON p.corpus = a.corpus AND p.position = a.position
+    SELECT DISTINCT f.series, p.start
+    FROM (
+        SELECT c.series, c.corpus, a.position
+        FROM activations AS a
+        JOIN chosen AS c ON c.sae = a.sae AND c.corpus = a.corpus AND c.feature = a.feature
+    ) AS f
+    JOIN places AS p ON p.corpus = f.corpus AND p.position = f.position
 ),
-ranked AS (
+drawn AS (
     SELECT
-        c.sae, c.corpus, c.feature, p.split, p.start, p.length,
-        row_number() OVER (
-            PARTITION BY c.sae, c.corpus, c.feature, p.split
-            ORDER BY md5(p.draw || ':' || c.feature), p.start
-        ) AS rank
+        c.series, p.split,
+        min_by({start: p.start, length: p.length}, md5(p.draw || ':' || c.feature), $per_split) AS windows
     FROM chosen AS c
     JOIN pool AS p ON p.corpus = c.corpus
-    ANTI JOIN firing AS f
-        ON f.sae = c.sae AND f.corpus = c.corpus AND f.feature = c.feature AND f.start = p.start
-    QUALIFY rank <= $per_split
+    ANTI JOIN firing AS f ON f.series = c.series AND f.start = p.start
+    GROUP BY c.series, p.split
+),
+ranked AS (
+    SELECT * EXCLUDE (windows), unnest(windows) AS w, generate_subscripts(windows, 1) AS rank FROM drawn
 )
 SELECT
-    sae, corpus, feature,
+    c.sae, c.corpus, c.feature,
     'random' AS kind,
-    split,
+    r.split,
     0::TINYINT AS stratum,
-    rank::INTEGER AS rank,
-    start::BIGINT AS start,
-    length::SMALLINT AS length,
+    r.rank::INTEGER AS rank,
+    r.w.start::BIGINT AS start,
+    r.w.length::SMALLINT AS length,
     NULL::BIGINT AS peak,
     0::FLOAT AS activation
-FROM ranked
+FROM ranked AS r
+JOIN chosen AS c ON c.series = r.series

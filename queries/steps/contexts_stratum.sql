@@ -10,28 +10,32 @@
 -- that of its peak. Half a window, a cell, lies inside the window of each of its tokens: only the strongest token
 -- of a cell can be one, and only cells next to it can hold a stronger one. Val and test windows that repeat train
 -- text are not eligible.
-WITH chosen AS (
-    SELECT DISTINCT sae, feature FROM shortlist
-),
-fired AS MATERIALIZED (
-    SELECT a.* FROM activations AS a SEMI JOIN chosen AS c ON c.sae = a.sae AND c.feature = a.feature
+-- A series is one feature of one SAE on one corpus: a number instead of two names keeps the big joins narrow.
+WITH chosen AS MATERIALIZED (
+    SELECT s.sae, s.feature, c.corpus, row_number() OVER (ORDER BY s.sae, s.feature, c.corpus) AS series
+    FROM (SELECT DISTINCT sae, feature FROM shortlist) AS s
+    CROSS JOIN corpora AS c
 ),
 firing AS MATERIALIZED (
     SELECT
-        a.sae, a.corpus, a.feature, a.position, a.activation, t.document, t.sequence, t.length AS tokens,
-        t.sequence + (a.position - t.sequence) // ($window // 2) * ($window // 2) AS cell
-    FROM fired AS a
-    JOIN tokens AS t ON t.corpus = a.corpus AND t.position = a.position
+        f.series, f.corpus, f.position, f.activation, t.document, t.sequence, t.length AS tokens,
+        t.sequence + (f.position - t.sequence) // ($window // 2) * ($window // 2) AS cell
+    FROM (
+        SELECT c.series, c.corpus, a.position, a.activation
+        FROM activations AS a
+        JOIN chosen AS c ON c.sae = a.sae AND c.corpus = a.corpus AND c.feature = a.feature
+    ) AS f
+    JOIN tokens AS t ON t.corpus = f.corpus AND t.position = f.position
     WHERE t.length >= $shortest
 ),
 strongest AS (
     SELECT
-        sae, corpus, feature, cell,
-        any_value(document) AS document, any_value(sequence) AS sequence, any_value(tokens) AS tokens,
+        series, cell, sequence,
+        any_value(document) AS document, any_value(tokens) AS tokens,
         arg_max(position, (activation * 16777216)::BIGINT * 65536 + cell - position) AS peak,
         max(activation) AS activation
     FROM firing
-    GROUP BY sae, corpus, feature, cell, sequence
+    GROUP BY series, cell, sequence
 ),
 candidates AS MATERIALIZED (
     SELECT
@@ -41,12 +45,16 @@ candidates AS MATERIALIZED (
     FROM strongest
 ),
 near AS (
-    SELECT *, unnest([-2, -1, 1, 2]) * ($window // 2) + cell AS other FROM candidates
+    -- A window that the end of its sequence pushed back can reach one cell further.
+    SELECT
+        series, peak, activation, start, length,
+        unnest(CASE WHEN start = peak - $window // 2 THEN [-1, 1] ELSE [-2, -1, 1, 2] END) * ($window // 2) + cell AS other
+    FROM candidates
 ),
 beaten AS MATERIALIZED (
-    SELECT DISTINCT n.sae, n.corpus, n.feature, n.peak
+    SELECT DISTINCT n.series, n.peak
     FROM near AS n
-    JOIN firing AS f ON f.sae = n.sae AND f.corpus = n.corpus AND f.feature = n.feature AND f.cell = n.other
+    JOIN firing AS f ON f.series = n.series AND f.cell = n.other
     WHERE
         f.position >= n.start AND f.position < n.start + n.length
         AND (f.activation > n.activation OR (f.activation = n.activation AND f.position < n.peak))
@@ -59,28 +67,34 @@ leaky AS MATERIALIZED (
     JOIN tokens AS t ON t.corpus = l.corpus AND t.position = l.position
     WHERE l.position + 16 <= t.sequence + t.length
 ),
-ranked AS (
+drawn AS (
     SELECT
-        p.*, d.split,
+        p.series, d.split,
         floor(log2(p.activation))::TINYINT AS stratum,
-        row_number() OVER (
-            PARTITION BY p.sae, p.corpus, p.feature, d.split, floor(log2(p.activation))
-            ORDER BY md5(d.hash || ':' || (p.start - d.start)), p.start
-        ) AS rank
+        min_by(
+            {start: p.start, length: p.length, peak: p.peak, activation: p.activation},
+            md5(d.hash || ':' || (p.start - d.start)),
+            $per_stratum
+        ) AS windows
     FROM candidates AS p
-    JOIN documents AS d ON (d.corpus, d.document) = (p.corpus, p.document)
-    ANTI JOIN beaten AS b ON b.sae = p.sae AND b.corpus = p.corpus AND b.feature = p.feature AND b.peak = p.peak
-    ANTI JOIN leaky AS l ON l.corpus = p.corpus AND l.start = p.start
-    QUALIFY rank <= $per_stratum
+    JOIN chosen AS c ON c.series = p.series
+    JOIN documents AS d ON (d.corpus, d.document) = (c.corpus, p.document)
+    ANTI JOIN beaten AS b ON b.series = p.series AND b.peak = p.peak
+    ANTI JOIN leaky AS l ON l.corpus = c.corpus AND l.start = p.start
+    GROUP BY ALL
+),
+ranked AS (
+    SELECT * EXCLUDE (windows), unnest(windows) AS w, generate_subscripts(windows, 1) AS rank FROM drawn
 )
 SELECT
-    sae, corpus, feature,
+    c.sae, c.corpus, c.feature,
     'stratum' AS kind,
-    split,
-    stratum,
-    rank::INTEGER AS rank,
-    start::BIGINT AS start,
-    length::SMALLINT AS length,
-    peak,
-    activation
-FROM ranked
+    r.split,
+    r.stratum,
+    r.rank::INTEGER AS rank,
+    r.w.start::BIGINT AS start,
+    r.w.length::SMALLINT AS length,
+    r.w.peak AS peak,
+    r.w.activation AS activation
+FROM ranked AS r
+JOIN chosen AS c ON c.series = r.series
