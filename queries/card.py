@@ -17,7 +17,7 @@ def card_json(card: FeatureCard) -> str:
 
 def print_card(card: FeatureCard, console: Console | None = None) -> None:
     """Print statistics, labels, separation, contexts, logit lens and neighbours."""
-    out = console or Console(highlight=False)
+    out = console or Console(highlight=False, soft_wrap=True)
     row = card.row
     out.print(Text(f"feature {card.feature} of {card.sae}", style="bold"))
     if not row["firings"]:

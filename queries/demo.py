@@ -35,7 +35,7 @@ def run_demo(root: Path) -> None:
     failed = [result for result in run_refresh(root) if result.state == "failed"]
     if failed:
         raise StepError(f"step {failed[0].step} failed: {failed[0].error}")
-    out = Console(highlight=False)
+    out = Console(highlight=False, soft_wrap=True)
     with Catalog(root, read_only=True) as catalog:
         _print_figures(out, catalog)
         features = _best_features(catalog)
