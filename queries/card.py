@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from queries import output
 from queries.session import Context, FeatureCard
 
 
@@ -75,6 +76,6 @@ def highlighted(context: Context) -> Text:
 
 
 def visible(text: str, *, quoted: bool = True) -> str:
-    """Text with line ends and control characters written as escapes, so that it cannot steer a terminal."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Text that cannot steer a terminal, see `output.visible`, in quotes unless it is a sentence."""
+    shown = output.visible(text)
     return f'"{shown}"' if quoted else shown
