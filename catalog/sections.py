@@ -112,7 +112,7 @@ class Corpus(Section):
     ctx_len: int = Field(default=256, ge=8, le=32_767)
     """Longest sequence in tokens, BOS included."""
     max_tokens: Count | None = None
-    """Stop reading after the document that reaches this many tokens; none: read everything."""
+    """Take documents in order of their hash until this many tokens are reached: a sample; none: all documents."""
     shard_tokens: Count = 131_072
     """Tokens per shard: the unit that is written, skipped and recomputed."""
 
