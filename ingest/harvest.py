@@ -87,25 +87,36 @@ def _inputs(model: LanguageModel, reader: Reader, text: str) -> str:
 
 
 class _Codes:
-    """The codes of one SAE on one shard, a row of k latents for each position: `[tokens, k]`."""
+    """The codes of one SAE on one shard, gathered batch by batch in any order."""
 
-    def __init__(self, first: int, tokens: int, k: int):
+    def __init__(self, first: int, tokens: int):
         self._first = first
-        self._latents = np.empty((tokens, k), np.int32)
-        self._values = np.zeros((tokens, k), np.float32)
+        self._counts = np.zeros(tokens, np.int64)
+        self._parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]] = []
 
     def put(self, code: SparseCode, positions: npt.NDArray[np.int64]) -> None:
-        """Keep the codes of these positions; batches come in any order."""
-        rows = positions - self._first
-        self._latents[rows] = code.indices.cpu().numpy()
-        self._values[rows] = code.values.float().cpu().numpy()
+        """Keep the active pairs of these positions."""
+        # NaN counts as active here, so that the writer refuses it with its place.
+        active = ~(code.values <= 0)
+        rows = code.rows()[active]
+        counts = torch.bincount(rows, minlength=len(positions)).cpu().numpy()
+        at = positions - self._first
+        self._counts[at] = counts
+        latents = code.indices[active].to(torch.int32).cpu().numpy()
+        self._parts.append((at, latents, code.values[active].float().cpu().numpy()))
 
     def columns(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """(features, positions, activations) of what is active, positions ascending."""
-        # NaN counts as active here, so that the writer refuses it with its place.
-        active = ~(self._values <= 0)
-        positions = np.repeat(np.arange(self._first, self._first + len(active)), active.sum(1))
-        return self._latents[active], positions, self._values[active]
+        starts = np.concatenate([[0], np.cumsum(self._counts)])
+        latents = np.empty(starts[-1], np.int32)
+        values = np.empty(starts[-1], np.float32)
+        for at, part_latents, part_values in self._parts:
+            counts = self._counts[at]
+            before = np.cumsum(counts) - counts
+            place = np.repeat(starts[at] - before, counts) + np.arange(len(part_latents))
+            latents[place], values[place] = part_latents, part_values
+        positions = np.repeat(np.arange(self._first, self._first + len(self._counts)), self._counts)
+        return latents, positions, values
 
 
 def _harvest_shard(
@@ -117,7 +128,7 @@ def _harvest_shard(
     batch_tokens: int,
     report: HarvestReport,
 ) -> None:
-    codes = {r.name: _Codes(sequences.first, len(sequences.ids), r.sae.config.k) for r in readers}
+    codes = {r.name: _Codes(sequences.first, len(sequences.ids)) for r in readers}
     hookpoints = list(dict.fromkeys(r.hookpoint for r in readers))
     with torch.inference_mode():
         for batch in batches(sequences, model.bos, batch_tokens):

@@ -26,8 +26,10 @@ from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.models import LanguageModel, load_model
 from ingest.residuals import Residuals, cache_residuals, residuals_digest
 from ingest.sae.evaluate import evaluate
-from ingest.sae.model import SAE, WEIGHTS_FILE, SAEConfig
-from ingest.sae.train import TrainConfig, train_sae
+from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.model import SAE, WEIGHTS_FILE
+from ingest.sae.settings import TrainConfig
+from ingest.sae.train import train_sae
 from ingest.sparse import file_digest
 
 Progress = Callable[[str, int, int | None, str], None]
@@ -232,7 +234,7 @@ def _train(sae: Sae, rows: Any, folder: Path, model: LanguageModel, progress: Pr
         learning_rate=sae.lr,
         warmup=min(TrainConfig.warmup, sae.steps // 4),
         decay=min(TrainConfig.decay, sae.steps // 2),
-        k_aux=min(TrainConfig.k_aux, sae.width) if sae.k_aux is None else sae.k_aux,
+        objective=Objective(k_aux=min(Objective.k_aux, sae.width) if sae.k_aux is None else sae.k_aux),
         seed=sae.seed,
     )
     train_sae(

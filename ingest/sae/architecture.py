@@ -11,20 +11,48 @@ from ingest.sae.codes import SparseCode, decode
 
 @dataclass(frozen=True)
 class Weights:
-    """An SAE's tensors. Both matrices hold one latent per row, the layout in which every product here is fast."""
+    """An SAE's tensors. The matrices hold one latent per row, the layout in which every product here is fast.
+
+    For an SAE d_in = d_out; a transcoder reads one hookpoint and writes another.
+    """
 
     encoder: Tensor
-    """[latents, d]: the transpose of SAELens' W_enc."""
+    """[latents, d_in]: the transpose of SAELens' W_enc. Gated: W_gate."""
     encoder_bias: Tensor
-    """[latents]"""
+    """[latents]. Gated: b_gate."""
     decoder: Tensor
-    """[latents, d]: W_dec, one decoder direction per row."""
+    """[latents, d_out]: W_dec, one decoder direction per row."""
     decoder_bias: Tensor
-    """[d]: subtracted from the input, added to the output."""
+    """[d_out]: added to the output and, where the configuration says `centred`, subtracted from the input."""
+    threshold: Tensor | None = None
+    """JumpReLU: [latents], above which a pre-activation counts. BatchTopK, Matryoshka: scalar [], estimated in
+    training; negative until it was, and then the code is a plain relu."""
+    magnitude: Tensor | None = None
+    """Gated: r_mag [latents]; the magnitude's encoder is exp(r_mag) times the gate's."""
+    magnitude_bias: Tensor | None = None
+    """Gated: b_mag [latents]."""
+    skip: Tensor | None = None
+    """Transcoder: [d_out, d_in], a linear path beside the latents."""
 
     def named(self) -> dict[str, Tensor]:
-        """The tensors by field name, in a fixed order."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The tensors that there are, by field name, in a fixed order."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+class Batch(NamedTuple):
+    """What one training step sees. With several processes, this one's part of the batch."""
+
+    x: Tensor
+    """[n, d_in]: rows to encode."""
+    target: Tensor
+    """[n, d_out]: rows to reconstruct; `x` itself unless it is a transcoder."""
+    dead: Tensor
+    """[latents] bool: latents to revive."""
+    sparsity: float = 0.0
+    """Coefficient of the sparsity penalty; architectures that fix the number of active latents have none."""
+    tilt: float = 0.0
+    """t of the tilted loss (TERM); 0 is the mean over rows."""
 
 
 class Outcome(NamedTuple):
@@ -37,23 +65,40 @@ class Outcome(NamedTuple):
     fired: Tensor
     """[latents] int64: rows of the batch on which each latent was active."""
     gradient: Weights
+    """Of the loss; a tensor without a gradient (an estimated threshold) is None here."""
+    row_losses: Tensor
+    """[n]: the loss of each row, for resampling and for whoever asks which rows are hard."""
+    smallest: Tensor | None = None
+    """Scalar, BatchTopK: the smallest activation that was kept, from which the threshold is estimated."""
 
 
 class Architecture(Protocol):
-    """One way from pre-activations to a sparse code, with the loss that trains it."""
+    """One way from pre-activations to a sparse code, with the loss that trains it.
+
+    An implementation is a frozen dataclass of its hyperparameters. `loss` sums over all processes what is
+    normalised, tilted or selected over the batch (see `world`), and leaves its gradient as this process's share.
+    """
 
     def encode(self, weights: Weights, x: Tensor) -> SparseCode:
-        """The code of rows `x` [n, d]."""
+        """The code of rows `x` [n, d_in], as at inference."""
         ...
 
-    def loss(self, weights: Weights, x: Tensor, dead: Tensor) -> Outcome:
-        """The loss and its gradient on rows `x` [n, d]; `dead` [latents] bool marks the latents to revive."""
+    def loss(self, weights: Weights, batch: Batch) -> Outcome:
+        """The loss and its gradient on a batch, as in training."""
         ...
 
 
-def reconstruct(weights: Weights, code: SparseCode) -> Tensor:
-    """A code's reconstruction [n, d]: its decoder directions, weighed by the activations, plus the bias."""
-    return decode(code, weights.decoder) + weights.decoder_bias
+def reconstruct(weights: Weights, code: SparseCode, x: Tensor | None = None) -> Tensor:
+    """A code's reconstruction [n, d_out]: its decoder directions, weighed by the activations, plus the bias.
+
+    `x` [n, d_in] is needed by a transcoder with a linear skip path alone.
+    """
+    found = decode(code, weights.decoder) + weights.decoder_bias
+    if weights.skip is not None:
+        if x is None:
+            raise ValueError("a transcoder with a skip path reconstructs from its input as well")
+        found = found + x @ weights.skip.T
+    return found
 
 
 def block_rows(latents: int, device: torch.device) -> int:

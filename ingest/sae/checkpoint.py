@@ -22,11 +22,13 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     """Weights, Adam's moments, tokens since each latent fired."""
+    metrics: list[list[float]]
+    """Rows of metrics so far."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the folder's checkpoint, whole or not at all."""
-    header = {"digest": checkpoint.digest, "step": str(checkpoint.step)}
+    header = {"digest": checkpoint.digest, "step": str(checkpoint.step), "metrics": checkpoint.metrics}
     write_whole(folder / CHECKPOINT_FILE, packed(checkpoint.tensors, {"run": json.dumps(header)}))
 
 
@@ -41,6 +43,6 @@ def load_checkpoint(folder: Path) -> Checkpoint | str:
             # A copy is aligned as it was before the save; vector kernels sum unaligned memory in another order,
             # and the resumed run would end in other bits.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return Checkpoint(str(header["digest"]), int(header["step"]), tensors)
+        return Checkpoint(str(header["digest"]), int(header["step"]), tensors, list(header["metrics"]))
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         return f"the checkpoint {path} cannot be read: {error}"

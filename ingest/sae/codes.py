@@ -1,4 +1,4 @@
-"""Sparse codes: the (latent, activation) pairs kept for each row, and the products that need only those.
+"""Sparse codes: the (latent, activation) pairs of each row, and the products that need only those.
 
 All products are `embedding_bag`: it gathers, weighs and sums rows in one pass, on a CPU and on CUDA alike.
 """
@@ -11,55 +11,88 @@ from torch.nn.functional import embedding_bag
 
 
 class SparseCode(NamedTuple):
-    """The kept pairs of n rows: k per row for TopK, else as many as the fullest row has."""
+    """The pairs of n rows, row after row (CSR): k a row for TopK, any number for the other architectures."""
 
     values: Tensor
-    """Activations [n, k], at least 0. A pair with value 0 is padding: that latent is not active."""
+    """Activations [pairs], at least 0. A pair with value 0 is padding: that latent is not active."""
     indices: Tensor
-    """Latents [n, k], int64, distinct within a row."""
+    """Latents [pairs], int64, distinct within a row."""
+    offsets: Tensor
+    """[n + 1] int64: row i's pairs stand at offsets[i] up to offsets[i + 1]."""
+
+    def rows(self) -> Tensor:
+        """The row of each pair, [pairs]."""
+        return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.indices))
+
+    def fired(self, latents: int) -> Tensor:
+        """Rows on which each latent is active, [latents] int64."""
+        return torch.bincount(self.indices[self.values > 0], minlength=latents)
 
 
 class ByLatent(NamedTuple):
     """A code's pairs sorted by latent: the transpose of the [n, latents] matrix, in CSR form."""
 
     order: Tensor
-    """[n * k]: which pair, in row-major order, stands at each place."""
+    """[pairs]: which pair of the code stands at each place."""
     rows: Tensor
-    """[n * k]: the row that the pair belongs to."""
+    """[pairs]: the row that the pair belongs to."""
     offsets: Tensor
     """[latents + 1]: latent j's pairs stand at offsets[j] up to offsets[j + 1]."""
 
 
+def fixed(values: Tensor, indices: Tensor) -> SparseCode:
+    """The code with the pairs of `values` and `indices` [n, k], k a row."""
+    n, k = indices.shape
+    return SparseCode(values.flatten(), indices.flatten(), torch.arange(0, n * k + 1, k, device=indices.device))
+
+
+def ragged(values: Tensor, indices: Tensor, counts: Tensor) -> SparseCode:
+    """The code with `counts` [n] pairs a row, given row after row as `values` and `indices` [pairs]."""
+    offsets = torch.zeros(len(counts) + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return SparseCode(values, indices, offsets)
+
+
 def decode(code: SparseCode, decoder: Tensor) -> Tensor:
-    """sum_j values[i, j] * decoder[indices[i, j]], without a bias: [n, d] from `decoder` [latents, d]."""
-    return embedding_bag(code.indices, decoder, per_sample_weights=code.values, mode="sum")
+    """sum over a row's pairs of value * decoder[latent], without a bias: [n, d] from `decoder` [latents, d]."""
+    return embedding_bag(
+        code.indices,
+        decoder,
+        offsets=code.offsets,
+        per_sample_weights=code.values,
+        mode="sum",
+        include_last_offset=True,
+    )
 
 
 def by_latent(code: SparseCode, latents: int) -> ByLatent:
     """Sort a code's pairs by latent, once for all products that need it transposed."""
-    flat = code.indices.flatten()
     # Sorting 16-bit keys is 4 times faster than 64-bit ones.
-    keys = flat.to(torch.int16) if latents <= 1 << 15 else flat
+    keys = code.indices.to(torch.int16) if latents <= 1 << 15 else code.indices
     order = torch.sort(keys, stable=True).indices
-    offsets = torch.zeros(latents + 1, dtype=torch.int64, device=flat.device)
-    torch.cumsum(torch.bincount(flat, minlength=latents), 0, out=offsets[1:])
-    return ByLatent(order, order // code.indices.shape[1], offsets)
+    offsets = torch.zeros(latents + 1, dtype=torch.int64, device=keys.device)
+    torch.cumsum(torch.bincount(code.indices, minlength=latents), 0, out=offsets[1:])
+    return ByLatent(order, code.rows()[order], offsets)
 
 
 def transposed_product(pairs: ByLatent, values: Tensor, dense: Tensor) -> Tensor:
-    """S^T @ dense, [latents, d], for the sparse S [n, latents] with `values` [n, k] at the pairs; dense [n, d]."""
+    """S^T @ dense, [latents, d], for the sparse S [n, latents] with `values` [pairs] at the pairs; dense [n, d]."""
     return embedding_bag(
         pairs.rows,
         dense,
         offsets=pairs.offsets,
-        per_sample_weights=values.flatten()[pairs.order],
+        per_sample_weights=values[pairs.order],
         mode="sum",
         include_last_offset=True,
     )
 
 
 def latent_sums(code: SparseCode, values: Tensor, latents: int) -> Tensor:
-    """The sum over rows of `values` [n, k] at each latent: [latents], in the values' dtype."""
-    return torch.zeros(latents, dtype=values.dtype, device=values.device).index_add_(
-        0, code.indices.flatten(), values.flatten()
-    )
+    """The sum over rows of `values` [pairs] at each latent: [latents], in the values' dtype."""
+    return torch.zeros(latents, dtype=values.dtype, device=values.device).index_add_(0, code.indices, values)
+
+
+def row_sums(code: SparseCode, values: Tensor) -> Tensor:
+    """The sum of `values` [pairs] over each row's pairs: [n], in the values' dtype."""
+    sums = torch.zeros(len(code.offsets) - 1, dtype=values.dtype, device=values.device)
+    return sums.index_add_(0, code.rows(), values)

@@ -47,13 +47,13 @@ def evaluate(sae: SAE, rows: Rows) -> Evaluation:
         x = as_tensor(rows[start : start + CHUNK]).to(device)
         check_finite(x, range(start, start + len(x)))
         code = sae.encode(x)
-        x_hat = sae.decode(code)
+        x_hat = sae.decode(code, x)
         shifted = (x - origin).double()
         total += shifted.sum(0)
         power += float(shifted.square().sum())
         error += float((x - x_hat).double().square().sum())
         cosine += float(torch.cosine_similarity(x.double(), x_hat.double(), dim=1).sum())
-        fired += torch.bincount(code.indices[code.values > 0], minlength=sae.config.width)
+        fired += code.fired(sae.config.width)
     n = len(rows)
     # sum |x - mean|^2 = sum |x - o|^2 - |sum (x - o)|^2 / n for any o; one near the mean keeps the digits.
     variance = power - float(total.square().sum()) / n

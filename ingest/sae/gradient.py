@@ -1,62 +1,53 @@
-"""The gradient of a squared reconstruction error through a sparse code, from the kept pairs alone.
+"""The gradient of a squared reconstruction error through a sparse code, from its pairs alone.
 
-Every architecture whose code is (values, indices) shares it: only the choice of pairs differs.
+Every architecture whose code is a list of pairs shares it: only the choice of pairs, and what lies between a
+pre-activation and an activation, differ. With r = decoded - target, s_i the weight of row i, z the code:
+
+    step = 2 s r                      d/d decoder = z^T step       d/d z = step decoder^T, at the pairs
+    d/d encoder = (d/d pre)^T x_in    d/d bias = sum over rows of d/d pre
+    d/d b_dec = sum over rows of step, less (d/d bias) encoder where b_dec is subtracted from the input
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ingest.sae.architecture import Weights
-from ingest.sae.codes import SparseCode, by_latent, decode, latent_sums, transposed_product
+from ingest.sae import world
+from ingest.sae.codes import ByLatent, SparseCode, decode, latent_sums, transposed_product
 
 SMALLEST_VARIANCE = 1e-12
 """A batch of equal rows has no variance to normalise by."""
 
 
-class Term(NamedTuple):
-    """A squared-error term before scaling, its residual, and its gradient after scaling."""
-
-    squared: Tensor
-    """Scalar: sum of squares of the residual."""
-    residual: Tensor
-    """[n, d]: decoded minus target."""
-    gradient: Weights
-    """Of scale * squared; the target is held constant, and the decoder bias moves the encoder's input alone."""
+def mean_variance(rows: Tensor) -> Tensor:
+    """sum |row - mean|^2 / n over the rows [n, d] of all processes, at least SMALLEST_VARIANCE: a scalar."""
+    n = world.total(torch.tensor(float(len(rows)), dtype=rows.dtype, device=rows.device))
+    mean = world.total(rows.sum(0)) / n
+    return world.total((rows - mean).square().sum()).div_(n).clamp_(min=SMALLEST_VARIANCE)
 
 
-def total_variance(x: Tensor) -> Tensor:
-    """sum |x - mean(x)|^2 over the rows of `x` [n, d], at least SMALLEST_VARIANCE: a scalar."""
-    return (x - x.mean(0)).square().sum().clamp_(min=SMALLEST_VARIANCE)
+class Reconstruction:
+    """A code decoded and compared with its target; `back` gives the gradient at the pairs."""
+
+    def __init__(self, code: SparseCode, decoder: Tensor, target: Tensor, onto: Tensor | None = None) -> None:
+        """`decoder` [latents, d], `target` [n, d]; `onto` [n, d] is what the decoded code is added to, if anything."""
+        with torch.enable_grad():
+            # autograd only for the product step decoder^T at the pairs: embedding_bag's backward gathers no copy.
+            self._values = code.values.detach().requires_grad_()
+            self._decoded = decode(code._replace(values=self._values), decoder)
+        self.decoded = self._decoded.detach() if onto is None else onto + self._decoded.detach()
+        self.residual = self.decoded - target
+        """[n, d]: decoded minus target."""
+
+    def squares(self) -> Tensor:
+        """The squared error of each row, [n]."""
+        return self.residual.square().sum(1)
+
+    def back(self, step: Tensor) -> Tensor:
+        """d/d value [pairs] of a loss whose gradient at `decoded` is `step` [n, d]; also at pairs of value 0."""
+        (by_value,) = torch.autograd.grad(self._decoded, self._values, step)
+        return by_value
 
 
-def squared_error_gradient(
-    code: SparseCode, target: Tensor, centred: Tensor, encoder: Tensor, decoder: Tensor, scale: Tensor
-) -> Term:
-    """The term scale * sum |code @ decoder - target|^2 and its gradient.
-
-    `code` holds relu(centred @ encoder.T + bias) at the kept pairs. `target` and `centred` are [n, d] with
-    centred = x - b_dec, `encoder` and `decoder` [latents, d], `scale` a scalar. With r the residual:
-
-        d/d decoder = 2 scale z^T r        d/d z = 2 scale r decoder^T, at active pairs
-        d/d encoder = (d/d z)^T centred    d/d bias = sum over rows of d/d z    d/d b_dec = -(d/d bias) encoder
-    """
-    latents = len(encoder)
-    with torch.enable_grad():
-        # autograd only for the product r decoder^T at the pairs: embedding_bag's backward gathers no copy.
-        values = code.values.detach().requires_grad_()
-        decoded = decode(SparseCode(values, code.indices), decoder)
-    residual = decoded.detach() - target
-    step = 2 * scale * residual
-    (by_value,) = torch.autograd.grad(decoded, values, step)
-    by_value = by_value * (code.values > 0)
-    pairs = by_latent(code, latents)
-    by_bias = latent_sums(code, by_value, latents)
-    gradient = Weights(
-        encoder=transposed_product(pairs, by_value, centred),
-        encoder_bias=by_bias,
-        decoder=transposed_product(pairs, code.values, step),
-        decoder_bias=-(by_bias @ encoder),
-    )
-    return Term(residual.square().sum(), residual, gradient)
+def encoder_gradient(code: SparseCode, pairs: ByLatent, by_pre: Tensor, x_in: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """(d/d encoder [latents, d], d/d bias [latents]) from d/d pre-activation [pairs] at the code's pairs."""
+    return transposed_product(pairs, by_pre, x_in), latent_sums(code, by_pre, latents)

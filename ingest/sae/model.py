@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 from catalog.errors import InputError
 from ingest.sae.architecture import Architecture, Weights, reconstruct
 from ingest.sae.codes import SparseCode
+from ingest.sae.config import SAEConfig
 from ingest.sae.files import packed, write_whole
-from ingest.sae.topk import TopK
+from ingest.sae.registry import architecture_of
 
-ARCHITECTURES = ("topk",)
 CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "sae_weights.safetensors"
 _CHECKSUM = "weights_blake2b"
 _FIXED = {
@@ -29,53 +28,23 @@ _FIXED = {
 """SAELens settings that have one value here; another must be folded into the weights before loading."""
 
 
-@dataclass(frozen=True)
-class SAEConfig:
-    """What an SAE is and which activations it reads. Raises InputError if the fields contradict each other."""
-
-    d_in: int
-    """Width of the hookpoint."""
-    width: int
-    """Number of latents (SAELens: d_sae)."""
-    k: int
-    """Active latents per row, at most."""
-    model_name: str
-    """The model whose activations it reads: a Hugging Face id or a directory."""
-    hookpoint: str
-    """The module of it whose output is read, for example `layers.3`."""
-    architecture: str = "topk"
-    """How pre-activations become a code: one of ARCHITECTURES."""
-
-    def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise InputError(f"architecture {self.architecture!r} is not known; known are: {', '.join(ARCHITECTURES)}")
-        for name in ("d_in", "width", "k"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} of an SAE is {value!r}, but must be a whole number of at least 1")
-        if self.k > self.width:
-            raise InputError(f"k {self.k} is above the width {self.width}: an SAE cannot keep more latents than it has")
-        if not self.hookpoint.strip():
-            raise InputError("the hookpoint of an SAE is empty: name the module whose output it reads")
-
-
 class SAE:
     """A dictionary on one hookpoint: rows of the residual stream to sparse codes, and back."""
 
     def __init__(self, config: SAEConfig, weights: Weights) -> None:
         self.config = config
         self.weights = weights
-        self.architecture: Architecture = TopK(config.k)
+        self.architecture: Architecture = architecture_of(config)
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> SparseCode:
-        """The code of rows `x` [n, d_in], float32: values and latents [n, k], in no order; value 0 is no activation."""
+        """The code of rows `x` [n, d_in], float32; a pair of value 0 is no activation."""
         return self.architecture.encode(self.weights, x)
 
     @torch.inference_mode()
-    def decode(self, code: SparseCode) -> Tensor:
-        """The rows [n, d_in] that a code stands for."""
-        return reconstruct(self.weights, code)
+    def decode(self, code: SparseCode, x: Tensor | None = None) -> Tensor:
+        """The rows [n, d_out] that a code stands for; a transcoder with a skip path needs its input `x` too."""
+        return reconstruct(self.weights, code, x)
 
     def to(self, device: str | torch.device) -> "SAE":
         """The same SAE with its weights on `device`."""

@@ -28,12 +28,15 @@ class UnitDecoderAdam:
         decoder = self.weights.decoder
         parallel = (gradient.decoder * decoder).sum(1, keepdim=True)
         gradient.decoder.addcmul_(parallel, decoder, value=-1)
-        for parameter, slope in zip(self._parameters.values(), gradient.named().values(), strict=True):
-            parameter.grad = slope
+        for name, slope in gradient.named().items():
+            self._parameters[name].grad = slope
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         decoder.div_(decoder.norm(dim=1, keepdim=True))
+        if gradient.threshold is not None and self.weights.threshold is not None:
+            # A threshold below 0 would be passed by pre-activations that relu silences: no code has those.
+            self.weights.threshold.clamp_(min=0)
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Both moments of each tensor and the number of steps, as `<prefix><tensor>.<moment>`; empty before a step."""
@@ -42,6 +45,15 @@ class UnitDecoderAdam:
             for name, parameter in self._parameters.items()
             for key, value in self._adam.state[parameter].items()
         }
+
+    @torch.no_grad()
+    def forget(self, latents: Tensor) -> None:
+        """Set the moments of these latents [n] to zero: their weights were replaced."""
+        for name, parameter in self._parameters.items():
+            if name not in ("decoder_bias", "skip") and parameter.ndim:
+                for key in ("exp_avg", "exp_avg_sq"):
+                    if key in self._adam.state[parameter]:
+                        self._adam.state[parameter][key][latents] = 0
 
     def restore(self, state: dict[str, Tensor], prefix: str) -> None:
         """Continue from what `state` returned."""

@@ -4,6 +4,7 @@ No state is kept between batches, so a resumed run draws what the interrupted on
 """
 
 import hashlib
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +46,11 @@ def as_tensor(rows: Rows) -> Tensor:
     return torch.from_numpy(np.asarray(rows, dtype=np.float32, copy=True))
 
 
-def sample_rows(rows: Rows) -> Tensor:
-    """Up to SAMPLE rows spread evenly over the file, float32. Raises InputError if one is not finite."""
-    at = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)
+def sample_rows(rows: Rows, subset: npt.NDArray[np.int64] | None = None) -> Tensor:
+    """Up to SAMPLE rows spread evenly over the file or the subset, float32. Raises InputError if one is not finite."""
+    length = len(rows) if subset is None else len(subset)
+    at = np.linspace(0, length - 1, min(SAMPLE, length)).astype(np.int64)
+    at = at if subset is None else subset[at]
     sample = as_tensor(rows[at])
     check_finite(sample, at)
     return sample
@@ -62,10 +65,16 @@ def fingerprint(rows: Rows) -> str:
 class RowSampler:
     """Every epoch is a permutation: of blocks over the whole file, then of the rows of a buffer of blocks."""
 
-    def __init__(self, rows: Rows, batch: int, seed: int) -> None:
-        self._rows, self._batch, self._seed = rows, batch, seed
-        self._block = BLOCK if len(rows) >= BUFFER_ROWS else 1
-        usable = len(rows) // self._block * self._block
+    def __init__(
+        self, rows: Rows, batch: int, seed: int, *, subset: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        """`subset` [m], ascending, draws from those rows alone."""
+        self._rows, self._batch, self._seed, self._subset = rows, batch, seed, subset
+        self._length = len(rows) if subset is None else len(subset)
+        if self._length < batch:
+            raise InputError(f"{self._length} rows do not fill one batch of {batch}: add text, or lower the batch")
+        self._block = BLOCK if self._length >= BUFFER_ROWS else 1
+        usable = self._length // self._block * self._block
         self._batches = usable // batch
         # Whole batches per buffer, so that no batch spans two.
         self._buffered = max(BUFFER_ROWS // batch, 1)
@@ -92,9 +101,9 @@ class RowSampler:
     def _fill(self, epoch: int, part: int) -> None:
         """Read a buffer: rows in the order of the file, since neighbours on disk are fast, then mixed in memory."""
         order = np.random.default_rng([self._seed, epoch])
-        blocks = order.permutation(len(self._rows) // self._block)
+        blocks = order.permutation(self._length // self._block)
         # A shifted start gives the rows behind the last whole block their turn in another epoch.
-        shift = int(order.integers(len(self._rows) % self._block + 1))
+        shift = int(order.integers(self._length % self._block + 1))
         start = part * self._buffered * self._batch
         stop = min(start + self._buffered * self._batch, self._batches * self._batch)
         first = start // self._block
@@ -102,6 +111,98 @@ class RowSampler:
         numbers = (chosen[:, None] + np.arange(self._block)).ravel()
         # A buffer may begin inside a block, whose other rows the buffer before had.
         self._numbers = np.sort(numbers[start - first * self._block :][: stop - start])
+        if self._subset is not None:
+            self._numbers = self._subset[self._numbers]
         self._buffer = np.asarray(self._rows[self._numbers])
         self._mixed = np.random.default_rng([self._seed, epoch, part + 1]).permutation(len(self._numbers))
         self._place = (epoch, part)
+
+
+class Sampler(Protocol):
+    """Draws batches; what it draws at a step follows from seed and step alone."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """(x [batch, d_in], target [batch, d_out]) of a step, float32; one tensor twice where they are the same."""
+        ...
+
+    def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
+        """What identifies the rows of the step that was drawn last, [batch]."""
+        ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Where training rows come from: a cache on disk, or the model itself."""
+
+    @property
+    def digest(self) -> str:
+        """Tells one set of rows from another."""
+        ...
+
+    def check(self, d_in: int, d_out: int, batch: int) -> None:
+        """Raises InputError if the rows do not fit an SAE of these widths, or fill no batch."""
+        ...
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Rows spread evenly over all, and their targets. Raises InputError if one is not finite."""
+        ...
+
+    def sampler(self, batch: int, seed: int) -> Sampler:
+        """Draws batches of `batch` rows."""
+        ...
+
+
+class CachedRows:
+    """Rows of one hookpoint on disk and, for a transcoder, those of another; all of them, or a subset."""
+
+    def __init__(
+        self, rows: Rows, target: Rows | None = None, *, subset: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        """`rows` [n, d_in], `target` [n, d_out] of the same tokens, `subset` [m] ascending row numbers."""
+        self._rows, self._target, self._subset = rows, target, subset
+
+    @property
+    def digest(self) -> str:
+        """Of shapes, of 64 rows spread over each file, and of the subset."""
+        said = [fingerprint(rows) for rows in (self._rows, self._target) if rows is not None]
+        if self._subset is not None:
+            said.append(hashlib.blake2b(self._subset.tobytes(), digest_size=16).hexdigest())
+        return "+".join(said)
+
+    def check(self, d_in: int, d_out: int, batch: int) -> None:
+        """Raises InputError if the rows do not fit an SAE of these widths, or fill no batch."""
+        check_rows(self._rows, d_in, batch)
+        if (self._target is None) and d_out != d_in:
+            raise InputError(f"an SAE that writes rows of width {d_out} from width {d_in} needs a target hookpoint")
+        if self._target is not None:
+            check_rows(self._target, d_out, batch)
+            if len(self._target) != len(self._rows):
+                raise InputError(f"{len(self._rows)} rows to read and {len(self._target)} to reconstruct do not match")
+        if self._subset is not None and len(self._subset) < batch:
+            raise InputError(f"{len(self._subset)} rows do not fill one batch of {batch}: select more text")
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Up to SAMPLE rows spread evenly, and their targets, float32."""
+        x = sample_rows(self._rows, self._subset)
+        return x, x if self._target is None else sample_rows(self._target, self._subset)
+
+    def sampler(self, batch: int, seed: int) -> Sampler:
+        """Draws batches of `batch` rows."""
+        return _Pairs(
+            RowSampler(self._rows, batch, seed, subset=self._subset),
+            None if self._target is None else RowSampler(self._target, batch, seed, subset=self._subset),
+        )
+
+
+class _Pairs:
+    """Two samplers that draw the same rows of two files."""
+
+    def __init__(self, x: RowSampler, target: RowSampler | None) -> None:
+        self._x, self._target = x, target
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        x = self._x.batch(step)
+        return x, x if self._target is None else self._target.batch(step)
+
+    def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
+        return self._x.row_numbers(step)

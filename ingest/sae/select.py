@@ -1,4 +1,4 @@
-"""The exact k largest entries of each row, several times faster than one `torch.topk` over a wide row.
+"""The exact k largest entries of each row, or all above a floor, several times faster than over whole rows.
 
 A row's columns are dealt into strided groups. The k largest entries lie in the k groups with the largest
 maxima: any entry of another group is at most its own group's maximum, which k group maxima already reach.
@@ -36,3 +36,26 @@ def exact_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         candidates = torch.cat([candidates, leftover], dim=1)
     values, at = x.gather(1, candidates).topk(k, dim=1, sorted=False)
     return values, candidates.gather(1, at)
+
+
+def above(x: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """All entries of `x` [n, m] above `floor`: (values [pairs], columns [pairs] int64, pairs per row [n] int64).
+
+    Pairs stand row after row. Where few entries lie above, only members of groups whose maximum does are looked at.
+    """
+    rows, width = x.shape
+    groups = width // GROUP
+    even = groups * GROUP
+    maxima = x[:, :even].view(rows, GROUP, groups).amax(1) if groups else x.new_empty((rows, 0))
+    row, group = torch.nonzero(maxima > floor, as_tuple=True)
+    members = group.unsqueeze(1) + torch.arange(0, even, max(groups, 1), device=x.device)
+    values = x.flatten()[row.unsqueeze(1) * width + members] if groups else x.new_empty((0, 0))
+    kept = values > floor
+    row, columns, values = row.unsqueeze(1).expand_as(kept)[kept], members[kept], values[kept]
+    if even < width:
+        left_row, left = torch.nonzero(x[:, even:] > floor, as_tuple=True)
+        row = torch.cat([row, left_row])
+        order = torch.sort(row, stable=True).indices
+        columns = torch.cat([columns, left + even])[order]
+        values = torch.cat([values, x[left_row, left + even]])[order]
+    return values, columns, torch.bincount(row, minlength=rows)

@@ -1,12 +1,13 @@
-"""Train an SAE on rows of the residual stream: one function that reads top to bottom.
+"""Train SAEs on rows of the residual stream, several on one pass over them: a loop that reads top to bottom.
 
 A run can be killed at any moment. Its checkpoint is replaced atomically, its order of rows follows from seed
-and step, so the resumed run ends in the same bits (on a CPU with the same number of threads).
+and step, so the resumed run ends in the same bits (on a CPU with the same number of threads). Under `torchrun` every
+process takes its part of each batch, and rank 0 writes.
 """
 
-import hashlib
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,202 +16,291 @@ import torch
 from torch import Tensor
 
 from catalog.errors import InputError
-from ingest.sae.architecture import Weights
+from ingest.sae import world
+from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
+from ingest.sae.control import SparsityControl
 from ingest.sae.files import remove_partials, write_whole
-from ingest.sae.model import SAE, SAEConfig
+from ingest.sae.initial import initial_weights, row_scale, scaled, unscaled
+from ingest.sae.kept import encoder_input
+from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.rows import Rows, RowSampler, check_finite, check_rows, fingerprint, sample_rows
-from ingest.sae.topk import TopK
+from ingest.sae.registry import architecture_of
+from ingest.sae.resample import resample
+from ingest.sae.rows import CachedRows, Rows, RowSource, check_finite
+from ingest.sae.settings import Metric, TrainConfig, TrainReport, learning_rate, run_digest
 
 Progress = Callable[[int, int, float, float, float, int], None]
 """Called with (steps done, steps, loss, FVE, L0, dead latents) of the batch just seen."""
 
 REPORT_FILE = "training.json"
-_IDLE, _FIGURES = "idle_tokens", "figures"
+THRESHOLD_RATE = 0.01
+"""Share of a new batch in the running mean of BatchTopK's boundary."""
+_IDLE, _FIGURES, _CONTROL = "idle_tokens", "figures", "control"
 _ADAM = "adam."
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How an SAE is trained. Raises InputError if the fields contradict each other."""
+class Parent:
+    """The SAE that a fine-tuning begins with."""
 
-    sae: SAEConfig
-    steps: int = 1000
-    """Optimiser steps."""
-    batch: int = 2048
-    """Rows (tokens) per step."""
-    learning_rate: float = 3e-3
-    """Peak rate of Adam, on rows scaled to a mean norm of sqrt(d)."""
-    warmup: int = 50
-    """Steps over which the rate rises from 0."""
-    decay: int = 300
-    """Last steps, over which the rate falls to 0."""
-    k_aux: int = 64
-    """Dead latents per row that reconstruct the error; 0 turns AuxK off."""
-    aux_coefficient: float = 1 / 32
-    """Weight of the AuxK term (Gao et al. 2024, appendix A.2)."""
-    dead_after: int = 200_000
-    """Tokens without firing after which a latent counts as dead."""
-    seed: int = 0
-    """Decides the initial decoder and the order of rows."""
-    checkpoint_every: int = 200
-    """Steps between two checkpoints."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "dead_after", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} of a training run is {getattr(self, name)}, but must be at least 1")
-        for name in ("warmup", "decay", "k_aux", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} of a training run is {getattr(self, name)}, but must not be negative")
-        if self.warmup + self.decay > self.steps:
-            raise InputError(
-                f"a warm-up of {self.warmup} and a decay of {self.decay} steps do not fit in {self.steps} steps"
-            )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"learning_rate is {self.learning_rate}, but must be a positive number")
-        if not (math.isfinite(self.aux_coefficient) and self.aux_coefficient >= 0):
-            raise InputError(f"aux_coefficient is {self.aux_coefficient}, but must not be negative")
-        if self.k_aux > self.sae.width:
-            raise InputError(f"k_aux {self.k_aux} is above the width {self.sae.width}")
+    weights: Weights
+    """For rows as they are, unscaled."""
+    digest: str
+    """Of its weights file: another parent is another run."""
+    scale: float | None = None
+    """What its rows were multiplied by in training, so that coefficients keep their meaning; None: from the rows."""
 
 
 @dataclass(frozen=True)
-class TrainReport:
-    """A finished run."""
+class Job:
+    """One SAE to train."""
 
-    steps: int
-    tokens: int
-    """Rows seen, repetitions included."""
-    loss: float
-    """Of the last batch, as are fve and l0."""
-    fve: float
-    l0: float
-    dead: int
-    """Latents that had not fired for `dead_after` tokens at the end."""
-    scale: float
-    """Rows were multiplied by it for training; it is folded into the saved weights."""
-    resumed_at: int = 0
-    """Step from which this call went on; equal to `steps` if the run had been finished before."""
-    restarted_because: str = ""
-    """Why an existing checkpoint was not continued; empty if there was none, or it was."""
+    config: TrainConfig
+    out_dir: Path
+    """Where it is left, for `SAE.load`; belongs to one run at a time."""
+    parent: Parent | None = None
+    progress: Progress | None = None
 
 
 def train_sae(
     config: TrainConfig,
-    rows: Rows,
+    rows: Rows | RowSource,
     out_dir: Path,
     *,
+    parent: Parent | None = None,
     resume: bool = True,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
 ) -> TrainReport:
-    """Train on `rows` [n, d_in] float16 and leave the SAE in `out_dir`, for `SAE.load`.
+    """Train one SAE on `rows`, [n, d_in] float16 or a source of batches; as `train_saes`."""
+    return train_saes([Job(config, out_dir, parent, progress)], rows, resume=resume, device=device)[0]
 
-    With `resume`, a run of the same configuration on the same rows goes on from its checkpoint, or returns its
-    report if it is finished; anything else there is trained over, and the report says why. `out_dir` belongs to one
-    run at a time.
 
-    Raises InputError for rows that do not fit the configuration, naming the first row that is not finite, and
+def train_saes(
+    jobs: list[Job], rows: Rows | RowSource, *, resume: bool = True, device: str | torch.device = "cpu"
+) -> list[TrainReport]:
+    """Train SAEs on one pass over the same rows and leave each in its `out_dir`, for `SAE.load`.
+
+    Jobs with the same seed and batch share every batch. With `resume`, a run of the same configuration on the same
+    rows goes on from its checkpoint, or returns its report if it is finished; anything else there is trained over,
+    and the report says why.
+
+    Raises InputError for rows that do not fit a configuration, naming the first row that is not finite, and
     for a loss that is not finite, naming the step; the last checkpoint stays.
     """
-    check_rows(rows, config.sae.d_in, config.batch)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    remove_partials(out_dir)
-    digest = run_digest(config, rows)
-    if resume and (finished := _finished(out_dir, digest)):
-        return finished
-    (out_dir / REPORT_FILE).unlink(missing_ok=True)
-
-    sample = sample_rows(rows)
-    scale = math.sqrt(config.sae.d_in) / max(float(sample.norm(dim=1).mean()), 1e-12)
-    architecture = TopK(config.sae.k, config.k_aux, config.aux_coefficient)
-    sampler = RowSampler(rows, config.batch, config.seed)
-    checkpoint, refused = _usable_checkpoint(out_dir, digest) if resume else (None, "")
-    if checkpoint:
-        start, weights, idle, optimiser, (loss, fve, l0) = _restored(checkpoint, device)
-    else:
-        start, weights = 0, initial_weights(config, sample * scale, device)
-        idle = torch.zeros(config.sae.width, dtype=torch.int64, device=device)
-        optimiser = UnitDecoderAdam(weights)
-        loss = fve = l0 = math.nan
-    del sample
-
-    for step in range(start, config.steps):
-        x = sampler.batch(step).to(device).mul_(scale)
-        outcome = architecture.loss(weights, x, idle >= config.dead_after)
-        active = outcome.fired.sum() / config.batch
-        loss, fve, l0 = torch.stack([outcome.loss, outcome.fve, active]).tolist()
-        if not math.isfinite(loss):
-            check_finite(x, sampler.row_numbers(step))
-            raise diverged(config, step, out_dir, f"the loss became {loss}")
-        optimiser.step(outcome.gradient, learning_rate(config, step))
-        idle = torch.where(outcome.fired > 0, 0, idle + config.batch)
-        done = step + 1
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            # A step can overflow although its loss was finite: such weights must not replace a good checkpoint.
-            if not all(bool(tensor.isfinite().all()) for tensor in weights.named().values()):
-                raise diverged(config, step, out_dir, "weights overflowed")
-            figures = torch.tensor([loss, fve, l0], dtype=torch.float64)
-            kept = {**weights.named(), _IDLE: idle, _FIGURES: figures, **optimiser.state(_ADAM)}
-            save_checkpoint(out_dir, Checkpoint(digest, done, kept))
-        if progress:
-            progress(done, config.steps, loss, fve, l0, int((idle >= config.dead_after).sum()))
-
-    SAE(config.sae, unscaled(weights, scale)).save(out_dir)
-    dead = int((idle >= config.dead_after).sum())
-    report = TrainReport(
-        config.steps, config.steps * config.batch, loss, fve, l0, dead, scale, start if checkpoint else 0, refused
-    )
-    write_whole(out_dir / REPORT_FILE, json.dumps({"digest": digest, "report": asdict(report)}, indent=2).encode())
-    (out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return report
+    source = rows if isinstance(rows, RowSource) else CachedRows(rows)
+    runs = [_Run(job, source, resume, device) for job in jobs]
+    first = min((run.step for run in runs if not run.finished), default=0)
+    samplers = {key: source.sampler(*key) for key in dict.fromkeys(run.draws for run in runs if not run.finished)}
+    for step in range(first, max((run.config.steps for run in runs), default=0)):
+        drawn: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        for run in runs:
+            if run.finished or run.step != step:
+                continue
+            if run.draws not in drawn:
+                drawn[run.draws] = samplers[run.draws].batch(step)
+            run.advance(*drawn[run.draws], samplers[run.draws].row_numbers)
+    return [run.report() for run in runs]
 
 
-def diverged(config: TrainConfig, step: int, out_dir: Path, what: str) -> InputError:
-    """The error for a run that cannot go on, with what to change."""
-    return InputError(
-        f"{what} at step {step + 1} of {config.steps}: lower learning_rate (now {config.learning_rate}) or lengthen "
-        f"the warm-up (now {config.warmup} steps); the last good checkpoint in {out_dir} is kept"
-    )
+class _Run:
+    """One SAE while it is trained."""
+
+    def __init__(self, job: Job, source: RowSource, resume: bool, device: str | torch.device) -> None:
+        self.config, self.out_dir, self._progress, self._device = job.config, job.out_dir, job.progress, device
+        config = self.config
+        source.check(config.sae.d_in, config.sae.out, config.batch)
+        if config.batch % world.processes():
+            raise InputError(f"a batch of {config.batch} rows does not divide among {world.processes()} processes")
+        self.draws = (config.batch, config.seed)
+        self.digest = run_digest(config, source.digest, job.parent.digest if job.parent else "")
+        self._started_over = ""
+        self._report: TrainReport | None = None
+        self._resumed_at = 0
+        if world.rank() == 0:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            remove_partials(self.out_dir)
+        if resume and (done := _finished(self.out_dir, self.digest)):
+            self._report, self.step = done, config.steps
+            return
+        if world.rank() == 0:
+            (self.out_dir / REPORT_FILE).unlink(missing_ok=True)
+        self._architecture = architecture_of(config.sae, config.objective)
+        self._begin(source, job.parent)
+        if resume:
+            self._restore()
+        self._time, self._tokens = time.perf_counter(), 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the report stands."""
+        return self._report is not None
+
+    def _begin(self, source: RowSource, parent: Parent | None) -> None:
+        """The state before the first step."""
+        config = self.config
+        x, target = source.sample()
+        given = parent.scale if parent else None
+        self._scale = given if given is not None else row_scale(x)
+        self._target_scale = self._scale if config.sae.target_hookpoint is None else row_scale(target)
+        if parent:
+            weights = scaled(parent.weights, self._scale, self._target_scale)
+        else:
+            weights = initial_weights(config.sae, config.seed, x * self._scale, target * self._target_scale)
+        self._weights = _placed(weights, self._device)
+        self._optimiser = UnitDecoderAdam(self._weights)
+        self._control = SparsityControl(config.objective.sparsity, config.l0_range)
+        self._idle = torch.zeros(config.sae.width, dtype=torch.int64, device=self._device)
+        self._loss = self._fve = self._l0 = math.nan
+        self._metrics: list[Metric] = []
+        self.step = 0
+
+    def _restore(self) -> None:
+        """Go on from the folder's checkpoint, if it is this run's."""
+        found = load_checkpoint(self.out_dir)
+        if isinstance(found, str) or found.digest != self.digest:
+            self._started_over = (
+                found
+                if isinstance(found, str)
+                else f"the checkpoint in {self.out_dir} (step {found.step}) was made with another configuration or on "
+                "other rows"
+            )
+            return
+        tensors = {name: tensor.to(self._device) for name, tensor in found.tensors.items()}
+        adam = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_ADAM)}
+        self._idle = tensors.pop(_IDLE)
+        self._loss, self._fve, self._l0 = tensors.pop(_FIGURES).tolist()
+        self._control.sparsity, self._control.l0 = tensors.pop(_CONTROL).tolist()
+        self._weights = Weights(**tensors)
+        self._optimiser = UnitDecoderAdam(self._weights)
+        self._optimiser.restore(adam, _ADAM)
+        self._metrics = [Metric(int(row[0]), *row[1:4], int(row[4]), *row[5:]) for row in found.metrics]
+        self.step = self._resumed_at = found.step
+
+    def advance(self, x: Tensor, target: Tensor, numbers: Callable[[int], object]) -> None:
+        """One step on a drawn batch: x [batch, d_in] and target [batch, d_out], float32, as they stand on disk."""
+        config, step = self.config, self.step
+        share = config.batch // world.processes()
+        mine = slice(world.rank() * share, (world.rank() + 1) * share)
+        same = target is x
+        x = x[mine].to(self._device) * self._scale
+        target = x if same else target[mine].to(self._device) * self._target_scale
+        dead = self._idle >= config.dead_after
+        rise = min((step + 1) / max(config.sparsity_warmup, 1), 1.0)
+        sparsity, rate = self._control.sparsity * rise, learning_rate(config, step)
+        outcome = self._architecture.loss(self._weights, Batch(x, target, dead, sparsity, config.objective.tilt))
+        fired = world.total(outcome.fired)
+        self._loss, self._fve, self._l0 = torch.stack(
+            [outcome.loss.double(), outcome.fve.double(), fired.sum() / config.batch]
+        ).tolist()
+        if not math.isfinite(self._loss):
+            check_finite(x, numbers(step)[mine])  # type: ignore[index]
+            raise self._diverged(f"the loss became {self._loss}")
+        for slope in outcome.gradient.named().values():
+            world.total(slope)
+        self._optimiser.step(outcome.gradient, rate)
+        self._follow_threshold(outcome)
+        self._control.seen(self._l0)
+        self._idle = torch.where(fired > 0, 0, self._idle + config.batch)
+        self.step += 1
+        self._resample(x, outcome)
+        self._measure(rate, sparsity)
+        if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+            self._save_checkpoint()
+        if self._progress:
+            self._progress(self.step, config.steps, self._loss, self._fve, self._l0, self._dead())
+        if self.step == config.steps:
+            self._finish()
+
+    def _follow_threshold(self, outcome: Outcome) -> None:
+        """BatchTopK: the running mean of the smallest activation that batches kept; the first batch sets it."""
+        if outcome.smallest is None or self._weights.threshold is None:
+            return
+        threshold = self._weights.threshold
+        new = outcome.smallest.to(threshold.dtype)
+        threshold.copy_(new if float(threshold) < 0 else torch.lerp(threshold, new, THRESHOLD_RATE))
+
+    def _resample(self, x: Tensor, outcome: Outcome) -> None:
+        config = self.config
+        due = config.resample_every and self.step % config.resample_every == 0
+        if not due or self.step > config.steps - config.decay:
+            return
+        dead = self._idle >= config.dead_after
+        x_in = encoder_input(self._weights, x, config.sae.centred)
+        if resample(self._weights, self._optimiser, dead, x_in, outcome.row_losses, config.seed + self.step):
+            self._idle = torch.where(dead, 0, self._idle)
+
+    def _measure(self, rate: float, sparsity: float) -> None:
+        self._tokens += self.config.batch
+        if self.step % self.config.metrics_every and self.step != self.config.steps:
+            return
+        now = time.perf_counter()
+        speed = self._tokens / (now - self._time)
+        self._metrics.append(
+            Metric(self.step, self._loss, self._fve, self._l0, self._dead(), rate, sparsity, round(speed, 1))
+        )
+        self._time, self._tokens = now, 0
+
+    def _dead(self) -> int:
+        return int((self._idle >= self.config.dead_after).sum())
+
+    def _save_checkpoint(self) -> None:
+        # A step can overflow although its loss was finite: such weights must not replace a good checkpoint.
+        if not all(bool(tensor.isfinite().all()) for tensor in self._weights.named().values()):
+            raise self._diverged("weights overflowed")
+        if world.rank():
+            return
+        kept = {
+            **self._weights.named(),
+            _IDLE: self._idle,
+            _FIGURES: torch.tensor([self._loss, self._fve, self._l0], dtype=torch.float64),
+            _CONTROL: torch.tensor([self._control.sparsity, self._control.l0], dtype=torch.float64),
+            **self._optimiser.state(_ADAM),
+        }
+        save_checkpoint(self.out_dir, Checkpoint(self.digest, self.step, kept, [list(m) for m in self._metrics]))
+
+    def _finish(self) -> None:
+        """Leave the SAE and the report, and drop the checkpoint."""
+        config = self.config
+        self._report = TrainReport(
+            config.steps,
+            config.steps * config.batch,
+            self._loss,
+            self._fve,
+            self._l0,
+            self._dead(),
+            self._scale,
+            self._control.sparsity,
+            self._resumed_at,
+            self._started_over,
+            self._metrics,
+        )
+        if world.rank():
+            return
+        SAE(config.sae, unscaled(self._weights, self._scale, self._target_scale)).save(self.out_dir)
+        stored = {"digest": self.digest, "report": asdict(self._report)}
+        write_whole(self.out_dir / REPORT_FILE, json.dumps(stored, indent=2).encode())
+        (self.out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+    def report(self) -> TrainReport:
+        """The finished run."""
+        if self._report is None:
+            raise RuntimeError("the run has not finished")
+        return self._report
+
+    def _diverged(self, what: str) -> InputError:
+        """The error for a run that cannot go on, with what to change."""
+        config = self.config
+        return InputError(
+            f"{what} at step {self.step + 1} of {config.steps}: lower learning_rate (now {config.learning_rate}) or "
+            f"lengthen the warm-up (now {config.warmup} steps); the last good checkpoint in {self.out_dir} is kept"
+        )
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step counted from 0: linear warm-up, constant, linear decay to 0 behind the last step."""
-    rise = min((step + 1) / max(config.warmup, 1), 1.0)
-    fall = min((config.steps - step) / max(config.decay, 1), 1.0)
-    return config.learning_rate * min(rise, fall)
-
-
-def initial_weights(config: TrainConfig, sample: Tensor, device: str | torch.device) -> Weights:
-    """Random unit decoder rows, the encoder their copy, no encoder bias, the decoder bias the mean of `sample`.
-
-    `sample` [rows, d] is scaled as the rows will be. A copy of the decoder as encoder leaves few latents dead (Gao et
-    al. 2024, section 2.4).
-    """
-    seeded = torch.Generator().manual_seed(config.seed)
-    decoder = torch.randn(config.sae.width, config.sae.d_in, generator=seeded)
-    decoder /= decoder.norm(dim=1, keepdim=True)
-    mean = sample.mean(0)
-    weights = Weights(decoder.clone(), torch.zeros(config.sae.width), decoder, mean)
-    return Weights(**{name: tensor.to(device) for name, tensor in weights.named().items()})
-
-
-def unscaled(weights: Weights, scale: float) -> Weights:
-    """The weights for x, given those for scale * x, with the decoder rows as they are.
-
-    From x_hat = (z W_dec + b_dec) / s follow z' = z / s and b_dec' = b_dec / s. Since top-k and relu commute with a
-    positive factor, z' = topk((s x - b_dec) W_enc + b_enc) / s = topk((x - b_dec') W_enc + b_enc / s).
-    """
-    return Weights(weights.encoder, weights.encoder_bias / scale, weights.decoder, weights.decoder_bias / scale)
-
-
-def run_digest(config: TrainConfig, rows: Rows) -> str:
-    """BLAKE2b-128 of the configuration and of the rows' fingerprint; how often to save does not matter."""
-    settings = {name: value for name, value in asdict(config).items() if name != "checkpoint_every"}
-    text = json.dumps([settings, fingerprint(rows)], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _placed(weights: Weights, device: str | torch.device) -> Weights:
+    """Copies on `device` that training may change."""
+    return Weights(**{name: tensor.to(device, torch.float32).clone() for name, tensor in weights.named().items()})
 
 
 def _finished(out_dir: Path, digest: str) -> TrainReport | None:
@@ -218,32 +308,9 @@ def _finished(out_dir: Path, digest: str) -> TrainReport | None:
         stored = json.loads((out_dir / REPORT_FILE).read_text())
         if stored["digest"] != digest:
             return None
-        report = TrainReport(**stored["report"])
+        fields = {**stored["report"], "metrics": [Metric(*row) for row in stored["report"]["metrics"]]}
+        report = TrainReport(**fields)
         SAE.load(out_dir)
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return None
-    return TrainReport(**{**asdict(report), "resumed_at": report.steps, "restarted_because": ""})
-
-
-def _usable_checkpoint(out_dir: Path, digest: str) -> tuple[Checkpoint | None, str]:
-    found = load_checkpoint(out_dir)
-    if isinstance(found, str):
-        return None, found
-    if found.digest != digest:
-        return None, (
-            f"the checkpoint in {out_dir} (step {found.step}) was made with another configuration or on other rows"
-        )
-    return found, ""
-
-
-def _restored(
-    checkpoint: Checkpoint, device: str | torch.device
-) -> tuple[int, Weights, Tensor, UnitDecoderAdam, list[float]]:
-    """Step, weights, idle tokens, optimiser, and the last batch's loss, FVE and L0."""
-    tensors = {name: tensor.to(device) for name, tensor in checkpoint.tensors.items()}
-    adam = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_ADAM)}
-    idle, figures = tensors.pop(_IDLE), tensors.pop(_FIGURES)
-    weights = Weights(**tensors)
-    optimiser = UnitDecoderAdam(weights)
-    optimiser.restore(adam, _ADAM)
-    return checkpoint.step, weights, idle, optimiser, figures.tolist()
+    return TrainReport(**{**vars(report), "resumed_at": report.steps, "restarted_because": ""})

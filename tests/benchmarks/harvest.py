@@ -158,7 +158,8 @@ def random_sae() -> Any:
     import torch
 
     from ingest.sae.architecture import Weights
-    from ingest.sae.model import SAE, SAEConfig
+    from ingest.sae.config import SAEConfig
+    from ingest.sae.model import SAE
 
     decoder = torch.randn(WIDTH, 256, generator=torch.Generator().manual_seed(0))
     decoder /= decoder.norm(dim=1, keepdim=True)

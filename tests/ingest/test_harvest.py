@@ -16,7 +16,8 @@ from ingest.corpus import ingest_corpus
 from ingest.harvest import Reader, harvest
 from ingest.models import LanguageModel
 from ingest.sae.architecture import Weights
-from ingest.sae.model import SAE, SAEConfig
+from ingest.sae.config import SAEConfig
+from ingest.sae.model import SAE
 from ingest.sequences import load_sequences
 from ingest.sparse import file_digest
 from tests.ingest.tiny import D, content, corpus_of, loaded, texts, write_lines

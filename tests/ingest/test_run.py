@@ -16,7 +16,8 @@ from catalog.locks import locked
 from catalog.study import Study
 from ingest.run import IngestReport, ingest_study
 from ingest.sae.architecture import Weights
-from ingest.sae.model import SAE, WEIGHTS_FILE, SAEConfig
+from ingest.sae.config import SAEConfig
+from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sparse import file_digest
 from tests.ingest.tiny import D, content, run_killed, save_model, texts, write_lines
 

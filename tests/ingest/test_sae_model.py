@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
 from ingest.sae.evaluate import evaluate
-from ingest.sae.model import SAE, SAEConfig
+from ingest.sae.config import SAEConfig
+from ingest.sae.model import SAE
 
 CONFIG = SAEConfig(d_in=6, width=20, k=3, model_name="toy", hookpoint="layers.1")
 
@@ -120,7 +121,7 @@ def test_missing_or_cut_files_are_named(tmp_path: Path) -> None:
     [
         ("normalize_activations", "expected_average_only_in", "normalize_activations is 'expected_average_only_in'"),
         ("apply_b_dec_to_input", False, "apply_b_dec_to_input is False"),
-        ("architecture", "gated", "'gated' is not known; known are: topk"),
+        ("architecture", "other", "'other' is not known; known are: relu, topk"),
         ("k", 21, "k 21 is above the width 20"),
     ],
 )

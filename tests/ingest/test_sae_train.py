@@ -16,14 +16,17 @@ import pytest
 import torch
 
 from catalog.errors import InputError
-from ingest.sae.architecture import Weights
+from ingest.sae.architecture import Batch, Weights
 from ingest.sae.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from ingest.sae.evaluate import evaluate
-from ingest.sae.model import SAE, SAEConfig
+from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
 from ingest.sae.rows import RowSampler
 from ingest.sae.topk import TopK
-from ingest.sae.train import Progress, TrainConfig, TrainReport, learning_rate, train_sae, unscaled
+from ingest.sae.initial import unscaled
+from ingest.sae.settings import TrainConfig, TrainReport, learning_rate
+from ingest.sae.train import Progress, train_sae
 
 SAE_CONFIG = SAEConfig(d_in=24, width=64, k=4, model_name="toy", hookpoint="layers.1")
 CONFIG = TrainConfig(
@@ -33,7 +36,7 @@ CONFIG = TrainConfig(
     learning_rate=3e-3,
     warmup=5,
     decay=20,
-    k_aux=8,
+    objective=Objective(k_aux=8),
     dead_after=2000,
     checkpoint_every=10,
 )
@@ -197,7 +200,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     [
         ({"steps": 10}, "warm-up of 5 and a decay of 20 steps do not fit in 10"),
         ({"batch": 0}, "batch of a training run is 0"),
-        ({"k_aux": 65}, "k_aux 65 is above the width 64"),
+        ({"objective": Objective(k_aux=65)}, "k_aux 65 is above the width 64"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"seed": -1}, "seed .* is -1"),
     ],
@@ -226,7 +229,7 @@ def test_auxk_teaches_dead_latents_the_error(k_aux: int) -> None:
     missed = []
     for _ in range(300):
         x = torch.randn(256, 16, generator=g)
-        outcome = TopK(8, k_aux).loss(weights, x, dead)
+        outcome = TopK(8, k_aux=k_aux).loss(weights, Batch(x, x, dead))
         missed.append(float(outcome.loss + outcome.fve - 1) * 32)
         # Only what AuxK changes is under test: the live latents are held.
         for slope in (outcome.gradient.encoder, outcome.gradient.encoder_bias, outcome.gradient.decoder):
@@ -278,7 +281,7 @@ def test_adam_step_is_the_published_one_on_the_sphere() -> None:
     weights = Weights(decoder.clone(), torch.zeros(10).double(), decoder.clone(), torch.zeros(6).double())
     optimiser = UnitDecoderAdam(weights)
     x = torch.randn(50, 6, generator=g, dtype=torch.float64)
-    raw = TopK(k=3).loss(weights, x, torch.zeros(10).bool()).gradient
+    raw = TopK(k=3).loss(weights, Batch(x, x, torch.zeros(10).bool())).gradient
     expected = raw.decoder - (raw.decoder * decoder).sum(1, keepdim=True) * decoder
     optimiser.step(raw, 0.01)
     # Adam's first step is the rate times the sign of the gradient, up to epsilon.

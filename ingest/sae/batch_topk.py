@@ -1,0 +1,93 @@
+"""BatchTopK SAE (Bussmann et al. 2024, arXiv 2412.06410): the n k largest pre-activations of a batch of n rows.
+
+In training a row may use more latents than another; its loss is that of `kept`. At inference rows must not depend on
+each other: a pre-activation counts above a threshold, the running mean of the smallest activation that batches kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ingest.sae import world
+from ingest.sae.architecture import Batch, Outcome, Weights
+from ingest.sae.codes import SparseCode, ragged
+from ingest.sae.kept import encoder_input, kept_loss
+from ingest.sae.topcode import code_above, pre_activations
+
+SAMPLE_ROWS = 128
+MARGIN = 1.4
+"""How many more pairs than asked are collected, so that those asked are among them."""
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """Keep the n k largest positive pre-activations of n rows; with `groups`, of nested dictionaries (Matryoshka)."""
+
+    k: int
+    """Active latents per row on average."""
+    centred: bool = True
+    """Whether b_dec is subtracted from the input."""
+    k_aux: int = 0
+    """Dead latents per row that reconstruct the error in training."""
+    aux_coefficient: float = 1 / 32
+    """Weight of the AuxK term."""
+    groups: tuple[int, ...] = ()
+    """Latents of each nested dictionary, ascending up to the width; none for one dictionary."""
+
+    def encode(self, weights: Weights, x: Tensor) -> SparseCode:
+        """The code of rows `x` [n, d_in]: every pre-activation above the threshold, and above 0."""
+        floor = 0.0 if weights.threshold is None else max(float(weights.threshold), 0.0)
+        return code_above(
+            encoder_input(weights, x, self.centred), weights.encoder, weights.encoder_bias, floor
+        )
+
+    @torch.no_grad()
+    def loss(self, weights: Weights, batch: Batch) -> Outcome:
+        """The loss and its gradient; `smallest` is the smallest activation kept."""
+        x_in = encoder_input(weights, batch.x, self.centred)
+        code, smallest = batch_code(x_in, weights.encoder, weights.encoder_bias, self.k)
+        return kept_loss(
+            weights,
+            batch,
+            code,
+            x_in,
+            centred=self.centred,
+            k_aux=self.k_aux,
+            aux_coefficient=self.aux_coefficient,
+            groups=self.groups,
+            smallest=smallest,
+        )
+
+
+def batch_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> tuple[SparseCode, Tensor]:
+    """(the k * n largest positive of x_in @ encoder.T + bias over all n rows of all processes, the smallest of them).
+
+    A few rows tell roughly where the boundary lies; what exceeds that is collected, and the exact boundary sought
+    among it. Equal values at the boundary are all kept.
+    """
+    wanted = int(world.total(torch.tensor(len(x_in)))) * k
+    floor = _rough_boundary(x_in, encoder, bias, k)
+    code = code_above(x_in, encoder, bias, floor)
+    candidates = world.joined(code.values)
+    if len(candidates) < wanted and floor > 0:
+        code = code_above(x_in, encoder, bias, 0.0)
+        candidates = world.joined(code.values)
+    if not len(candidates):
+        return code, torch.zeros((), dtype=x_in.dtype, device=x_in.device)
+    if len(candidates) <= wanted:
+        return code, candidates.min()
+    boundary = candidates.kthvalue(len(candidates) - wanted + 1).values
+    kept = code.values >= boundary
+    counts = torch.bincount(code.rows()[kept], minlength=len(x_in))
+    return ragged(code.values[kept], code.indices[kept], counts), boundary
+
+
+def _rough_boundary(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> float:
+    """A value that somewhat more than k pre-activations per row exceed, from rows spread over the batch."""
+    sample = x_in[:: max(len(x_in) // SAMPLE_ROWS, 1)]
+    pre = next(pre_activations(sample, encoder, bias))[1]
+    wanted = min(int(MARGIN * k * len(pre)), pre.numel())
+    boundary = pre.flatten().topk(wanted, sorted=False).values.min()
+    # Processes must agree whether they collected enough, so they collect from one boundary.
+    return max(float(-world.largest(-boundary)), 0.0)

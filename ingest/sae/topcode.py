@@ -1,0 +1,46 @@
+"""From rows to the pairs that are kept, block by block: a block's pre-activations are read while still in cache."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ingest.sae.architecture import block_rows
+from ingest.sae.codes import SparseCode, fixed, ragged
+from ingest.sae.select import above, exact_topk
+
+
+def pre_activations(x_in: Tensor, encoder: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, x_in[rows] @ encoder.T + bias) block by block; `x_in` [n, d], `encoder` [latents, d].
+
+    Every block is the same memory: use it before asking for the next one. It may be overwritten.
+    """
+    n, latents = len(x_in), len(encoder)
+    size = block_rows(latents, x_in.device)
+    block = x_in.new_empty((min(size, n), latents))
+    for start in range(0, n, size):
+        rows = x_in[start : start + size]
+        yield slice(start, start + len(rows)), torch.addmm(bias, rows, encoder.T, out=block[: len(rows)])
+
+
+def top_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> SparseCode:
+    """The k largest of relu(x_in @ encoder.T + bias) per row, exactly; k pairs a row, also of value 0."""
+    values = x_in.new_empty((len(x_in), k))
+    indices = torch.empty((len(x_in), k), dtype=torch.int64, device=x_in.device)
+    for rows, pre in pre_activations(x_in, encoder, bias):
+        top, at = exact_topk(pre, k)
+        # relu keeps the order, so it is applied to the k kept values alone.
+        values[rows] = top.clamp_(min=0)
+        indices[rows] = at
+    return fixed(values, indices)
+
+
+def code_above(x_in: Tensor, encoder: Tensor, bias: Tensor, floor: float) -> SparseCode:
+    """All of x_in @ encoder.T + bias above `floor`, which must not be negative."""
+    values, indices, counts = [], [], []
+    for _, pre in pre_activations(x_in, encoder, bias):
+        found, columns, per_row = above(pre, floor)
+        values.append(found)
+        indices.append(columns)
+        counts.append(per_row)
+    return ragged(torch.cat(values), torch.cat(indices), torch.cat(counts))
