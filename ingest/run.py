@@ -25,8 +25,8 @@ from ingest.corpus import CorpusReport, ingest_corpus
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.models import LanguageModel, load_model
 from ingest.residuals import Residuals, cache_residuals, residuals_digest
-from ingest.sae.evaluate import evaluate
 from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sae.settings import TrainConfig
 from ingest.sae.train import train_sae

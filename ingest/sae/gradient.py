@@ -48,6 +48,8 @@ class Reconstruction:
         return by_value
 
 
-def encoder_gradient(code: SparseCode, pairs: ByLatent, by_pre: Tensor, x_in: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+def encoder_gradient(
+    code: SparseCode, pairs: ByLatent, by_pre: Tensor, x_in: Tensor, latents: int
+) -> tuple[Tensor, Tensor]:
     """(d/d encoder [latents, d], d/d bias [latents]) from d/d pre-activation [pairs] at the code's pairs."""
     return transposed_product(pairs, by_pre, x_in), latent_sums(code, by_pre, latents)

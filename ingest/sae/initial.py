@@ -28,7 +28,7 @@ def initial_weights(config: SAEConfig, seed: int, sample: Tensor, target: Tensor
 
     def unit_rows(d: int) -> Tensor:
         rows = torch.randn(config.width, d, generator=seeded)
-        return rows / rows.norm(dim=1, keepdim=True)
+        return rows.div_(rows.norm(dim=1, keepdim=True))
 
     decoder = unit_rows(config.out)
     encoder = decoder.clone() if config.target_hookpoint is None else unit_rows(config.d_in)

@@ -15,7 +15,7 @@ class TrainConfig:
     """How an SAE is trained. Raises InputError if the fields contradict each other."""
 
     sae: SAEConfig
-    objective: Objective = Objective()
+    objective: Objective = field(default_factory=Objective)
     steps: int = 1000
     """Optimiser steps."""
     batch: int = 2048
@@ -82,7 +82,13 @@ class Metric(NamedTuple):
     sparsity: float
     """Coefficient of the sparsity penalty in this step."""
     tokens_per_s: float
-    """Since the row before; 0 in the first row after a resume."""
+    """Since the row before, or since the run began or went on."""
+
+    @classmethod
+    def of(cls, row: list[float]) -> "Metric":
+        """The row that JSON holds as a list."""
+        step, loss, fve, l0, dead, *others = row
+        return cls(int(step), loss, fve, l0, int(dead), *others)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class TrainReport:
     """Step from which this call went on; equal to `steps` if the run had been finished before."""
     restarted_because: str = ""
     """Why an existing checkpoint was not continued; empty if there was none, or it was."""
-    metrics: list[Metric] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list, compare=False)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

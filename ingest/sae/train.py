@@ -131,6 +131,8 @@ class _Run:
         if resume:
             self._restore()
         self._time, self._tokens = time.perf_counter(), 0
+        if self.step == config.steps:
+            self._finish()
 
     @property
     def finished(self) -> bool:
@@ -175,7 +177,7 @@ class _Run:
         self._weights = Weights(**tensors)
         self._optimiser = UnitDecoderAdam(self._weights)
         self._optimiser.restore(adam, _ADAM)
-        self._metrics = [Metric(int(row[0]), *row[1:4], int(row[4]), *row[5:]) for row in found.metrics]
+        self._metrics = [Metric.of(row) for row in found.metrics]
         self.step = self._resumed_at = found.step
 
     def advance(self, x: Tensor, target: Tensor, numbers: Callable[[int], object]) -> None:
@@ -308,7 +310,7 @@ def _finished(out_dir: Path, digest: str) -> TrainReport | None:
         stored = json.loads((out_dir / REPORT_FILE).read_text())
         if stored["digest"] != digest:
             return None
-        fields = {**stored["report"], "metrics": [Metric(*row) for row in stored["report"]["metrics"]]}
+        fields = {**stored["report"], "metrics": [Metric.of(row) for row in stored["report"]["metrics"]]}
         report = TrainReport(**fields)
         SAE.load(out_dir)
     except (OSError, ValueError, KeyError, TypeError, InputError):

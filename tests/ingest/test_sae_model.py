@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
-from ingest.sae.evaluate import evaluate
 from ingest.sae.config import SAEConfig
+from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 
 CONFIG = SAEConfig(d_in=6, width=20, k=3, model_name="toy", hookpoint="layers.1")

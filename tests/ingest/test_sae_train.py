@@ -18,14 +18,14 @@ import torch
 from catalog.errors import InputError
 from ingest.sae.architecture import Batch, Weights
 from ingest.sae.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from ingest.sae.evaluate import evaluate
 from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.evaluate import evaluate
+from ingest.sae.initial import unscaled
 from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
 from ingest.sae.rows import RowSampler
-from ingest.sae.topk import TopK
-from ingest.sae.initial import unscaled
 from ingest.sae.settings import TrainConfig, TrainReport, learning_rate
+from ingest.sae.topk import TopK
 from ingest.sae.train import Progress, train_sae
 
 SAE_CONFIG = SAEConfig(d_in=24, width=64, k=4, model_name="toy", hookpoint="layers.1")
