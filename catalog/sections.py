@@ -1,15 +1,23 @@
-"""The sections of a study file as pydantic models: every key, its default, its meaning, its limits.
-
-A check that concerns two keys stands at the later one and reads the earlier one from `info.data`, so that
-one mistake never hides another.
-"""
+"""The sections of a study file as pydantic models: every key, its default, its meaning, its limits."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from catalog.errors import InputError
+from catalog.section import (
+    Count,
+    FilePath,
+    FilePaths,
+    Name,
+    Names,
+    Price,
+    Section,
+    Texts,
+    refuse_stray,
+    resolved,
+)
 
 DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
 """Stand on every machine that runs saeql."""
@@ -27,42 +35,6 @@ _CONCEPT_KEYS = {
     "spans": {"file"},
     "predicate": {"predicate"},
 }
-
-
-def resolved(path: str, info: ValidationInfo) -> str:
-    """`path` as an absolute path; a relative one starts at the study file's folder."""
-    folder = (info.context or {}).get("folder", Path.cwd())
-    return str(Path(folder).absolute() / Path(path).expanduser())
-
-
-def _path(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not value:
-        raise ValueError("is empty; name a file")
-    return resolved(value, info)
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-FilePath = Annotated[str, BeforeValidator(_path)]
-Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
-FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
-Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Price = Annotated[float, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """What all sections share: no unknown key, no coercion ("32" is not 32), nothing changes after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        validate_default=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
 
 
 class Model(Section):
@@ -120,7 +92,7 @@ class Corpus(Section):
     @classmethod
     def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
-        _refuse_stray(cls, value, info, kind, _CORPUS_KEYS)
+        refuse_stray(cls, value, info, kind, _CORPUS_KEYS)
         if kind == "docstrings" and info.field_name == "packages" and not value:
             return DOCSTRING_PACKAGES
         required = {"text": "files", "jsonl": "files", "parquet": "files", "dataset": "dataset"}.get(str(kind))
@@ -133,44 +105,6 @@ class Corpus(Section):
     def _holds_a_sequence(cls, value: int, info: ValidationInfo) -> int:
         if value < info.data.get("ctx_len", 0):
             raise ValueError(f"{value} is below ctx_len {info.data['ctx_len']}")
-        return value
-
-
-class Sae(Section):
-    """A dictionary on one hookpoint: trained as said here, or loaded from a checkpoint."""
-
-    name: Name
-    """Its name in the catalog."""
-    hookpoint: str = Field(default="layers.1", min_length=1)
-    """Module of the model whose output is read."""
-    architecture: Literal["topk"] = "topk"
-    """How the code is made sparse: the k largest latents of each token."""
-    width: int = Field(default=2048, ge=2)
-    """Number of latents."""
-    k: Count = 32
-    """Latents that may fire on a token."""
-    corpora: Names | None = None
-    """Corpora that it is trained and harvested on; none: all."""
-    train_tokens: Count | None = None
-    """Tokens of the training cache; none: all tokens of the split train."""
-    steps: Count = 1000
-    """Optimiser steps."""
-    batch: Count = 2048
-    """Tokens per step."""
-    lr: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of Adam, after warm-up and before decay."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of the initial weights and the order of the tokens."""
-    k_aux: int | None = Field(default=None, ge=0)
-    """Dead latents that AuxK revives per token; none: 64, or the width where that is less; 0: no revival."""
-    checkpoint: FilePath | None = None
-    """Folder with `cfg.json` and weights to load instead of training."""
-
-    @field_validator("k", "k_aux")
-    @classmethod
-    def _within_width(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and value > info.data.get("width", value):
-            raise ValueError(f"{value} is above width {info.data['width']}")
         return value
 
 
@@ -198,7 +132,7 @@ class Concept(Section):
     @classmethod
     def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
-        _refuse_stray(cls, value, info, kind, _CONCEPT_KEYS)
+        refuse_stray(cls, value, info, kind, _CONCEPT_KEYS)
         if kind == "words" and info.field_name == "file" and not value and not info.data.get("words", True):
             raise ValueError("is missing, and so is words: a concept of kind 'words' needs one of them")
         if info.field_name == {"spans": "file", "predicate": "predicate"}.get(str(kind)) and not value:
@@ -301,13 +235,3 @@ class Primary(Section):
     """Whose labels."""
     scorer: Name | None = None
     """Whose scores."""
-
-
-def _refuse_stray(
-    section: type[Section], value: Any, info: ValidationInfo, kind: str | None, keys: dict[str, set[str]]
-) -> None:
-    """Raise if a key was set that this kind never reads: it would be ignored in silence."""
-    name = str(info.field_name)
-    if kind in keys and name not in keys[kind] and value != section.model_fields[name].default:
-        reads = ", ".join(sorted(keys[kind]))
-        raise ValueError(f"is not read by kind {kind!r}, which reads {reads}")

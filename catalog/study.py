@@ -12,20 +12,42 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from catalog.errors import StudyError
-from catalog.sections import Concept, Corpus, Explainer, Model, Name, Primary, Sae, Scorer, Section
+from catalog.sae_section import WIDTH, K, Measuring, Sae, Sweep
+from catalog.section import Name, Section
+from catalog.sections import Concept, Corpus, Explainer, Model, Primary, Scorer
+from catalog.selection import Selection
 
 LISTS: dict[str, type[Section]] = {
     "corpus": Corpus,
     "sae": Sae,
+    "selection": Selection,
+    "sweep": Sweep,
     "concept": Concept,
     "explainer": Explainer,
     "scorer": Scorer,
 }
+MAY_BE_EMPTY = ("concept", "selection", "sweep")
 _WORDS = ("matrix", "matrices", "eigenvalue", "eigenvalues", "eigenvector", "eigenvectors", "determinant", "orthogonal")
+_REFERENCES = (
+    ("sae", "corpora", "corpus"),
+    ("sae", "harvest", "corpus"),
+    ("sae", "evaluate", "corpus"),
+    ("sae", "selection", "selection"),
+    ("sae", "parent", "sae"),
+    ("concept", "corpora", "corpus"),
+    ("selection", "pool", "corpus"),
+    ("selection", "seed", "corpus"),
+    ("selection", "parent", "sae"),
+    ("sweep", "saes", "sae"),
+    ("sweep", "harvest", "corpus"),
+)
+"""(section, its key, the kind of section that the key names)."""
 # What a study without a [[section]] gets. A concept of the default text would match nothing in other text.
 _DEFAULTS: dict[str, list[dict[str, Any]]] = {
     "corpus": [{"name": "docstrings", "max_tokens": 1_000_000}],
-    "sae": [{"name": "sae"}],
+    "sae": [{"name": "sae", "architecture": "topk", "width": WIDTH, "k": K}],
+    "selection": [],
+    "sweep": [],
     "concept": [{"name": "linear-algebra", "words": list(_WORDS)}],
     "explainer": [{"name": "lexical"}],
     "scorer": [{"name": "detection"}],
@@ -43,12 +65,18 @@ class Study(Section):
     """[[corpus]]"""
     saes: Annotated[tuple[Sae, ...], Field(alias="sae", strict=False)]
     """[[sae]]"""
+    selections: Annotated[tuple[Selection, ...], Field(alias="selection", strict=False)]
+    """[[selection]]"""
+    sweeps: Annotated[tuple[Sweep, ...], Field(alias="sweep", strict=False)]
+    """[[sweep]]"""
     concepts: Annotated[tuple[Concept, ...], Field(alias="concept", strict=False)]
     """[[concept]]"""
     explainers: Annotated[tuple[Explainer, ...], Field(alias="explainer", strict=False)]
     """[[explainer]]"""
     scorers: Annotated[tuple[Scorer, ...], Field(alias="scorer", strict=False)]
     """[[scorer]]"""
+    evaluation: Measuring = Measuring()
+    """[evaluation]"""
     primary: Primary = Primary()
     """[primary], the first of each filled in; a concept of None means that the study has none."""
     steps: dict[str, str | int | float | bool] = Field(default_factory=dict)
@@ -83,13 +111,52 @@ class Study(Section):
         except ValidationError as error:
             # A union reports one error per member: as text they are the same mistake.
             mistakes = list(dict.fromkeys(_described(detail) for detail in error.errors())) + mistakes
+        else:
+            mistakes += [] if mistakes else study._sweep_mistakes()
         if mistakes:
             count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
             raise StudyError(f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in mistakes))
         return study
 
+    def trained(self) -> list[Sae]:
+        """The SAEs that the catalog holds: those that stand alone, and every run of every sweep."""
+        alone = [sae for sae in self.saes if not sae.template]
+        return alone + [sae for sweep in self.sweeps for _, _, sae in self.runs(sweep)]
+
+    def runs(self, sweep: Sweep) -> list[tuple[str, float, Sae]]:
+        """(family, value, SAE) of each run of a sweep."""
+        return sweep.expanded({sae.name: sae for sae in self.saes})
+
+    def with_sweep(self, asked: dict[str, Any]) -> "Study":
+        """This study and one more sweep. Raises StudyError if the sweep cannot be."""
+        known = [sae.name for sae in self.saes]
+        unknown = [name for name in asked["saes"] if name not in known]
+        if unknown:
+            raise StudyError(f"there is no sae {unknown[0]!r}; known: {', '.join(known)}")
+        try:
+            found = self.model_copy(update={"sweeps": (*self.sweeps, Sweep.model_validate(asked))})
+            mistakes = found._sweep_mistakes()
+        except ValidationError as error:
+            mistakes = [_described(detail) for detail in error.errors()]
+        if mistakes:
+            raise StudyError(f"the sweep has {len(mistakes)} mistakes:\n" + "\n".join(f"  {line}" for line in mistakes))
+        return found
+
+    def _sweep_mistakes(self) -> list[str]:
+        """Sweeps over a setting that their SAEs do not read, and runs that have the name of another SAE."""
+        mistakes, names = [], Counter(sae.name for sae in self.saes)
+        for i, sweep in enumerate(self.sweeps):
+            try:
+                names.update(sae.name for _, _, sae in self.runs(sweep))
+            except ValidationError as error:
+                mistakes.append(f"sweep[{i}].values: {_described(error.errors()[0])}")
+        return mistakes + [f"sweep: a run has the name {name!r} of another SAE" for name, n in names.items() if n > 1]
+
     def corpora_of(self, part: Sae | Concept) -> tuple[str, ...]:
-        """Names of the corpora that an SAE or a concept is defined on."""
+        """Names of the corpora that an SAE is trained on, or a concept defined on."""
+        if isinstance(part, Sae) and part.selection is not None:
+            chosen = next(selection for selection in self.selections if selection.name == part.selection)
+            return (chosen.seed if chosen.method == "seed" and chosen.seed else chosen.pool,)
         return part.corpora if part.corpora is not None else tuple(corpus.name for corpus in self.corpora)
 
     @field_validator("steps", mode="before")
@@ -134,17 +201,22 @@ def _names(raw: Mapping[str, Any], key: str) -> list[str]:
 def _conflicts(raw: dict[str, Any]) -> Iterator[str]:
     """Names that stand twice, and references to names that are not there."""
     for key in LISTS:
-        if raw[key] == [] and key != "concept":
+        if raw[key] == [] and key not in MAY_BE_EMPTY:
             yield f"{key}: is empty; leave it out to get the default"
         for name, times in Counter(_names(raw, key)).items():
             if times > 1:
                 yield f"{key}: the name {name!r} is given {times} times; names must differ"
-    for key in ("sae", "concept"):
+    for key, field, target in _REFERENCES:
         sections = raw[key] if isinstance(raw[key], list) else []
         for i, section in enumerate(sections):
-            asked = section.get("corpora") if isinstance(section, dict) else None
+            asked = section.get(field) if isinstance(section, dict) else None
+            if isinstance(asked, str):
+                # An SAE's parent may be a path as well.
+                if not (field == "parent" and "/" in asked):
+                    yield from _unknown(raw, f"{key}[{i}].{field}", target, asked)
+                continue
             for j, name in enumerate(asked if isinstance(asked, list) else []):
-                yield from _unknown(raw, f"{key}[{i}].corpora[{j}]", "corpus", name)
+                yield from _unknown(raw, f"{key}[{i}].{field}[{j}]", target, name)
     primary = raw["primary"] if isinstance(raw["primary"], dict) else {}
     for key in Primary.model_fields:
         if key in primary:

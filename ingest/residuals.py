@@ -1,8 +1,9 @@
 """Residual activations for training: a memory-mapped half-precision cache, streamed as the model runs.
 
-One folder holds, for one hookpoint, `train.f16` and `val.f16` (rows `[tokens, d]`) and `state.json`, which
-says how many bytes of each are whole and which shards they come from. After a crash the files are cut
-back to that, and the pass goes on at the next shard. Test documents are never cached.
+One folder holds, for one hookpoint, `train.f16` and `val.f16` (rows `[tokens, d]`), the positions of those rows
+in their corpus (`train.pos`, `val.pos`, int64) and `state.json`, which says how many rows of each are whole and
+which shards they come from. After a crash the files are cut back to that, and the pass goes on at the next shard.
+Test documents are never cached.
 """
 
 import hashlib
@@ -39,6 +40,26 @@ class Residuals:
     """`[val tokens, d]`, memory-mapped."""
     digest: str
     """Of the model, the hookpoint and the text that they come from."""
+    train_positions: npt.NDArray[np.int64]
+    """`[train tokens]`: position in its corpus of each row, memory-mapped."""
+    train_shards: list[tuple[str, int, int]]
+    """(corpus, shard, train rows) in the order of the file."""
+
+    def rows_of(self, wanted: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Numbers of the train rows, ascending, whose position lies in one of the ranges `[n, 2]` of its corpus.
+
+        `wanted` has ranges (first position, one past the last), ascending and apart, per corpus.
+        """
+        found, at = [np.empty(0, np.int64)], 0
+        for corpus, _, rows in self.train_shards:
+            ranges = wanted.get(corpus)
+            if ranges is not None and len(ranges):
+                positions = self.train_positions[at : at + rows]
+                place = np.searchsorted(ranges[:, 0], positions, side="right") - 1
+                inside = (place >= 0) & (positions < ranges[place, 1])
+                found.append(np.flatnonzero(inside) + at)
+            at += rows
+        return np.concatenate(found)
 
 
 def cache_residuals(
@@ -132,15 +153,16 @@ class _CacheFolder:
         self.folder = catalog.cache / "residuals" / self.digest
         self.folder.mkdir(parents=True, exist_ok=True)
         state = self._state()
-        self.done: list[list[object]] = state["done"]
+        self.done: list[tuple[str, int, int]] = [(corpus, shard, rows) for corpus, shard, rows in state["done"]]
         self._d: int | None = state["d"]
         self._rows: dict[str, int] = state["rows"]
         self._files = {}
         for split in SPLITS:
-            path = self.folder / f"{split}.f16"
-            path.touch()
-            os.truncate(path, self._rows[split] * (self._d or 0) * 2)
-            self._files[split] = path.open("ab")
+            for suffix, size in (("f16", (self._d or 0) * 2), ("pos", 8)):
+                path = self.folder / f"{split}.{suffix}"
+                path.touch()
+                os.truncate(path, self._rows[split] * size)
+                self._files[split, suffix] = path.open("ab")
 
     @property
     def full(self) -> bool:
@@ -151,10 +173,12 @@ class _CacheFolder:
         path = self.folder / "state.json"
         if path.exists():
             state: dict[str, Any] = json.loads(path.read_text())
+            sizes = {"f16": (state["d"] or 0) * 2, "pos": 8}
             whole = all(
-                (self.folder / f"{s}.f16").exists()
-                and (self.folder / f"{s}.f16").stat().st_size >= state["rows"][s] * (state["d"] or 0) * 2
-                for s in SPLITS
+                (self.folder / f"{split}.{suffix}").exists()
+                and (self.folder / f"{split}.{suffix}").stat().st_size >= state["rows"][split] * size
+                for split in SPLITS
+                for suffix, size in sizes.items()
             )
             if whole:
                 return state
@@ -171,10 +195,12 @@ class _CacheFolder:
             )
         halves = rows.half().cpu().numpy()
         for split, mask in (("train", batch.train), ("val", batch.val)):
-            part = halves[mask]
+            part, positions = halves[mask], batch.positions[mask]
             if split == "train" and self._limit is not None:
-                part = part[: max(self._limit - self._rows["train"], 0)]
-            self._files[split].write(part.tobytes())
+                left = max(self._limit - self._rows["train"], 0)
+                part, positions = part[:left], positions[:left]
+            self._files[split, "f16"].write(part.tobytes())
+            self._files[split, "pos"].write(positions.tobytes())
             self._rows[split] += len(part)
 
     def finish_shard(self, corpus: str, shard: int) -> None:
@@ -182,7 +208,8 @@ class _CacheFolder:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        self.done.append([corpus, shard])
+        before = sum(int(rows) for _, _, rows in self.done)
+        self.done.append((corpus, shard, self._rows["train"] - before))
         partial = self.folder / ".state.partial"
         partial.write_text(json.dumps({"done": self.done, "d": self._d, "rows": self._rows}))
         partial.rename(self.folder / "state.json")
@@ -201,4 +228,5 @@ class _CacheFolder:
             n, d = self._rows[split], int(self._d or 0)
             path = self.folder / f"{split}.f16"
             parts[split] = np.memmap(path, np.float16, "r", shape=(n, d)) if n else np.zeros((0, d), np.float16)
-        return Residuals(parts["train"], parts["val"], self.digest)
+        positions = np.memmap(self.folder / "train.pos", np.int64, "r", shape=(self._rows["train"],))
+        return Residuals(parts["train"], parts["val"], self.digest, positions, self.done)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 MEMORY = 0.8
 """Weight of the past in the running mean of the L0: batches differ by some percent."""
-GAIN = 0.1
-"""Change of the coefficient's logarithm per step, per unit of log(L0 / border)."""
-LARGEST = 0.05
-"""Largest such change in a step: the weights need some steps to answer."""
+FORESIGHT = 100
+"""Steps by which the trend of the L0 is continued: weights answer slowly, so the L0 of today comes too late. Without it
+the coefficient went on growing, to 1e9, while the L0 was already falling, and no latent was left."""
+GAIN = 0.01
+"""Change of the coefficient's logarithm per step, per unit of log(foreseen L0 / border)."""
+LARGEST = 0.01
+"""Largest such change in a step; a faster rise shrinks activations before latents have found their directions."""
 
 
 @dataclass
@@ -26,10 +29,16 @@ class SparsityControl:
 
     def seen(self, l0: float) -> None:
         """Take a batch's L0 into account for the next step."""
-        self.l0 = l0 if math.isnan(self.l0) else MEMORY * self.l0 + (1 - MEMORY) * l0
+        before = self.l0
+        self.l0 = l0 if math.isnan(before) else MEMORY * before + (1 - MEMORY) * l0
         if self.l0_range is None:
             return
-        low, high = self.l0_range
-        border = high if self.l0 > high else low if self.l0 < low else self.l0
-        wanted = GAIN * math.log(max(self.l0, 1e-6) / max(border, 1e-6))
+        now = _log(self.l0)
+        foreseen = now if math.isnan(before) else now + FORESIGHT * (now - _log(before))
+        low, high = map(_log, self.l0_range)
+        wanted = GAIN * (foreseen - min(max(foreseen, low), high))
         self.sparsity *= math.exp(min(max(wanted, -LARGEST), LARGEST))
+
+
+def _log(l0: float) -> float:
+    return math.log(max(l0, 1e-6))

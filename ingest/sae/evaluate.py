@@ -3,69 +3,107 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from catalog.errors import InputError
 from ingest.sae.model import SAE
 from ingest.sae.rows import Rows, as_tensor, check_finite, check_rows
 
 CHUNK = 8192
+DENSE_ONE_IN = 10
+"""A latent that fires on more than one row in so many is called dense."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measures over all rows that were given; sums are in float64."""
+    """Measures over all rows that were given; sums are in float64. `t` is `x`, but for a transcoder its target."""
 
     rows: int
     l0: float
     """Mean number of active latents per row."""
     fve: float
-    """Fraction of variance explained: 1 - sum |x - x_hat|^2 / sum |x - mean(x)|^2."""
+    """Fraction of variance explained: 1 - sum |t - x_hat|^2 / sum |t - mean(t)|^2, the mean over the same rows."""
     mse: float
-    """Mean over rows of |x - x_hat|^2 / d."""
+    """Mean over rows of |t - x_hat|^2 / d."""
     cosine: float
-    """Mean over rows of the cosine between x and x_hat; 0 for a row that is zero."""
+    """Mean over rows of the cosine between t and x_hat; 0 for a row that is zero."""
     dead: int
     """Latents that fired on none of the rows."""
     dead_share: float
     """dead / width."""
+    dense: int
+    """Latents that fired on more than a tenth of the rows."""
 
 
-@torch.inference_mode()
-def evaluate(sae: SAE, rows: Rows) -> Evaluation:
-    """Measure `sae` on `rows` [n, d_in], held out from training, in chunks.
+class Tally:
+    """The sums that the measures of one SAE follow from, over rows that come in parts."""
+
+    def __init__(self, sae: SAE) -> None:
+        self._sae = sae
+        device = sae.weights.decoder.device
+        self._origin: Tensor | None = None
+        self._total = torch.zeros(sae.config.out, dtype=torch.float64, device=device)
+        self._fired = torch.zeros(sae.config.width, dtype=torch.int64, device=device)
+        self._rows = 0
+        self._power = self._error = self._cosine = 0.0
+
+    @torch.inference_mode()
+    def add(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        """Count rows `x` [n, d_in] and return their reconstructions [n, d_out], float32, on the SAE's device.
+
+        `target` [n, d_out] is what a transcoder reconstructs.
+        """
+        target = x if target is None else target
+        code = self._sae.encode(x)
+        x_hat = self._sae.decode(code, x)
+        if self._origin is None:
+            self._origin = target.mean(0)
+        shifted = (target - self._origin).double()
+        self._rows += len(x)
+        self._total += shifted.sum(0)
+        self._power += float(shifted.square().sum())
+        self._error += float((target - x_hat).double().square().sum())
+        self._cosine += float(torch.cosine_similarity(target.double(), x_hat.double(), dim=1).sum())
+        self._fired += code.fired(self._sae.config.width)
+        return x_hat
+
+    def result(self) -> Evaluation:
+        """The measures of all rows so far. Raises InputError if they are all equal: no variance can be explained."""
+        n, width = self._rows, self._sae.config.width
+        # sum |t - mean|^2 = sum |t - o|^2 - |sum (t - o)|^2 / n for any o; one near the mean keeps the digits.
+        variance = self._power - float(self._total.square().sum()) / n if n else 0.0
+        if not variance > 0:
+            raise InputError(f"the {n} rows to evaluate on are all equal: give held-out rows of several tokens")
+        dead = int((self._fired == 0).sum())
+        return Evaluation(
+            rows=n,
+            l0=int(self._fired.sum()) / n,
+            fve=1 - self._error / variance,
+            mse=self._error / (n * self._sae.config.out),
+            cosine=self._cosine / n,
+            dead=dead,
+            dead_share=dead / width,
+            dense=int((self._fired * DENSE_ONE_IN > n).sum()),
+        )
+
+
+def evaluate(sae: SAE, rows: Rows, target: Rows | None = None) -> Evaluation:
+    """Measure `sae` on `rows` [n, d_in], held out from training, in chunks; a transcoder against `target` [n, d_out].
 
     Raises InputError for rows that do not fit the SAE, naming the first one that is not finite, and for rows that
     are all equal, of which no variance can be explained.
     """
     check_rows(rows, sae.config.d_in, 1)
-    device = sae.weights.decoder.device
-    total = torch.zeros(sae.config.d_in, dtype=torch.float64, device=device)
-    origin = as_tensor(rows[:CHUNK]).to(device).mean(0)
-    fired = torch.zeros(sae.config.width, dtype=torch.int64, device=device)
-    power = error = cosine = 0.0
+    if target is not None:
+        check_rows(target, sae.config.out, len(rows))
+    tally = Tally(sae)
     for start in range(0, len(rows), CHUNK):
-        x = as_tensor(rows[start : start + CHUNK]).to(device)
-        check_finite(x, range(start, start + len(x)))
-        code = sae.encode(x)
-        x_hat = sae.decode(code, x)
-        shifted = (x - origin).double()
-        total += shifted.sum(0)
-        power += float(shifted.square().sum())
-        error += float((x - x_hat).double().square().sum())
-        cosine += float(torch.cosine_similarity(x.double(), x_hat.double(), dim=1).sum())
-        fired += code.fired(sae.config.width)
-    n = len(rows)
-    # sum |x - mean|^2 = sum |x - o|^2 - |sum (x - o)|^2 / n for any o; one near the mean keeps the digits.
-    variance = power - float(total.square().sum()) / n
-    if not variance > 0:
-        raise InputError(f"the {n} rows to evaluate on are all equal: give held-out rows of several tokens")
-    dead = int((fired == 0).sum())
-    return Evaluation(
-        rows=n,
-        l0=int(fired.sum()) / n,
-        fve=1 - error / variance,
-        mse=error / (n * sae.config.d_in),
-        cosine=cosine / n,
-        dead=dead,
-        dead_share=dead / sae.config.width,
-    )
+        part = slice(start, min(start + CHUNK, len(rows)))
+        tally.add(_chunk(rows, part, sae), None if target is None else _chunk(target, part, sae))
+    return tally.result()
+
+
+def _chunk(rows: Rows, part: slice, sae: SAE) -> Tensor:
+    x = as_tensor(rows[part]).to(sae.weights.decoder.device)
+    check_finite(x, range(part.start, part.stop))
+    return x

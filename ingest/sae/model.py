@@ -3,11 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as unpacked
 from torch import Tensor
 
 from catalog.errors import InputError
@@ -15,25 +12,25 @@ from ingest.sae.architecture import Architecture, Weights, reconstruct
 from ingest.sae.codes import SparseCode
 from ingest.sae.config import SAEConfig
 from ingest.sae.files import packed, write_whole
+from ingest.sae.formats.fold import fold_decoder_norms, fold_factor
+from ingest.sae.formats.reading import read_safetensors, read_settings
+from ingest.sae.formats.saelens_cfg import CHECKSUM, FACTOR, Stored, check_scale, read_cfg, to_cfg
+from ingest.sae.formats.saelens_tensors import from_saelens, to_saelens
 from ingest.sae.registry import architecture_of
 
 CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "sae_weights.safetensors"
-_CHECKSUM = "weights_blake2b"
-_FIXED = {
-    "apply_b_dec_to_input": True,
-    "normalize_activations": "none",
-    "reshape_activations": "none",
-    "rescale_acts_by_decoder_norm": False,
-}
-"""SAELens settings that have one value here; another must be folded into the weights before loading."""
+SCALER_FILE = "activation_scaler.json"
+"""Where SAELens keeps the factor of rows beside a checkpoint in the midst of training."""
 
 
 class SAE:
     """A dictionary on one hookpoint: rows of the residual stream to sparse codes, and back."""
 
-    def __init__(self, config: SAEConfig, weights: Weights) -> None:
+    def __init__(self, config: SAEConfig, weights: Weights, scale: float | None = None) -> None:
         self.config = config
         self.weights = weights
+        self.scale = scale
+        """What rows were multiplied by in training, if known; the weights are those for rows as they are."""
         self.architecture: Architecture = architecture_of(config)
 
     @torch.inference_mode()
@@ -48,113 +45,61 @@ class SAE:
 
     def to(self, device: str | torch.device) -> "SAE":
         """The same SAE with its weights on `device`."""
-        return SAE(self.config, Weights(**{name: t.to(device) for name, t in self.weights.named().items()}))
+        weights = Weights(**{name: t.to(device) for name, t in self.weights.named().items()})
+        return SAE(self.config, weights, self.scale)
 
     def save(self, folder: Path) -> None:
         """Write `cfg.json` and `sae_weights.safetensors` into `folder`, each whole or not at all.
 
-        cfg.json holds the weights' checksum, so that `load` notices a pair of files that do not belong together.
+        SAELens reads them wherever it has the architecture (see `saelens_cfg`), and refuses them where not. cfg.json
+        holds the weights' checksum, so that `load` notices a pair of files that do not belong together.
         """
-        content = packed(_to_saelens(self.weights))
+        content = packed(to_saelens(self.config, self.weights))
         write_whole(folder / WEIGHTS_FILE, content)
-        settings = _settings(self.config, hashlib.blake2b(content, digest_size=16).hexdigest())
+        checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
+        settings = to_cfg(self.config, self.weights.skip is not None, self.scale, checksum)
         write_whole(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "cpu") -> "SAE":
-        """Read what `save` wrote, or SAELens for a TopK SAE; weights become float32.
+    def load(cls, folder: Path, device: str | torch.device = "cpu", scale: float | None = None) -> "SAE":
+        """Read what `save` wrote, with the same bits, or what SAELens wrote, versions 1 to 6; weights become float32.
 
-        Raises InputError for a missing or unreadable file, a setting that this encoder does not have, a missing
+        `scale` is what rows must be multiplied by for a checkpoint of SAELens that does not hold its own factor; it
+        is folded into the weights.
+
+        Raises InputError for a missing or unreadable file, a setting that cannot be honoured, a missing or unknown
         tensor, a wrong shape, a weight that is not finite, or weights that are not those of the configuration.
         """
-        settings = _read_settings(folder / CONFIG_FILE)
-        config = _config_of(settings, folder / CONFIG_FILE)
+        stored = read_cfg(folder / CONFIG_FILE)
+        if scale is not None:
+            check_scale(scale, folder)
+            if stored.ours:
+                raise InputError(f"scale {scale} is given for the SAE in {folder}, but saeql's need none: leave it out")
         path = folder / WEIGHTS_FILE
-        try:
-            content = path.read_bytes()
-            tensors = unpacked(content)
-        except OSError as error:
-            raise InputError(f"the SAE in {folder} has no readable {WEIGHTS_FILE}: {error.strerror}") from error
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a safetensors file, or is cut short: {error}") from error
-        expected = settings["metadata"].get(_CHECKSUM)
-        if expected and expected != hashlib.blake2b(content, digest_size=16).hexdigest():
+        tensors, content = read_safetensors(path)
+        if stored.checksum and stored.checksum != hashlib.blake2b(content, digest_size=16).hexdigest():
             raise InputError(
                 f"{path} is not the file that {CONFIG_FILE} beside it was written for (checksums differ): train or "
-                f"copy the SAE again, or remove {_CHECKSUM!r} from {CONFIG_FILE} if the weights were changed on purpose"
+                f"copy the SAE again, or remove {CHECKSUM!r} from {CONFIG_FILE} if the weights were changed on purpose"
             )
-        return cls(config, _from_saelens(tensors, config, path)).to(device)
+        weights = from_saelens(tensors, stored.config, stored.skip, path)
+        if stored.by_decoder_norm:
+            weights = fold_decoder_norms(weights)
+        if stored.needs_factor and scale is None:
+            scale = _factor(folder, stored)
+        if scale is not None:
+            weights = fold_factor(weights, scale)
+        return cls(stored.config, weights, stored.scale if scale is None else scale).to(device)
 
 
-def _to_saelens(weights: Weights) -> dict[str, Tensor]:
-    return {
-        "W_enc": weights.encoder.T,
-        "b_enc": weights.encoder_bias,
-        "W_dec": weights.decoder,
-        "b_dec": weights.decoder_bias,
-    }
-
-
-def _from_saelens(tensors: dict[str, Tensor], config: SAEConfig, path: Path) -> Weights:
-    d, latents = config.d_in, config.width
-    shapes = {"W_enc": (d, latents), "b_enc": (latents,), "W_dec": (latents, d), "b_dec": (d,)}
-    missing = shapes.keys() - tensors.keys()
-    if missing:
-        raise InputError(f"{path} lacks the tensors {sorted(missing)}; it has {sorted(tensors)}")
-    for name, shape in shapes.items():
-        tensor = tensors[name]
-        if tuple(tensor.shape) != shape:
-            raise InputError(
-                f"{name} in {path} has shape {tuple(tensor.shape)}, but d_in {d} and width {latents} ask for {shape}"
-            )
-        bad = int((~tensor.isfinite()).sum())
-        if bad:
-            raise InputError(f"{bad} of {tensor.numel()} values of {name} in {path} are NaN or infinite")
-    whole = {name: tensors[name].float() for name in shapes}
-    return Weights(whole["W_enc"].T.contiguous(), whole["b_enc"], whole["W_dec"].contiguous(), whole["b_dec"])
-
-
-def _settings(config: SAEConfig, checksum: str) -> dict[str, Any]:
-    return {
-        "architecture": config.architecture,
-        "d_in": config.d_in,
-        "d_sae": config.width,
-        "dtype": "float32",
-        "device": "cpu",
-        **_FIXED,
-        "k": config.k,
-        "metadata": {"model_name": config.model_name, "hook_name": config.hookpoint, _CHECKSUM: checksum},
-    }
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"there is no SAE in {path.parent}: {path.name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(settings, dict) or not isinstance(settings.setdefault("metadata", {}), dict):
-        raise InputError(f"{path} is not an SAE's configuration: it and its metadata must be JSON objects")
-    return settings
-
-
-def _config_of(settings: dict[str, Any], path: Path) -> SAEConfig:
-    missing = {"architecture", "d_in", "d_sae", "k"} - settings.keys()
-    if missing:
-        raise InputError(f"{path} lacks {sorted(missing)}; it has {sorted(settings)}")
-    for name, supported in _FIXED.items():
-        if settings.get(name, supported) != supported:
-            raise InputError(
-                f"{name} is {settings[name]!r} in {path}, but only {supported!r} is supported: "
-                f"fold it into the weights first"
-            )
-    metadata = settings["metadata"]
-    return SAEConfig(
-        d_in=settings["d_in"],
-        width=settings["d_sae"],
-        k=settings["k"],
-        model_name=str(metadata.get("model_name") or ""),
-        hookpoint=str(metadata.get("hook_name") or "unknown"),
-        architecture=settings["architecture"],
-    )
+def _factor(folder: Path, stored: Stored) -> float:
+    """The factor of rows that SAELens left beside the weights. Raises InputError if there is none."""
+    path = folder / SCALER_FILE
+    found = read_settings(path).get("scaling_factor") if path.exists() else None
+    if found is None:
+        raise InputError(
+            f"normalize_activations is {FACTOR!r} in {folder / CONFIG_FILE}: rows are to be multiplied by a factor, "
+            f"sqrt(d_in) / their mean norm, which is not in the checkpoint. Give it as scale="
+        )
+    check_scale(found, path)
+    return float(found)

@@ -3,6 +3,9 @@
 from ingest.sae.architecture import Architecture
 from ingest.sae.batch_topk import BatchTopK
 from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.gated import Gated
+from ingest.sae.jumprelu import JumpReLU
+from ingest.sae.relu import ReLU
 from ingest.sae.topk import TopK
 
 INFERENCE = Objective(k_aux=0)
@@ -10,10 +13,14 @@ INFERENCE = Objective(k_aux=0)
 
 def architecture_of(config: SAEConfig, objective: Objective = INFERENCE) -> Architecture:
     """The encoder of `config`, and the loss that `objective` asks for."""
-    kept = {"centred": config.centred, "k_aux": objective.k_aux, "aux_coefficient": objective.aux_coefficient}
     match config.architecture:
-        case "topk":
-            return TopK(int(config.k or 0), **kept)  # type: ignore[arg-type]
-        case "batchtopk" | "matryoshka":
-            return BatchTopK(int(config.k or 0), **kept, groups=config.groups)  # type: ignore[arg-type]
-    raise NotImplementedError(config.architecture)
+        case "relu":
+            return ReLU(config.centred)
+        case "jumprelu":
+            return JumpReLU(config.centred, objective.penalty, objective.bandwidth)
+        case "gated":
+            return Gated(config.centred)
+    k, k_aux, weight = int(config.k or 0), objective.k_aux, objective.aux_coefficient
+    if config.architecture == "topk":
+        return TopK(k, config.centred, k_aux, weight)
+    return BatchTopK(k, config.centred, k_aux, weight, config.groups)

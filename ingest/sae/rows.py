@@ -139,6 +139,16 @@ class RowSource(Protocol):
         """Tells one set of rows from another."""
         ...
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d_in, d_out) of a row and its target."""
+        ...
+
     def check(self, d_in: int, d_out: int, batch: int) -> None:
         """Raises InputError if the rows do not fit an SAE of these widths, or fill no batch."""
         ...
@@ -159,14 +169,36 @@ class CachedRows:
         self, rows: Rows, target: Rows | None = None, *, subset: npt.NDArray[np.int64] | None = None
     ) -> None:
         """`rows` [n, d_in], `target` [n, d_out] of the same tokens, `subset` [m] ascending row numbers."""
-        self._rows, self._target, self._subset = rows, target, subset
+        self._rows, self._target, self.subset = rows, target, subset
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, those of the subset alone if there is one."""
+        return len(self._rows) if self.subset is None else len(self.subset)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d_in, d_out)."""
+        return self._rows.shape[1], (self._rows if self._target is None else self._target).shape[1]
+
+    def files(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(path, shape) of each memory-mapped file, for another process. Raises InputError for rows in memory."""
+        found = []
+        for rows in (self._rows, self._target):
+            if rows is None:
+                continue
+            name = getattr(rows, "filename", None)
+            if name is None:
+                raise InputError("rows that lie in memory cannot be shared with other processes: map a file")
+            found.append((str(name), rows.shape))
+        return found
 
     @property
     def digest(self) -> str:
         """Of shapes, of 64 rows spread over each file, and of the subset."""
         said = [fingerprint(rows) for rows in (self._rows, self._target) if rows is not None]
-        if self._subset is not None:
-            said.append(hashlib.blake2b(self._subset.tobytes(), digest_size=16).hexdigest())
+        if self.subset is not None:
+            said.append(hashlib.blake2b(self.subset.tobytes(), digest_size=16).hexdigest())
         return "+".join(said)
 
     def check(self, d_in: int, d_out: int, batch: int) -> None:
@@ -178,19 +210,19 @@ class CachedRows:
             check_rows(self._target, d_out, batch)
             if len(self._target) != len(self._rows):
                 raise InputError(f"{len(self._rows)} rows to read and {len(self._target)} to reconstruct do not match")
-        if self._subset is not None and len(self._subset) < batch:
-            raise InputError(f"{len(self._subset)} rows do not fill one batch of {batch}: select more text")
+        if self.subset is not None and len(self.subset) < batch:
+            raise InputError(f"{len(self.subset)} rows do not fill one batch of {batch}: select more text")
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Up to SAMPLE rows spread evenly, and their targets, float32."""
-        x = sample_rows(self._rows, self._subset)
-        return x, x if self._target is None else sample_rows(self._target, self._subset)
+        x = sample_rows(self._rows, self.subset)
+        return x, x if self._target is None else sample_rows(self._target, self.subset)
 
     def sampler(self, batch: int, seed: int) -> Sampler:
         """Draws batches of `batch` rows."""
         return _Pairs(
-            RowSampler(self._rows, batch, seed, subset=self._subset),
-            None if self._target is None else RowSampler(self._target, batch, seed, subset=self._subset),
+            RowSampler(self._rows, batch, seed, subset=self.subset),
+            None if self._target is None else RowSampler(self._target, batch, seed, subset=self.subset),
         )
 
 

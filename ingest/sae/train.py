@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,6 +61,8 @@ class Job:
     """Where it is left, for `SAE.load`; belongs to one run at a time."""
     parent: Parent | None = None
     progress: Progress | None = None
+    skip: bool = False
+    """Transcoder: with a linear path from input to output, zero at the beginning."""
 
 
 def train_sae(
@@ -114,7 +116,9 @@ class _Run:
         if config.batch % world.processes():
             raise InputError(f"a batch of {config.batch} rows does not divide among {world.processes()} processes")
         self.draws = (config.batch, config.seed)
-        self.digest = run_digest(config, source.digest, job.parent.digest if job.parent else "")
+        self.digest = run_digest(
+            config, source.digest, job.parent.digest if job.parent else "", "skip" if job.skip else ""
+        )
         self._started_over = ""
         self._report: TrainReport | None = None
         self._resumed_at = 0
@@ -127,7 +131,7 @@ class _Run:
         if world.rank() == 0:
             (self.out_dir / REPORT_FILE).unlink(missing_ok=True)
         self._architecture = architecture_of(config.sae, config.objective)
-        self._begin(source, job.parent)
+        self._begin(source, job.parent, job.skip)
         if resume:
             self._restore()
         self._time, self._tokens = time.perf_counter(), 0
@@ -139,7 +143,7 @@ class _Run:
         """Whether the report stands."""
         return self._report is not None
 
-    def _begin(self, source: RowSource, parent: Parent | None) -> None:
+    def _begin(self, source: RowSource, parent: Parent | None, skip: bool) -> None:
         """The state before the first step."""
         config = self.config
         x, target = source.sample()
@@ -150,6 +154,8 @@ class _Run:
             weights = scaled(parent.weights, self._scale, self._target_scale)
         else:
             weights = initial_weights(config.sae, config.seed, x * self._scale, target * self._target_scale)
+        if skip and weights.skip is None:
+            weights = replace(weights, skip=torch.zeros(config.sae.out, config.sae.d_in))
         self._weights = _placed(weights, self._device)
         self._optimiser = UnitDecoderAdam(self._weights)
         self._control = SparsityControl(config.objective.sparsity, config.l0_range)
@@ -280,7 +286,7 @@ class _Run:
         )
         if world.rank():
             return
-        SAE(config.sae, unscaled(self._weights, self._scale, self._target_scale)).save(self.out_dir)
+        SAE(config.sae, unscaled(self._weights, self._scale, self._target_scale), self._scale).save(self.out_dir)
         stored = {"digest": self.digest, "report": asdict(self._report)}
         write_whole(self.out_dir / REPORT_FILE, json.dumps(stored, indent=2).encode())
         (self.out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from catalog.errors import SaeqlError
 from queries.cli.ask import search, show, sql
 from queries.cli.build import demo, ingest, init, refresh
 from queries.cli.care import doctor, log
+from queries.cli.study import study, sweep
 
 _INTERRUPTED = 130
 
@@ -54,7 +55,7 @@ def main(context: click.Context, root: Path | None) -> None:
     context.obj = root
 
 
-for command in (demo, init, ingest, refresh, sql, search, show, log, doctor):
+for command in (demo, init, ingest, refresh, sweep, study, sql, search, show, log, doctor):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -36,15 +36,70 @@ def test_the_template_is_the_default_study_and_names_every_key(tmp_path: Path) -
     assert {name for section in sections for name in section.model_fields} <= keys
 
 
-def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
-    text = "\n".join(
+def uncommented(skip: str) -> str:
+    """The template with every commented key in force, except those that match `skip`."""
+    return "\n".join(
         re.sub(r"^# (?=\[|\"|\w+ = )", "", line)
         for line in template().splitlines()
-        if not re.match(r"# (file|predicate|dataset|config|dataset_split) = ", line)
+        if not re.match(rf"# ({skip}) = ", line)
     )
-    study = Study.parse(text.replace('provider = "lexical"', 'provider = "openai"'), tmp_path)
+
+
+def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
+    others = "file|predicate|dataset|config|dataset_split|checkpoint|groups|penalty|bandwidth|target|skip|k_aux|stream"
+    relu = uncommented(others).replace('architecture = "topk" ', 'architecture = "relu" ')
+    relu = relu.replace('method = "dense"', 'method = "dense+tracin"').replace('parent = "general"', 'parent = "./a"')
+    relu = re.sub(r"^(k|rng) = .*$", "", relu, flags=re.MULTILINE)
+    study = Study.parse(relu.replace('provider = "lexical"', 'provider = "openai"'), tmp_path)
     assert study.corpora[1].files == (str(tmp_path / "notes/*.jsonl"),)
     assert study.steps == {"contexts_top.k": 20}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [("matryoshka", "groups"), ("jumprelu", "penalty"), ("jumprelu", "bandwidth"), ("topk", "k_aux"), ("topk", "target")],
+)
+def test_a_templates_key_of_one_architecture_is_valid_there(tmp_path: Path, architecture: str, key: str) -> None:
+    line = next(line for line in template().splitlines() if line.startswith(f"# {key} = ")).removeprefix("# ")
+    Study.parse(f'name = "x"\n[[sae]]\nname = "a"\narchitecture = "{architecture}"\n{line}', tmp_path)
+
+
+def test_sweeps_expand_to_one_sae_per_family_value_and_seed(tmp_path: Path) -> None:
+    text = """
+    name = "x"
+    [[sae]]
+    name = "general"
+    architecture = "relu"
+    [[sae]]
+    name = "tuned"
+    parent = "general"
+    template = true
+    [[sweep]]
+    name = "l1"
+    saes = ["tuned"]
+    values = [1, 2.5, 4]
+    middle_seeds = [0, 1]
+    """
+    study = Study.parse(text, tmp_path)
+    names = ["general", "tuned-1-s0", "tuned-2_5-s0", "tuned-2_5-s1", "tuned-4-s0"]
+    assert [sae.name for sae in study.trained()] == names
+    assert [(sae.sparsity, sae.seed) for sae in study.trained()[1:]] == [(1, 0), (2.5, 0), (2.5, 1), (4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('saes = ["nobody"]\nvalues = [1]', "there is no sae 'nobody'"),
+        ('saes = ["sae"]\nvalues = [1, 2]\nsetting = "sparsity"', "is not read by architecture 'topk'"),
+        ('saes = ["sae"]\nvalues = [1.5]\nsetting = "k"', "whole numbers"),
+        ('saes = ["sae"]\nvalues = [8, 8]\nsetting = "k"', "names a value twice"),
+        ('saes = ["sae"]\nvalues = [8]\nsetting = "k"\nl0_high = 10', "not above l0_low"),
+        ('saes = ["sae"]\nvalues = [8]\nsetting = "k"\nbaseline = "other"', "is not one of saes"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        Study.parse(f'name = "x"\n[[sae]]\nname = "sae"\n[[sweep]]\nname = "s"\n{line}', tmp_path)
 
 
 def test_every_key_is_documented() -> None:

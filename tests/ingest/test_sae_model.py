@@ -52,7 +52,10 @@ def test_files_have_the_saelens_layout(tmp_path: Path) -> None:
     assert settings["apply_b_dec_to_input"] is True
     assert settings["normalize_activations"] == "none"
     assert settings["rescale_acts_by_decoder_norm"] is False
-    assert (settings["metadata"]["model_name"], settings["metadata"]["hook_name"]) == ("toy", "layers.1")
+    assert (settings["metadata"]["model_name"], settings["metadata"]["hook_name"]) == (
+        "toy",
+        "blocks.1.hook_resid_post",
+    )
     # The documented formula on the stored tensors gives what the SAE gives.
     x = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
     pre = torch.relu((x - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"])
@@ -121,16 +124,57 @@ def test_missing_or_cut_files_are_named(tmp_path: Path) -> None:
     [
         ("normalize_activations", "expected_average_only_in", "normalize_activations is 'expected_average_only_in'"),
         ("apply_b_dec_to_input", False, "apply_b_dec_to_input is False"),
-        ("architecture", "other", "'other' is not known; known are: relu, topk"),
-        ("k", 21, "k 21 is above the width 20"),
+        ("architecture", "jumprelu", "architecture is 'jumprelu' .* asks for 'topk'"),
+        ("k", 4, "k is 4 .* asks for 3"),
+        ("input_gain", 2.0, "input_gain = 2.0"),
     ],
 )
-def test_settings_that_this_encoder_lacks_are_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
+def test_settings_that_contradict_the_saeql_block_are_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
     some_sae().save(tmp_path)
     settings = json.loads((tmp_path / "cfg.json").read_text())
     (tmp_path / "cfg.json").write_text(json.dumps({**settings, key: value}))
     with pytest.raises(InputError, match=message):
         SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("k", 21, "k 21 is above the width 20"),
+        ("hookpoint", 7, "hookpoint is 7 .* type int"),
+        ("centred", "yes", "centred is 'yes' .* type str"),
+        ("groups", [2.5], "list of whole numbers"),
+        ("scale", -1, "scale is -1"),
+        ("tuning", 3, r"unknown \['tuning'\]"),
+    ],
+)
+def test_a_damaged_saeql_block_is_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
+    some_sae().save(tmp_path)
+    settings = json.loads((tmp_path / "cfg.json").read_text())
+    settings["metadata"]["saeql"][key] = value
+    (tmp_path / "cfg.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=message):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize("scale", [None, 0.1])
+def test_the_scale_of_training_is_kept(tmp_path: Path, scale: float | None) -> None:
+    SAE(CONFIG, some_sae().weights, scale).save(tmp_path)
+    assert SAE.load(tmp_path).scale == scale
+    assert SAE.load(tmp_path).to("cpu").scale == scale
+
+
+def test_a_folder_without_the_saeql_block_loads_as_before(tmp_path: Path) -> None:
+    sae = some_sae()
+    sae.save(tmp_path)
+    settings = json.loads((tmp_path / "cfg.json").read_text())
+    del settings["metadata"]["saeql"]
+    (tmp_path / "cfg.json").write_text(json.dumps(settings))
+    loaded = SAE.load(tmp_path)
+    assert loaded.config == CONFIG
+    assert torch.equal(loaded.weights.encoder, sae.weights.encoder)
 
 
 @pytest.mark.parametrize(

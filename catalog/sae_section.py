@@ -1,0 +1,228 @@
+"""[[sae]] and [[sweep]]: dictionaries that are trained, fine-tuned or loaded, and series of them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from catalog.section import Count, FilePath, Name, Names, Section
+
+Architecture = Literal["relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"]
+KEEPS_K = ("topk", "batchtopk", "matryoshka")
+_NEEDS = {
+    "k_aux": KEEPS_K,
+    "sparsity": ("relu", "jumprelu", "gated"),
+    "l0_range": ("relu", "jumprelu", "gated"),
+    "sparsity_warmup": ("relu", "jumprelu", "gated"),
+    "resample_every": ("relu",),
+    "penalty": ("jumprelu",),
+    "bandwidth": ("jumprelu",),
+    "groups": ("matryoshka",),
+}
+"""Keys that only some architectures read."""
+WIDTH, K = 2048, 32
+"""What is left out, where no parent and no checkpoint says it."""
+
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Positive, Positive], Field(strict=False)]
+Sizes = Annotated[tuple[Count, ...], Field(strict=False)]
+Numbers = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
+
+
+class Sae(Section):
+    """A dictionary on one hookpoint: trained as said here, fine-tuned from a parent, or loaded from a checkpoint."""
+
+    name: Name
+    """Its name in the catalog."""
+    hookpoint: str = Field(default="layers.1", min_length=1)
+    """Module of the model whose output is read."""
+    target: str | None = Field(default=None, min_length=1)
+    """Module whose output is reconstructed, which makes it a transcoder; none: the hookpoint itself."""
+    skip: bool = False
+    """Transcoder: a linear path from input to output beside the latents."""
+    parent: str | None = Field(default=None, min_length=1)
+    """Fine-tune from this SAE of the catalog, or from a checkpoint's folder (a path with a / in it)."""
+    checkpoint: FilePath | None = None
+    """Folder to load instead of training: SAELens, sparsify, dictionary_learning or Gemma Scope."""
+    architecture: Architecture | None = None
+    """How the code is made sparse; none: the parent's or the checkpoint's, else topk."""
+    width: int | None = Field(default=None, ge=2)
+    """Number of latents; none: the parent's or the checkpoint's, else 2048."""
+    k: Count | None = None
+    """topk: latents that may fire on a token; batchtopk, matryoshka: on average; none: the parent's, else 32."""
+    groups: Sizes | None = None
+    """matryoshka: latents of each nested dictionary; none: width / 16, / 8, / 4, / 2 and the width."""
+    corpora: Names | None = None
+    """Corpora that it is trained on; none: all."""
+    selection: Name | None = None
+    """Train on the documents of this [[selection]] alone."""
+    train_tokens: Count | None = None
+    """Tokens of the training cache; none: all tokens of the split train."""
+    stream: bool = False
+    """Train straight from the model, without a cache on disk."""
+    processes: Count = 1
+    """Train data parallel in this many processes of `torchrun`, each on its part of every batch."""
+    steps: Count = 1000
+    """Optimiser steps."""
+    batch: Count = 2048
+    """Tokens per step."""
+    lr: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of Adam, after warm-up and before decay."""
+    warmup: int | None = Field(default=None, ge=0)
+    """Steps over which the rate rises from 0; none: 50, or a quarter of the steps where that is less."""
+    decay: int | None = Field(default=None, ge=0)
+    """Last steps, over which the rate falls to 0; none: 300, or half of the steps where that is less."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Shape of the fall."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the initial weights and the order of the tokens."""
+    k_aux: int | None = Field(default=None, ge=0)
+    """TopK family: dead latents that AuxK revives per token; none: 64, or the width where that is less; 0: none."""
+    dead_after: Count = 200_000
+    """Tokens without firing after which a latent counts as dead."""
+    sparsity: float | None = Field(default=None, ge=0)
+    """relu, gated: coefficient of the L1 norm; jumprelu: of the L0 penalty; none: the parent's, else 1."""
+    sparsity_warmup: int | None = Field(default=None, ge=0)
+    """Steps over which the coefficient rises from 0; none: a tenth of the steps, with a parent 0."""
+    l0_range: Range | None = None
+    """Hold the mean number of active latents in this range by adjusting the coefficient."""
+    resample_every: int | None = Field(default=None, ge=0)
+    """relu: steps between two resamplings of dead latents; none: never."""
+    penalty: Literal["step", "tanh"] | None = None
+    """jumprelu: L0 with a straight-through gradient, or a tanh of the activations; none: the parent's, else step."""
+    bandwidth: Positive | None = None
+    """jumprelu: width of the kernel that gives the thresholds their gradient; none: the parent's, else 0.05."""
+    tilt: float = 0.0
+    """t of the tilted loss (TERM) over the tokens of a batch; 0 is the mean."""
+    harvest: Annotated[tuple[Name, ...], Field(strict=False)] | None = None
+    """Corpora whose activations are kept; none: those that it is trained on."""
+    evaluate: Annotated[tuple[Name, ...], Field(strict=False)] | None = None
+    """Corpora that it is measured on, spliced into the model; none: those that it is trained on."""
+    template: bool = False
+    """Trained only as part of a [[sweep]]."""
+
+    @field_validator("k", "k_aux")
+    @classmethod
+    def _within_width(cls, value: int | None, info: ValidationInfo) -> int | None:
+        from_scratch = not info.data.get("parent") and not info.data.get("checkpoint")
+        width = info.data.get("width") or (WIDTH if from_scratch else None)
+        if value is not None and width is not None and value > width:
+            raise ValueError(f"{value} is above width {width}")
+        if value is not None and info.field_name == "k":
+            architecture = info.data.get("architecture")
+            if architecture is not None and architecture not in KEEPS_K:
+                raise ValueError(f"is not read by architecture {architecture!r}")
+        return value
+
+    @field_validator(*_NEEDS)
+    @classmethod
+    def _fits_architecture(cls, value: Any, info: ValidationInfo) -> Any:
+        architecture, name = info.data.get("architecture"), str(info.field_name)
+        default = "topk" if not info.data.get("parent") and not info.data.get("checkpoint") else None
+        known = architecture or default
+        if value is not None and known is not None and known not in _NEEDS[name]:
+            raise ValueError(f"is not read by architecture {known!r}, only by {', '.join(_NEEDS[name])}")
+        return value
+
+    @field_validator("skip")
+    @classmethod
+    def _of_a_transcoder(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("target"):
+            raise ValueError("belongs to a transcoder: name its target")
+        return value
+
+    @field_validator("checkpoint", "selection")
+    @classmethod
+    def _not_both(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and (info.data.get("parent") if info.field_name == "checkpoint" else False):
+            raise ValueError("is loaded as it is: to train further, name it as `parent` alone")
+        if value is not None and info.field_name == "selection" and info.data.get("checkpoint"):
+            raise ValueError("is not read: a checkpoint is loaded as it is; to train further, name it as `parent`")
+        return value
+
+    @field_validator("stream")
+    @classmethod
+    def _not_streamed(cls, value: bool, info: ValidationInfo) -> bool:
+        for name in ("selection", "target"):
+            if value and info.data.get(name):
+                raise ValueError(f"does not go with {name}: that needs the cache")
+        return value
+
+
+class Sweep(Section):
+    """A series of SAEs that differ in one setting and in the seed, to be compared at equal L0."""
+
+    name: Name
+    """Its name in the catalog."""
+    saes: Names
+    """The [[sae]] sections that are varied: the families that are compared."""
+    setting: Literal["sparsity", "k", "tilt", "lr", "width", "l0"] = "sparsity"
+    """What is varied; l0 holds the mean number of active latents at the value."""
+    values: Numbers
+    """Its values."""
+    seeds: Seeds = (0,)
+    """Seeds at every value."""
+    middle_seeds: Seeds | None = None
+    """Seeds at the middle value, where the spread is measured; none: as the others."""
+    harvest: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    """Corpora whose activations are kept, for the first seed at the middle value of each family alone."""
+    baseline: Name | None = None
+    """Which of `saes` the others' firings are compared with, run by run; none: each SAE's parent."""
+    l0_low: Positive = 60.0
+    """Begin of the L0 range over which the area under the perplexity is taken."""
+    l0_high: Positive = 140.0
+    """End of that range."""
+
+    @field_validator("baseline")
+    @classmethod
+    def _one_of_them(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value not in info.data.get("saes", (value,)):
+            raise ValueError(f"{value!r} is not one of saes")
+        return value
+
+    @field_validator("l0_high")
+    @classmethod
+    def _above_low(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("l0_low", 0):
+            raise ValueError(f"{value} is not above l0_low {info.data['l0_low']}")
+        return value
+
+    @field_validator("values")
+    @classmethod
+    def _whole(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a value twice")
+        if info.data.get("setting") in ("k", "width") and any(v != int(v) or v < 1 for v in value):
+            raise ValueError(f"must be whole numbers: {info.data['setting']} counts latents")
+        return value
+
+    def expanded(self, templates: dict[str, Sae]) -> list[tuple[str, float, Sae]]:
+        """(family, value, SAE) of each run; its name is family-value-seed.
+
+        Raises pydantic's ValidationError if the setting does not fit an SAE.
+        """
+        found = []
+        middle = sorted(self.values)[len(self.values) // 2]
+        for family in self.saes:
+            for value in self.values:
+                seeds = self.middle_seeds if self.middle_seeds and value == middle else self.seeds
+                for seed in seeds:
+                    kept = self.harvest if value == middle and seed == seeds[0] else ()
+                    said = f"{value:g}".replace(".", "_").replace("+", "").replace("-", "m")
+                    changes: dict[str, Any] = {self.setting: value}
+                    if self.setting in ("k", "width"):
+                        changes = {self.setting: int(value)}
+                    if self.setting == "l0":
+                        changes = {"l0_range": (0.95 * value, 1.05 * value)}
+                    changes |= {"name": f"{family}-{said}-s{seed}", "seed": seed, "template": False, "harvest": kept}
+                    found.append((family, value, Sae.model_validate(templates[family].model_dump() | changes)))
+        return found
+
+
+class Measuring(Section):
+    """How SAEs are measured on text with the model running."""
+
+    tokens: int = Field(default=20_000, ge=0)
+    """Tokens of each corpus and split, documents taken by hash; 0: no measuring."""
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Field(strict=False)] = ("val", "test")
+    """Splits that are measured, each in rows of its own."""

@@ -1,0 +1,272 @@
+"""SAEs measured on text with the model running: how sparse they are, how much they lose, and what that costs the model.
+
+All SAEs of one corpus and split share one pass over its text. A clean pass and one ablated pass per hookpoint are
+run for each batch, and one spliced pass per SAE; nothing is kept but sums (float64).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from catalog import Catalog
+from catalog.errors import InputError, UnknownName
+from catalog.lake import quoted
+from ingest.harvest import Reader
+from ingest.models import LanguageModel
+from ingest.residuals import checked, default_batch
+from ingest.sae.evaluate import Tally
+from ingest.sequences import Batch, Sequences, batches, load_sequences
+from ingest.splice import CleanPass, run_clean, run_replaced
+
+SPLITS = ("train", "val", "test")
+_MEASURES = 1
+"""Part of the inputs' digest: a change of what is measured raises it, and everything is measured again."""
+
+
+@dataclass
+class EvaluationReport:
+    """What an evaluation did."""
+
+    evaluated: list[tuple[str, str, str]] = field(default_factory=list)
+    """(SAE, corpus, split) of the rows written."""
+    current: list[tuple[str, str, str]] = field(default_factory=list)
+    """Those whose row was made of the same inputs."""
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    """(corpus, split, reason): text that nothing can be measured on."""
+    tokens: int = 0
+    """Tokens read."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The documents of one corpus and split that are read."""
+
+    corpus: str
+    split: str
+    starts: npt.NDArray[np.int64]
+    """`[documents]`: position of each one's first token, ascending."""
+    ends: npt.NDArray[np.int64]
+    """`[documents]`: position after its last."""
+    shards: list[int]
+    digest: str
+    """Of the documents' hashes and of how they are cut into sequences."""
+
+    @property
+    def tokens(self) -> int:
+        return int((self.ends - self.starts).sum())
+
+    def within(self, sequences: Sequences) -> Sequences:
+        """The sequences of one shard that lie in these documents."""
+        first = sequences.first + sequences.starts
+        at = np.searchsorted(self.starts, first, side="right") - 1
+        ours = (at >= 0) & (first < self.ends[at])
+        parts = {name: getattr(sequences, name)[ours] for name in ("starts", "lengths", "splits")}
+        return replace(sequences, **parts)
+
+
+def evaluate_text(
+    catalog: Catalog,
+    model: LanguageModel,
+    readers: list[Reader],
+    corpora: list[str],
+    splits: tuple[str, ...] = ("val", "test"),
+    max_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> EvaluationReport:
+    """Bring the table `evaluations` up to date for every SAE on each split of the corpora, each committed when done.
+
+    What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split:
+    documents are taken in the order of their hash until it is reached, so that new text changes few of them. A
+    split without text is left out with a row in `problems`. An SAE of which `config.target_hookpoint` is set
+    replaces that hookpoint's output and is measured against it. `progress` is told (tokens read, tokens to read).
+
+    Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
+    finite, for rows of another width than the SAE's, and where a replaced pass gives no finite loss.
+    """
+    _check_names(catalog, corpora, splits)
+    report, work = EvaluationReport(), []
+    for corpus in corpora:
+        for split in splits:
+            text = _text(catalog, corpus, split, max_tokens)
+            reason = _unusable(catalog, model, text)
+            _record_problem(catalog, corpus, split, reason)
+            if reason:
+                report.left_out.append((corpus, split, reason))
+                continue
+            inputs = {reader.name: _inputs(model, reader, text, max_tokens) for reader in readers}
+            known = dict(
+                catalog.rows("SELECT sae, inputs FROM evaluations WHERE corpus = ? AND split = ?", [corpus, split])
+            )
+            stale = [reader for reader in readers if known.get(reader.name) != inputs[reader.name]]
+            report.current += [(r.name, corpus, split) for r in readers if r not in stale]
+            if stale:
+                work.append((text, stale, inputs))
+    total = sum(text.tokens for text, _, _ in work)
+    for text, stale, inputs in work:
+        run = _Run(catalog, model, stale, text, batch_tokens or default_batch(model))
+        for tokens in run.batches():
+            report.tokens += tokens
+            if progress:
+                progress(report.tokens, total)
+        rows = [row | {"max_tokens": max_tokens, "inputs": inputs[str(row["sae"])]} for row in run.rows()]
+        _store(catalog, text, rows)
+        report.evaluated += [(reader.name, text.corpus, text.split) for reader in stale]
+    return report
+
+
+class _Run:
+    """One pass over the text of one corpus and split, for several SAEs."""
+
+    def __init__(self, catalog: Catalog, model: LanguageModel, readers: list[Reader], text: _Text, batch_tokens: int):
+        self._catalog, self._model, self._readers, self._text = catalog, model, readers, text
+        self._batch_tokens = batch_tokens
+        self._tallies = {reader.name: Tally(reader.sae) for reader in readers}
+        self._targets = {reader.name: reader.sae.config.target_hookpoint or reader.hookpoint for reader in readers}
+        self._hookpoints = [*(reader.hookpoint for reader in readers), *self._targets.values()]
+        self._clean = 0.0
+        self._ablated = dict.fromkeys(self._targets.values(), 0.0)
+        self._spliced = dict.fromkeys(self._targets, 0.0)
+        self._predictions = 0
+
+    def batches(self) -> Iterator[int]:
+        """Read all of the text; yields the tokens of each batch when it is done."""
+        for shard in self._text.shards:
+            sequences = self._text.within(load_sequences(self._catalog, self._text.corpus, shard))
+            for batch in batches(sequences, self._model.bos, self._batch_tokens):
+                self._measure(batch, sequences)
+                yield len(batch.positions)
+
+    def _measure(self, batch: Batch, sequences: Sequences) -> None:
+        clean = run_clean(self._model, batch, self._hookpoints)
+        rows = {name: checked(output, batch, sequences, name) for name, output in clean.outputs.items()}
+        self._predictions += len(clean.losses)
+        self._clean += self._summed(clean.losses, "the clean pass")
+        for target in self._ablated:
+            self._ablated[target] += self._replaced(clean, target, torch.zeros_like(rows[target]), "zeros")
+        for reader in self._readers:
+            target = self._targets[reader.name]
+            if rows[reader.hookpoint].shape[1] != reader.sae.config.d_in:
+                raise InputError(
+                    f"SAE {reader.name!r} reads rows of width {reader.sae.config.d_in}, and {reader.hookpoint!r} of "
+                    f"{self._model.spec.name!r} gives {rows[reader.hookpoint].shape[1]}"
+                )
+            x_hat = self._tallies[reader.name].add(rows[reader.hookpoint], rows[target])
+            self._spliced[reader.name] += self._replaced(clean, target, x_hat, f"SAE {reader.name!r}")
+
+    def _replaced(self, clean: CleanPass, target: str, rows: Tensor, who: str) -> float:
+        return self._summed(run_replaced(self._model, clean, target, rows), f"{who} in place of {target!r}")
+
+    def _summed(self, losses: Tensor, what: str) -> float:
+        total = float(losses.double().sum())
+        if not np.isfinite(total):
+            raise InputError(
+                f"{what} gives a loss that is not finite on corpus {self._text.corpus!r}, split {self._text.split!r}: "
+                "try dtype = 'float32'"
+            )
+        return total
+
+    def rows(self) -> list[dict[str, object]]:
+        """Rows of `evaluations`, without what they were made from."""
+        n = self._predictions
+        found: list[dict[str, object]] = []
+        for reader in self._readers:
+            measured = self._tallies[reader.name].result()
+            clean, spliced = self._clean / n, self._spliced[reader.name] / n
+            ablated = self._ablated[self._targets[reader.name]] / n
+            found.append(
+                {
+                    "sae": reader.name,
+                    "corpus": self._text.corpus,
+                    "split": self._text.split,
+                    "documents": len(self._text.starts),
+                    "tokens": measured.rows,
+                    "predictions": n,
+                    **{name: getattr(measured, name) for name in ("l0", "fve", "mse", "cosine", "dead", "dense")},
+                    "ce_clean": clean,
+                    "ce_spliced": spliced,
+                    "ce_ablated": ablated,
+                    "loss_recovered": (ablated - spliced) / (ablated - clean) if ablated != clean else None,
+                }
+            )
+        return found
+
+
+def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) -> None:
+    known = [corpus for (corpus,) in catalog.rows("SELECT corpus FROM corpora ORDER BY corpus")]
+    for corpus in corpora:
+        if corpus not in known:
+            raise UnknownName(f"there is no corpus {corpus!r}; the catalog has {', '.join(known) or 'none'}")
+    for split in splits:
+        if split not in SPLITS:
+            raise UnknownName(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
+
+
+def _text(catalog: Catalog, corpus: str, split: str, max_tokens: int | None) -> _Text:
+    """The split's documents in the order of their hash, until `max_tokens` are reached."""
+    # The first half of a hash decides the split; ordering by it would take documents of neighbouring hashes.
+    documents = catalog.rows(
+        "SELECT hash, start, tokens, shard FROM documents WHERE corpus = ? AND split = ? ORDER BY hash[17:], hash",
+        [corpus, split],
+    )
+    taken, tokens = [], 0
+    for document in documents:
+        if max_tokens is not None and tokens >= max_tokens:
+            break
+        taken.append(document)
+        tokens += document[2]
+    ctx_len = catalog.value("SELECT ctx_len FROM corpora WHERE corpus = ?", [corpus])
+    said = json.dumps([ctx_len, [document[0] for document in taken]])
+    starts = np.array([start for _, start, _, _ in taken], np.int64)
+    ends = starts + np.array([n for _, _, n, _ in taken], np.int64)
+    order = np.argsort(starts)
+    return _Text(
+        corpus,
+        split,
+        starts[order],
+        ends[order],
+        sorted({shard for *_, shard in taken}),
+        hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+    )
+
+
+def _unusable(catalog: Catalog, model: LanguageModel, text: _Text) -> str | None:
+    """Why nothing can be measured on the text, None if it can."""
+    if text.tokens < 2:
+        return f"it has {len(text.starts)} documents with {text.tokens} tokens: two are needed"
+    longest = int((text.ends - text.starts).max())
+    ctx_len = catalog.value("SELECT ctx_len FROM corpora WHERE corpus = ?", [text.corpus])
+    if model.bos is None and min(longest, ctx_len) < 2:
+        return "no token of it follows another, and the model has no BOS: nothing is predicted"
+    return None
+
+
+def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | None) -> None:
+    stage, subject = "evaluation", f"{corpus}:{split}"
+    there = catalog.rows("SELECT reason FROM problems WHERE stage = ? AND subject = ?", [stage, subject])
+    if there == ([(reason,)] if reason else []):
+        return
+    with catalog.write(f"evaluation of {corpus}, split {split}: {reason or 'possible now'}") as tx:
+        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ?", [stage, subject])
+        if reason:
+            tx.insert("problems", [{"stage": stage, "subject": subject, "reason": reason, "count": 1}])
+
+
+def _inputs(model: LanguageModel, reader: Reader, text: _Text, max_tokens: int | None) -> str:
+    target = reader.sae.config.target_hookpoint
+    said = [_MEASURES, model.digest, str(model.dtype), reader.hookpoint, target, reader.digest, text.digest, max_tokens]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+def _store(catalog: Catalog, text: _Text, rows: list[dict[str, object]]) -> None:
+    catalog.stage("evaluations", rows)
+    names = ", ".join(quoted(str(row["sae"])) for row in rows)
+    scope = f"corpus = {quoted(text.corpus)} AND split = {quoted(text.split)} AND sae IN ({names})"
+    with catalog.write(f"evaluation on {text.corpus}, split {text.split}", saes=len(rows)) as tx:
+        tx.replace("evaluations", "_fresh", ["sae", "corpus", "split"], scope)

@@ -1,0 +1,98 @@
+"""From a study's [[sae]] section and its parent to the configuration of a training run."""
+
+from dataclasses import replace
+
+import torch
+
+from catalog.errors import InputError
+from catalog.sae_section import WIDTH, K, Sae
+from ingest.sae.architecture import Weights
+from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+from ingest.sae.initial import FIRST_THRESHOLD, unit_decoder
+from ingest.sae.model import SAE
+from ingest.sae.settings import TrainConfig
+from ingest.sae.train import Parent
+
+WARMUP, DECAY = 50, 300
+_SHRINKING = (16, 8, 4, 2, 1)
+"""Matryoshka: the nested dictionaries are the width divided by these."""
+
+
+def shape(sae: Sae, d_in: int, d_out: int, model_name: str, parent: SAE | None) -> SAEConfig:
+    """What the SAE is; what the section leaves open is the parent's.
+
+    Raises InputError if the parent has other widths than asked for, or than the hookpoint.
+    """
+    old = parent.config if parent else None
+    architecture = sae.architecture or (old.architecture if old else "topk")
+    width = sae.width or (old.width if old else WIDTH)
+    if old and (old.d_in, old.out) != (d_in, d_out):
+        raise InputError(
+            f"the parent of {sae.name!r} reads rows of width {old.d_in} and writes {old.out}, but {sae.hookpoint} "
+            f"has width {d_in}" + (f" and {sae.target} {d_out}" if sae.target else "") + ": name its own hookpoint"
+        )
+    if old and width != old.width:
+        raise InputError(f"{sae.name!r} asks for {width} latents, and its parent has {old.width}: leave width out")
+    if (old.target_hookpoint is not None if old else False) != (sae.target is not None):
+        raise InputError(f"{sae.name!r} and its parent must both be SAEs, or both transcoders (key `target`)")
+    if sae.k is not None and architecture not in KEEPS_K:
+        raise InputError(f"{sae.name!r}: k is not read by architecture {architecture!r}; leave it out")
+    k = sae.k or (old.k if old else None) or min(K, width)
+    groups = sae.groups or (old.groups if old else ()) or tuple(sorted({max(width // n, 1) for n in _SHRINKING}))
+    return SAEConfig(
+        d_in=d_in,
+        width=width,
+        k=k if architecture in KEEPS_K else None,
+        model_name=model_name,
+        hookpoint=sae.hookpoint,
+        architecture=architecture,
+        centred=old.centred if old else sae.target is None,
+        groups=groups if architecture == "matryoshka" else (),
+        target_hookpoint=sae.target,
+        d_out=d_out if sae.target else None,
+    )
+
+
+def training(sae: Sae, config: SAEConfig, rows: int, parent_sparsity: float | None) -> TrainConfig:
+    """How it is trained on `rows` rows; `parent_sparsity` is the coefficient that its parent ended with."""
+    sparsity = next((s for s in (sae.sparsity, parent_sparsity) if s is not None), Objective.sparsity)
+    from_scratch = sae.steps // 10 if sae.parent is None else 0
+    return TrainConfig(
+        config,
+        objective=Objective(
+            k_aux=min(Objective.k_aux, config.width) if sae.k_aux is None else sae.k_aux,
+            sparsity=sparsity,
+            penalty=sae.penalty or Objective.penalty,
+            bandwidth=sae.bandwidth or Objective.bandwidth,
+            tilt=sae.tilt,
+        ),
+        steps=sae.steps,
+        batch=min(sae.batch, rows // sae.processes * sae.processes),
+        learning_rate=sae.lr,
+        warmup=min(WARMUP, sae.steps // 4) if sae.warmup is None else sae.warmup,
+        decay=min(DECAY, sae.steps // 2) if sae.decay is None else sae.decay,
+        schedule=sae.schedule,
+        sparsity_warmup=from_scratch if sae.sparsity_warmup is None else sae.sparsity_warmup,
+        l0_range=sae.l0_range,
+        resample_every=sae.resample_every or 0,
+        dead_after=sae.dead_after,
+        seed=sae.seed,
+    )
+
+
+def beginning(parent: SAE, digest: str, config: SAEConfig) -> Parent:
+    """The parent's weights in the architecture of `config`: its threshold is kept where both have one."""
+    weights = unit_decoder(parent.weights)
+    latents = len(weights.encoder)
+    old = weights.threshold
+    threshold = magnitude = bias = None
+    if config.architecture == "jumprelu":
+        threshold = torch.full((latents,), FIRST_THRESHOLD) if old is None else old.clamp(min=0).expand(latents).clone()
+    elif config.architecture in ("batchtopk", "matryoshka"):
+        threshold = torch.tensor(-1.0) if old is None or old.ndim else old
+    elif config.architecture == "gated":
+        zeros = torch.zeros(latents)
+        magnitude = zeros if weights.magnitude is None else weights.magnitude
+        bias = weights.encoder_bias.clone() if weights.magnitude_bias is None else weights.magnitude_bias
+    changed: Weights = replace(weights, threshold=threshold, magnitude=magnitude, magnitude_bias=bias)
+    return Parent(changed, digest, parent.scale)

@@ -1,0 +1,104 @@
+"""Gemma Scope's checkpoints: `params.npz`, a JumpReLU SAE that does not subtract b_dec from its input.
+
+    z = relu(pre) * (pre > threshold),  pre = x W_enc + b_enc        x_hat = z W_dec + b_dec
+
+The file says neither the model nor the hookpoint; they are taken from the path where it is that of a release, such as
+`gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`.
+"""
+
+import math
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from catalog.errors import InputError
+from ingest.sae.architecture import Weights
+from ingest.sae.formats.fold import fold_factor
+from ingest.sae.formats.reading import checked, described
+from ingest.sae.model import SAE
+
+WEIGHTS_FILE = "params.npz"
+
+
+def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
+    """The SAE in `folder`. `scale` is what rows are to be multiplied by, and is folded into the weights.
+
+    Raises InputError for what is not such a file, and for an SAE on embeddings without a scale.
+    """
+    path = folder / WEIGHTS_FILE
+    tensors = _read(path)
+    matrix = tensors.get("W_enc")
+    if matrix is None or matrix.ndim != 2:
+        said = f"has W_enc of shape {tuple(matrix.shape)}" if matrix is not None else f"has {sorted(tensors)}"
+        raise InputError(f"{path} {said}, but needs W_enc of shape (d, latents)")
+    d, width = matrix.shape
+    latents = (width,)
+    shapes = {"W_enc": (d, width), "W_dec": (width, d), "b_enc": latents, "b_dec": (d,), "threshold": latents}
+    found = checked(tensors, shapes, path, f"d {d} and {width} latents (W_enc)")
+    if re.search(r"(^|/)embedding(/|$)", folder.resolve().as_posix()) and scale is None:
+        raise InputError(
+            f"{folder} is an SAE on embeddings, trained on sqrt(d) = {math.sqrt(d):.6g} times them: give "
+            f"scale={math.sqrt(d):.6g} to read embeddings as they are stored, or scale=1 if the model multiplies them"
+        )
+    model_name, hookpoint, target = _from_path(folder)
+    config = described(
+        path,
+        d_in=d,
+        width=width,
+        k=None,
+        model_name=model_name,
+        hookpoint=hookpoint,
+        architecture="jumprelu",
+        centred=False,
+        target_hookpoint=target,
+        d_out=None if target is None else d,
+    )
+    weights = Weights(
+        encoder=found["W_enc"].T.contiguous(),
+        encoder_bias=found["b_enc"],
+        decoder=found["W_dec"],
+        decoder_bias=found["b_dec"],
+        threshold=found["threshold"],
+    )
+    if scale is not None:
+        if target is not None:
+            raise InputError(f"scale {scale} is given for the transcoder in {folder}, whose output would keep its own")
+        weights = fold_factor(weights, scale)
+    return SAE(config, weights, scale)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} is not an npz file of plain arrays, or is cut short: {error}. Pickled objects are never read"
+        ) from error
+    except OSError as error:
+        raise InputError(f"the SAE in {path.parent} has no readable {path.name}: {error.strerror}") from error
+    wrong = {name: array.dtype for name, array in found.items() if array.dtype.kind not in "fiu"}
+    if wrong:
+        raise InputError(f"{path} has arrays that are not of numbers: {wrong}")
+    # PyTorch reads neither foreign byte orders nor every width of float.
+    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in found.items()}
+
+
+def _from_path(folder: Path) -> tuple[str, str, str | None]:
+    """(model, hookpoint, a transcoder's target) as far as the path tells."""
+    path = folder.resolve().as_posix()
+    release = re.search(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)", path)
+    layer = re.search(r"(?:^|/)layer_(\d+)(?:/|$)", path)
+    name = f"layer_{layer[1]}" if layer else "embedding" if "/embedding" in path else "unknown"
+    if release is None:
+        return "", name, None
+    model = f"google/gemma-2-{release[1]}" + ("-it" if release[2] == "it" else "")
+    if release[3] == "transcoders":
+        return model, f"{name}.mlp.input", f"{name}.mlp"
+    if release[3] == "res":
+        return model, f"layers.{layer[1]}" if layer else name, None
+    return model, f"{name}.{release[3]}", None

@@ -1,0 +1,36 @@
+"""The loss of an elementwise architecture and its gradient from the pairs that matter: dense is the encoder alone."""
+
+from ingest.sae.architecture import Weights
+from ingest.sae.codes import by_latent, latent_sums, row_sums, transposed_product
+from ingest.sae.elementwise import Elementwise, Found, Task, at_pairs
+from ingest.sae.gradient import Reconstruction, encoder_gradient
+from ingest.sae.risk import tilted
+from ingest.sae.topcode import code_above
+
+
+def by_pairs(rule: Elementwise, weights: Weights, task: Task) -> Found:
+    """The loss, and the gradients that depend on the code."""
+    latents = len(weights.encoder)
+    code = code_above(task.x_in, weights.encoder, rule.shift(weights), 0.0)
+    parameters = at_pairs(rule.parameters(weights), code)
+    seen = rule.forward(code.values, *parameters)
+    code = code._replace(values=seen.z)
+    reconstruction = Reconstruction(code, weights.decoder, task.target)
+    row_losses = reconstruction.squares() + task.sparsity * row_sums(code, seen.penalty)
+    auxiliary = None
+    if seen.auxiliary is not None:
+        auxiliary = Reconstruction(code._replace(values=seen.auxiliary), weights.decoder, task.target)
+        row_losses += auxiliary.squares()
+
+    loss, by_row = tilted(row_losses, task.tilt)
+    share = (2 * by_row).unsqueeze(1)
+    step = reconstruction.residual * share
+    by_auxiliary = None if auxiliary is None else auxiliary.back(auxiliary.residual * share)
+    by_penalty = (task.sparsity * by_row)[code.rows()]
+    slopes = rule.back(seen._replace(z=seen.z.sign()), reconstruction.back(step), by_auxiliary, by_penalty, *parameters)
+    pairs = by_latent(code, latents)
+    by_encoder, by_pre = encoder_gradient(code, pairs, slopes.pre, task.x_in, latents)
+    by_decoder = transposed_product(pairs, seen.z, step)
+    others = {name: latent_sums(code, slope, latents) for name, slope in slopes.others.items()}
+    fired = code.fired(latents)
+    return Found(loss, row_losses, by_row, reconstruction.residual, fired, by_encoder, by_decoder, by_pre, others)

@@ -1,0 +1,103 @@
+"""Data-parallel training: `torchrun` starts processes that train one SAE together, each on its part of every batch.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m ingest.sae.parallel JOB.json
+
+The processes map the same cache; rank 0 leaves the finished run in the job's folder, where the caller finds it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+
+from catalog.errors import InputError
+from ingest.sae import world
+from ingest.sae.architecture import Weights
+from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.files import packed, write_whole
+from ingest.sae.rows import CachedRows, RowSource
+from ingest.sae.settings import TrainConfig
+from ingest.sae.train import Job, Parent, train_saes
+
+JOB_FILE, PARENT_FILE, SUBSET_FILE = "job.json", "parent.safetensors", "subset.npy"
+_TOLD = 2000
+"""Characters of a failed run's messages that are shown."""
+
+
+def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
+    """Train `job` on cached rows in `processes` processes; the finished run is left in its folder.
+
+    Raises InputError with the last messages if a process fails.
+    """
+    if not isinstance(source, CachedRows):
+        raise InputError("several processes train from the cache alone: leave out `stream`, or set processes = 1")
+    job.out_dir.mkdir(parents=True, exist_ok=True)
+    folder = job.out_dir.absolute()
+    said: dict[str, Any] = {"config": asdict(job.config), "skip": job.skip, "files": source.files()}
+    if job.parent:
+        write_whole(folder / PARENT_FILE, packed(job.parent.weights.named()))
+        said["parent"] = {"digest": job.parent.digest, "scale": job.parent.scale}
+    if source.subset is not None:
+        np.save(folder / SUBSET_FILE, source.subset)
+    write_whole(folder / JOB_FILE, json.dumps(said).encode())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    done = subprocess.run(
+        [*command, "-m", "ingest.sae.parallel", str(folder / JOB_FILE)],
+        env={"OMP_NUM_THREADS": str(threads), **os.environ},
+        capture_output=True,
+        text=True,
+    )
+    for name in (JOB_FILE, PARENT_FILE, SUBSET_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if done.returncode:
+        raise InputError(f"training in {processes} processes failed:\n{done.stderr[-_TOLD:]}")
+
+
+def _loaded(path: Path) -> tuple[Job, CachedRows]:
+    """What `train_in_processes` wrote."""
+    said = json.loads(path.read_text())
+    config = said["config"]
+    sae = SAEConfig(**{**config["sae"], "groups": tuple(config["sae"]["groups"])})
+    l0_range = tuple(config["l0_range"]) if config["l0_range"] else None
+    settings = {**config, "sae": sae, "objective": Objective(**config["objective"]), "l0_range": l0_range}
+    parent = None
+    if "parent" in said:
+        parent = Parent(Weights(**load_file(path.parent / PARENT_FILE)), **said["parent"])
+    files = [np.memmap(name, np.float16, "r", shape=tuple(shape)) for name, shape in said["files"]]
+    subset = np.load(path.parent / SUBSET_FILE) if (path.parent / SUBSET_FILE).exists() else None
+    return Job(TrainConfig(**settings), path.parent, parent, skip=said["skip"]), CachedRows(*files, subset=subset)
+
+
+@click.command()
+@click.argument("job_file", type=click.Path(exists=True, path_type=Path))
+def main(job_file: Path) -> None:
+    """Take part in the training that JOB_FILE describes."""
+    gpu = torch.cuda.is_available()
+    distributed.init_process_group("nccl" if gpu else "gloo")
+    try:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
+        if gpu:
+            torch.cuda.set_device(device)
+        job, rows = _loaded(job_file)
+        # A process must not look for a finished run while another one writes it.
+        distributed.barrier()
+        train_saes([job], rows, device=device)
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+    if world.rank() == 0:
+        click.echo(f"trained in {job.out_dir}", err=True)
+
+
+if __name__ == "__main__":
+    main()

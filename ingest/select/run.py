@@ -1,0 +1,303 @@
+"""A selection into the catalog: seed and pool -> scores -> ranks -> what the budget takes -> `selected`."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.selection import Selection
+from catalog.vectors import Version, name_version
+from ingest.encoder import encoder_digest
+from ingest.models import LanguageModel
+from ingest.residuals import text_shards
+from ingest.sae.model import SAE
+from ingest.select.budget import best_first, by_hash, passes, within
+from ingest.select.documents import Documents, check_corpora, read_pool, read_seed
+from ingest.select.parent import hookpoint_of, parent_of, sparsity_of
+
+Progress = Callable[[int, int | None], None]
+"""Called with (done, total): documents that are embedded, then tokens that are compared."""
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass
+class SelectionReport:
+    """What a selection holds, and where its time went."""
+
+    selection: str
+    documents: int = 0
+    tokens: int = 0
+    """Each pass counted; below the budget if the pool or what resembles the seed is smaller."""
+    seed_documents: int = 0
+    seed_tokens: int = 0
+    candidates: int = 0
+    """Documents that were reranked."""
+    embedded: int = 0
+    """Documents that were embedded now."""
+    skipped: bool = False
+    """Whether everything that it is made from is as it was, so that nothing was done."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What a method takes, best first."""
+
+    documents: Documents
+    order: npt.NDArray[np.int64]
+    """Places in `documents`, best first: those that are taken."""
+    scores: Scores | None = None
+    """`[documents]`, or None for a method without scores."""
+    passes: npt.NDArray[np.int64] | None = None
+    """`[order]`: how often each is read, or None for once."""
+    version: Version | None = None
+    """Of the vectors that it was made with."""
+
+
+def select_documents(
+    catalog: Catalog,
+    model: LanguageModel,
+    spec: Selection,
+    *,
+    parent: SAE | None = None,
+    progress: Progress | None = None,
+) -> SelectionReport:
+    """Bring `selections` and `selected` up to date with `spec`. Hold `refresh.lock`, as vectors may be written.
+
+    `parent` spares loading the SAE that the section names. Documents are taken by rank until `tokens` is reached, the
+    one that crosses the budget included. BM25 finds only documents that share a word with the seed; the other methods
+    rank the whole pool. Raises UnknownName for a corpus, a document or an SAE that is not there. Raises InputError if
+    a seed text is of a split test, if nothing is found, if a corpus was cut for another model, if the encoder cannot
+    be loaded, or if TracIn cannot differentiate the parent's loss.
+    """
+    report = SelectionReport(spec.name)
+    clock = _Clock(report.seconds)
+    seed = read_seed(catalog, spec) if spec.seed is not None else None
+    if seed is not None:
+        report.seed_documents, report.seed_tokens = len(seed), int(seed.tokens.sum())
+    _check_model(catalog, model, spec)
+    if spec.reranked:
+        parent, digest = parent_of(catalog, spec, parent)
+    else:
+        parent, digest = None, ""
+    inputs = _inputs(catalog, model, spec, seed, digest)
+    if _as_before(catalog, spec, inputs, report):
+        return report
+    chosen = _choose(catalog, model, spec, seed, parent, report, clock, progress)
+    if not len(chosen.order):
+        raise InputError(
+            f"selection {spec.name!r} is empty: no document of {spec.pool!r} shares a word with the seed documents"
+        )
+    times = np.ones(len(chosen.order), np.int64) if chosen.passes is None else chosen.passes
+    report.documents = len(chosen.order)
+    report.tokens = int((chosen.documents.tokens[chosen.order] * times).sum())
+    with clock("write"):
+        _record(catalog, spec, seed, inputs, chosen, times, report)
+    return report
+
+
+def _choose(
+    catalog: Catalog,
+    model: LanguageModel,
+    spec: Selection,
+    seed: Documents | None,
+    parent: SAE | None,
+    report: SelectionReport,
+    clock: "_Clock",
+    progress: Progress | None,
+) -> _Chosen:
+    """What the method takes."""
+    budget = int(spec.tokens or 0)
+    if spec.method == "seed" and seed is not None:
+        often = passes(seed.tokens, budget)
+        return _Chosen(seed, np.flatnonzero(often), passes=often[often > 0])
+    pool = read_pool(catalog, spec.pool)
+    if seed is None:
+        order = by_hash(pool, spec.rng) if spec.method == "random" else np.arange(len(pool))
+        return _Chosen(pool, order if spec.method == "full" else order[: within(pool.tokens[order], budget)])
+    scores, version = _first_scores(catalog, spec, pool, seed, report, clock, progress)
+    order = best_first(scores)
+    if spec.first_stage == "bm25":
+        order = order[scores[order] > 0]
+    if parent is not None and len(order):
+        order = np.sort(order[: within(pool.tokens[order], int(budget * spec.candidates))])
+        report.candidates = len(order)
+        with clock("tracin"):
+            found = _influence(catalog, model, spec, parent, pool.take(order), seed, progress)
+        scores = np.full(len(pool), -np.inf)
+        scores[order] = found
+        order = order[best_first(found)]
+    return _Chosen(pool, order[: within(pool.tokens[order], budget)], scores, version=version)
+
+
+def _first_scores(
+    catalog: Catalog,
+    spec: Selection,
+    pool: Documents,
+    seed: Documents,
+    report: SelectionReport,
+    clock: "_Clock",
+    progress: Progress | None,
+) -> tuple[Scores, Version | None]:
+    """How like the seed each document of the pool is, `[pool]`, and the vectors that it was found with."""
+    if spec.first_stage == "bm25":
+        from ingest.select.bm25 import bm25_scores
+
+        with clock("bm25"):
+            return bm25_scores(pool.texts(catalog), seed.texts(catalog), spec.pooling), None
+    from ingest.select.dense import dense_scores, embedded
+
+    with clock("embed"):
+        found = embedded(catalog, spec.encoder, [pool, seed], progress)
+        report.embedded = found.fresh
+    with clock("dense"):
+        return dense_scores(found.matrices[0], found.matrices[1], spec.pooling), found.version
+
+
+def _influence(
+    catalog: Catalog,
+    model: LanguageModel,
+    spec: Selection,
+    parent: SAE,
+    candidates: Documents,
+    seed: Documents,
+    progress: Progress | None,
+) -> Scores:
+    """TracIn of each candidate with the seed, `[candidates]`, from rows that the model gives as they are needed."""
+    from ingest.select.residuals import document_rows
+    from ingest.select.tracin import document_influence, seed_gradient
+
+    hookpoint = hookpoint_of(catalog, spec, parent)
+    parent = parent.to(model.device)
+    sparsity = sparsity_of(catalog, spec, parent)
+    gradient = seed_gradient(parent, (x for x, _ in document_rows(catalog, model, hookpoint, seed)), sparsity)
+    total = int(candidates.tokens.sum())
+    return document_influence(
+        parent,
+        gradient,
+        document_rows(catalog, model, hookpoint, candidates),
+        len(candidates),
+        sparsity,
+        None if progress is None else lambda done: progress(done, total),
+    )
+
+
+def _check_model(catalog: Catalog, model: LanguageModel, spec: Selection) -> None:
+    """The budget counts tokens, and TracIn reads them: both of this model's tokenizer."""
+    names = [name for name in (spec.pool, spec.seed) if name is not None]
+    check_corpora(catalog, names)
+    for name in names:
+        cut = catalog.value("SELECT model FROM corpora WHERE corpus = ?", [name])
+        if cut != model.spec.name:
+            raise InputError(
+                f"selection {spec.name!r}: corpus {name!r} was cut for model {cut!r}, not {model.spec.name!r}"
+            )
+
+
+def _inputs(catalog: Catalog, model: LanguageModel, spec: Selection, seed: Documents | None, parent: str) -> str:
+    """BLAKE2b-128 of everything that decides a selection."""
+    corpora = sorted({spec.pool, *([spec.seed] if spec.seed else [])})
+    said = [
+        spec.model_dump(mode="json"),
+        text_shards(catalog, corpora),
+        "" if seed is None else hashlib.blake2b("".join(seed.hashes).encode(), digest_size=16).hexdigest(),
+        encoder_digest(spec.encoder) if spec.first_stage == "dense" else "",
+        [model.digest, str(model.dtype), parent] if spec.reranked else "",
+    ]
+    if spec.reranked:
+        said.append(catalog.rows("SELECT hookpoint, sparsity FROM saes WHERE sae = ?", [spec.parent]))
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+def _as_before(catalog: Catalog, spec: Selection, inputs: str, report: SelectionReport) -> bool:
+    """Whether the catalog has the selection as it would be made; then the report tells what it has."""
+    if catalog.value("SELECT inputs FROM selections WHERE selection = ?", [spec.name]) != inputs:
+        return False
+    sql = "SELECT count(*), coalesce(sum(tokens * passes), 0) FROM selected WHERE selection = ?"
+    documents, tokens = catalog.rows(sql, [spec.name])[0]
+    report.documents, report.tokens, report.skipped = int(documents), int(tokens), bool(documents)
+    return report.skipped
+
+
+def _record(
+    catalog: Catalog,
+    spec: Selection,
+    seed: Documents | None,
+    inputs: str,
+    chosen: _Chosen,
+    times: npt.NDArray[np.int64],
+    report: SelectionReport,
+) -> None:
+    """Both tables and the version of the vectors in one snapshot."""
+    catalog.stage("selections", [_row(spec, seed, inputs)])
+    documents, order = chosen.documents, chosen.order
+    table = pa.table(
+        {
+            "selection": pa.array([spec.name] * len(order), pa.string()),
+            "corpus": pa.array([documents.corpus] * len(order), pa.string()),
+            "document": documents.numbers[order],
+            "hash": pa.array(documents.hashes[order], pa.string()),
+            "rank": np.arange(1, len(order) + 1, dtype=np.int32),
+            "score": pa.nulls(len(order), pa.float64()) if chosen.scores is None else chosen.scores[order],
+            "tokens": documents.tokens[order].astype(np.int32),
+            "passes": times.astype(np.int32),
+        }
+    )
+    catalog.connection.register("_rows", table)
+    catalog.connection.execute("CREATE OR REPLACE TEMP TABLE _selected AS FROM _rows")
+    catalog.connection.unregister("_rows")
+    mine = f"selection = '{spec.name}'"
+    with catalog.write(f"selection {spec.name}", documents=report.documents, tokens=report.tokens) as tx:
+        tx.replace("selected", "_selected", ["selection", "corpus", "document"], mine)
+        tx.replace("selections", "_fresh", ["selection"], mine)
+        if chosen.version is not None:
+            name_version(tx, chosen.version)
+
+
+def _row(spec: Selection, seed: Documents | None, inputs: str) -> dict[str, Any]:
+    described = None
+    if seed is not None:
+        splits = None if spec.seed_documents else list(spec.seed_splits)
+        described = {
+            "corpus": seed.corpus,
+            "splits": splits,
+            "documents": len(seed),
+            "tokens": int(seed.tokens.sum()),
+        }
+    return {
+        "selection": spec.name,
+        "method": spec.method,
+        "pool": spec.pool,
+        "seed": described and json.dumps(described),
+        "parent": spec.parent,
+        "tokens": spec.tokens,
+        "settings": spec.model_dump_json(),
+        "inputs": inputs,
+    }
+
+
+class _Clock:
+    """Adds up what each part takes."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._name, self._begun = "", 0.0
+
+    def __call__(self, name: str) -> "_Clock":
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        taken = time.perf_counter() - self._begun
+        self._seconds[self._name] = round(self._seconds.get(self._name, 0.0) + taken, 3)

@@ -1,0 +1,555 @@
+"""One optimiser step of every architecture beside the encoder's product, and beside the peers' steps.
+
+    SAEQL_PEERS=.peers python tests/benchmarks/train.py [--rounds 5] [--only topk] [--loss] [--json]
+
+The task is the one that the peers were measured on: d 256, 8,192 latents, k 32, a batch of 4,096 rows, fp32, one core.
+Each part runs in a process of its own, so that its peak memory is its own. Times are CPU time. Steps and products
+(`encode_gemm`, rows times encoder alone) alternate; `x_gemm` is the median of a step over the products around it, and
+the figure to compare on a machine that others use.
+
+- Ours is `train_saes` itself, from one callback to the next: all that a step of `saeql train` does but draw rows.
+- A peer's is its own trainer's step, dead-latent count included; sparsify's loop needs a language model, so its step is
+  put together here from what that loop calls. Peers come from the folder SAEQL_PEERS (`make peers`), behind what is
+  installed; one that cannot be imported has a row that says why.
+- Everything begins with the same unit decoder rows, their copy as encoder, and the rows' mean as decoder bias. '1%'
+  begins with biases (JumpReLU: thresholds) that about one pre-activation in a hundred exceeds; without it, half do.
+- '10% dead' has encoder rows so short that they never fire, but have activations for AuxK to use.
+
+With `--loss`, TopK is trained by everybody for equally many steps on the same batches (sums of directions, d 256, 2,048
+latents, batch 1,024), from the same beginning, with the learning rate of each step and the tokens after which a latent
+is dead the same, and FVE measured on rows held out. What is left to each: gradient clipping, Adam's epsilon, weight and
+number of AuxK's latents, SAELens' free decoder norms. sparsify's signum has no schedule and keeps its own rate.
+"""
+
+import importlib
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_MODE="disabled")
+
+import click
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+D, WIDTH, K, BATCH = 256, 8192, 32, 4096
+RATE = 1e-4
+WARM_UP = 3
+"""Steps that are not counted: the first allocates, and latents are dead from the second on."""
+LOSS_WIDTH, LOSS_BATCH, HELD_OUT, DEAD_AFTER = 2048, 1024, 8192, 50_000
+DIRECTIONS, SUPPORT = 4096, 24
+RARE = 2.33
+"""What one standard normal number in a hundred exceeds."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What of ours is measured."""
+
+    architecture: str
+    objective: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[int, ...] = ()
+    rare: bool = False
+    """Begin with one pre-activation in a hundred active."""
+    dead: bool = False
+    """Begin with a tenth of the latents dead."""
+
+
+OURS = {
+    "topk": Case("topk"),
+    "topk, 10% dead": Case("topk", {"k_aux": 128}, dead=True),
+    "topk, tilt 1": Case("topk", {"tilt": 1.0}),
+    "batchtopk": Case("batchtopk"),
+    "matryoshka, 5 groups": Case("matryoshka", groups=(512, 1024, 2048, 4096, 8192)),
+    "relu + L1": Case("relu"),
+    "relu + L1, 1%": Case("relu", rare=True),
+    "jumprelu": Case("jumprelu"),
+    "jumprelu, 1%": Case("jumprelu", rare=True),
+    "gated": Case("gated"),
+    "gated, 1%": Case("gated", rare=True),
+}
+
+
+class Start(NamedTuple):
+    """Where a peer begins."""
+
+    decoder: "Tensor"
+    """[latents, D], rows of norm 1."""
+    mean: "Tensor"
+    """[D]: of the rows."""
+    batch: int
+    dead_after: int
+    """Tokens without firing after which a latent is dead."""
+
+
+class Peer(NamedTuple):
+    """Somebody else's trainer."""
+
+    step: "Callable[[Tensor, float], object]"
+    """One optimiser step on rows [batch, D] at a learning rate."""
+    reconstruct: "Callable[[Tensor], Tensor]"
+    """Rows [n, D] reconstructed, as at inference."""
+
+
+def peak_mb() -> int:
+    """Peak resident memory of this process, MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+class Clock:
+    """CPU seconds of steps, with the encoder's product before and after each."""
+
+    def __init__(self, rows: "Tensor", encoder: "Tensor", rounds: int) -> None:
+        self._rows, self._encoder, self._rounds = rows, encoder, rounds
+        self._done, self._steps, self._products = 0, [], []  # type: ignore[var-annotated]
+        self.before, self.peak = peak_mb(), 0
+        self._resumed = time.process_time()
+
+    def stepped(self) -> None:
+        """To be called when a step is done."""
+        seconds = time.process_time() - self._resumed
+        self._done += 1
+        if self._done == WARM_UP:
+            # The product's own output must not count as the step's memory.
+            self.peak = peak_mb()
+            self._product()
+        if WARM_UP <= self._done <= WARM_UP + self._rounds:
+            self._products.append(self._product())
+            if self._done > WARM_UP:
+                self._steps.append(seconds)
+        self._resumed = time.process_time()
+
+    def _product(self) -> float:
+        begun = time.process_time()
+        self._rows @ self._encoder.T
+        return time.process_time() - begun
+
+    def result(self) -> dict[str, Any]:
+        """What the rounds say."""
+        around = zip(self._products, self._products[1:], strict=False)
+        ratios = [step * 2 / sum(products) for step, products in zip(self._steps, around, strict=True)]
+        seconds = statistics.median(self._steps)
+        return {
+            "ms_per_step": round(1000 * seconds, 1),
+            "tokens_per_s": round(BATCH / seconds),
+            "x_gemm": round(statistics.median(ratios), 2),
+            "gemm_ms": round(1000 * statistics.median(self._products), 1),
+            "memory_before_mb": self.before,
+            "peak_memory_mb": self.peak,
+        }
+
+
+class Batches:
+    """A source of rows [batch, D] for `train_saes`: whatever `draw` says of a step."""
+
+    rows, widths, digest = 1 << 40, (D, D), "benchmark"
+
+    def __init__(self, draw: "Callable[[int], Tensor]") -> None:
+        self._draw = draw
+
+    def check(self, d_in: int, d_out: int, batch: int) -> None:
+        """Everything fits."""
+
+    def sample(self) -> "tuple[Tensor, Tensor]":
+        """A batch of its own."""
+        return self.batch(-1)
+
+    def sampler(self, batch: int, seed: int) -> "Batches":
+        """Itself."""
+        return self
+
+    def batch(self, step: int) -> "tuple[Tensor, Tensor]":
+        """The rows of a step."""
+        rows = self._draw(step)
+        return rows, rows
+
+    def row_numbers(self, step: int) -> Any:
+        """Their numbers within the step."""
+        return range(len(self._draw(step)))
+
+
+def unit_rows(latents: int) -> "Tensor":
+    """The decoder that everybody begins with."""
+    import torch
+
+    rows = torch.randn(latents, D, generator=torch.Generator().manual_seed(1))
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def normal_rows() -> "Tensor":
+    """[BATCH, D] standard normal: pre-activations of unit rows are as good as standard normal too."""
+    import torch
+
+    return torch.randn(BATCH, D, generator=torch.Generator().manual_seed(0))
+
+
+def gemm(_name: str, rounds: int) -> dict[str, Any]:
+    """The encoder's product against itself: its ratio says how noisy the machine is."""
+    x, encoder = normal_rows(), unit_rows(WIDTH)
+    clock = Clock(x, encoder, rounds)
+    for _ in range(WARM_UP + rounds):
+        x @ encoder.T
+        clock.stepped()
+    return clock.result()
+
+
+def ours(name: str, rounds: int) -> dict[str, Any]:
+    """Steps of `train_saes`."""
+    import torch
+
+    from ingest.sae.architecture import Weights
+    from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+    from ingest.sae.settings import TrainConfig
+    from ingest.sae.train import Job, Parent, train_saes
+
+    case, x, decoder = OURS[name], normal_rows(), unit_rows(WIDTH)
+    bias, others = torch.zeros(WIDTH), {}
+    if case.architecture == "jumprelu":
+        others["threshold"] = torch.full((WIDTH,), RARE if case.rare else 0.001)
+    elif case.rare:
+        bias -= RARE
+    if case.groups or case.architecture == "batchtopk":
+        others["threshold"] = torch.tensor(-1.0)
+    if case.architecture == "gated":
+        others.update(magnitude=torch.zeros(WIDTH), magnitude_bias=torch.zeros(WIDTH))
+    encoder = decoder.clone()
+    if case.dead:
+        encoder[: WIDTH // 10] *= 0.3
+    config = TrainConfig(
+        SAEConfig(
+            D,
+            WIDTH,
+            K if case.architecture in KEEPS_K else None,
+            "none",
+            "rows",
+            architecture=case.architecture,
+            groups=case.groups,
+        ),
+        objective=Objective(**case.objective),
+        # One more than is counted: the last one saves.
+        steps=WARM_UP + rounds + 1,
+        batch=BATCH,
+        learning_rate=RATE,
+        warmup=0,
+        decay=0,
+        dead_after=BATCH if case.dead else 1 << 40,
+        checkpoint_every=1 << 30,
+    )
+    clock, seen = Clock(x, decoder, rounds), {}
+
+    def progress(step: int, steps: int, loss: float, fve: float, l0: float, dead: int) -> None:
+        seen.update(l0=round(l0, 1), dead=dead)
+        clock.stepped()
+
+    parent = Parent(Weights(encoder, bias, decoder, x.mean(0), **others), "benchmark", 1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        train_saes([Job(config, Path(folder), parent, progress)], Batches(lambda _: x), resume=False)
+    return clock.result() | seen
+
+
+def sae_lens(start: Start, kind: str) -> Peer:
+    """SAELens' SAETrainer: `topk`, `sparse` (TopK with sparse activations) or `standard` (ReLU + L1)."""
+    import torch
+    from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    sizes = {"d_in": D, "d_sae": len(start.decoder), "decoder_init_norm": 1.0}
+    if kind == "standard":
+        sae = StandardTrainingSAE(StandardTrainingSAEConfig(**sizes))
+    else:
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes, k=K, use_sparse_activations=kind == "sparse"))
+    with torch.no_grad():
+        sae.W_dec.copy_(start.decoder)
+        sae.W_enc.copy_(start.decoder.T)
+        sae.b_dec.copy_(start.mean)
+    config = SAETrainerConfig(
+        total_training_samples=1 << 40,
+        train_batch_size_samples=start.batch,
+        # It counts batches, not tokens.
+        dead_feature_window=math.ceil(start.dead_after / start.batch),
+    )
+    trainer = SAETrainer(config, sae, iter(()))
+
+    def step(x: "Tensor", rate: float) -> None:
+        set_rate(trainer.optimizer, rate)
+        trainer.maybe_reset_sparsity()
+        trainer.step(x)
+        trainer.n_training_steps += 1
+
+    return Peer(step, sae)
+
+
+def dictionary_learning(start: Start, kind: str) -> Peer:
+    """dictionary_learning's TopKTrainer (`topk`) or StandardTrainer (`standard`, ReLU + L1)."""
+    import torch
+    from dictionary_learning.trainers.standard import StandardTrainer
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    common = {"activation_dim": D, "dict_size": len(start.decoder), "layer": 0, "lm_name": "", "device": "cpu"}
+    if kind == "topk":
+        trainer = TopKTrainer(1 << 40, **common, k=K, lr=RATE, warmup_steps=0)
+        trainer.dead_feature_threshold = start.dead_after
+        bias = trainer.ae.b_dec
+    else:
+        # It counts dead latents only if it is to resample them: so late that it never comes to that.
+        never = 1 << 39
+        trainer = StandardTrainer(1 << 40, **common, warmup_steps=1, sparsity_warmup_steps=None, resample_steps=never)
+        bias = trainer.ae.bias
+    with torch.no_grad():
+        trainer.ae.encoder.weight.copy_(start.decoder)
+        trainer.ae.decoder.weight.copy_(start.decoder.T)
+        bias.copy_(start.mean)
+    done = 0
+
+    def step(x: "Tensor", rate: float) -> None:
+        # Step 0 would put the geometric median into the decoder bias.
+        nonlocal done
+        done += 1
+        set_rate(trainer.optimizer, rate)
+        trainer.update(done, x)
+
+    return Peer(step, trainer.ae)
+
+
+def sparsify(start: Start, kind: str) -> Peer:
+    """A step as in sparsify's Trainer.fit with loss `fvu`, one SAE, AuxK on; `kind` is the optimiser."""
+    import torch
+    from schedulefree import ScheduleFreeWrapper
+    from sparsify import SparseCoder
+    from sparsify.config import SparseCoderConfig
+    from sparsify.sign_sgd import SignSGD
+
+    latents = len(start.decoder)
+    coder = SparseCoder(D, SparseCoderConfig(num_latents=latents, k=K))
+    with torch.no_grad():
+        coder.encoder.weight.copy_(start.decoder)
+        coder.W_dec.copy_(start.decoder)
+        coder.b_dec.copy_(start.mean)
+    optimiser: Any = torch.optim.Adam(coder.parameters())
+    if kind == "signum":
+        # The rate that its Trainer chooses.
+        rate = 5e-3 / math.sqrt(latents / (1 << 14))
+        optimiser = ScheduleFreeWrapper(SignSGD(coder.parameters(), lr=rate), momentum=0.95)
+        optimiser.train()
+    idle = torch.zeros(latents, dtype=torch.long)
+
+    def step(x: "Tensor", rate: float) -> None:
+        if kind == "adam":
+            set_rate(optimiser, rate)
+        out = coder(x, dead_mask=idle > start.dead_after)
+        fired = torch.zeros(latents, dtype=torch.bool)
+        fired[out.latent_indices.flatten()] = True
+        (out.fvu + out.auxk_loss / 32).backward()
+        coder.remove_gradient_parallel_to_decoder_directions()
+        optimiser.step()
+        optimiser.zero_grad()
+        coder.set_decoder_norm_to_unit_norm()
+        idle.add_(len(x))
+        idle[fired] = 0
+
+    def reconstruct(x: "Tensor") -> "Tensor":
+        if kind == "signum":
+            optimiser.eval()
+        return coder(x).sae_out  # type: ignore[no-any-return]
+
+    return Peer(step, reconstruct)
+
+
+def set_rate(optimiser: Any, rate: float) -> None:
+    """The learning rate of the next step, whatever a scheduler set behind the last one."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+PEERS: dict[str, tuple[Callable[[Start, str], Peer], str]] = {
+    "sae_lens topk": (sae_lens, "topk"),
+    "sae_lens topk, sparse": (sae_lens, "sparse"),
+    "dictionary_learning topk": (dictionary_learning, "topk"),
+    "sparsify topk, signum": (sparsify, "signum"),
+    "sparsify topk, adam": (sparsify, "adam"),
+    "sae_lens relu + L1": (sae_lens, "standard"),
+    "dictionary_learning relu + L1": (dictionary_learning, "standard"),
+}
+SAME_LOSS = ["ours", *(name for name in PEERS if "topk" in name)]
+
+
+def missing(name: str) -> str:
+    """Why a peer cannot be imported, in a line; empty if it can."""
+    if folder := os.environ.get("SAEQL_PEERS"):
+        # Behind what is installed: what is measured must run on the same torch as ours.
+        sys.path.append(str(Path(folder).resolve()))
+    try:
+        importlib.import_module(PEERS[name][0].__name__)
+    except Exception as error:  # Whatever a foreign package raises when imported.
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+def peer(name: str, rounds: int) -> dict[str, Any]:
+    """Steps of a peer's trainer."""
+    if why := missing(name):
+        return {"missing": why}
+    x, decoder = normal_rows(), unit_rows(WIDTH)
+    build, kind = PEERS[name]
+    trainer = build(Start(decoder, x.mean(0), BATCH, 1 << 40), kind)
+    clock = Clock(x, decoder, rounds)
+    for _ in range(WARM_UP + rounds):
+        trainer.step(x, RATE)
+        clock.stepped()
+    return clock.result()
+
+
+def directions(n: int, step: int) -> "Tensor":
+    """[n, D] rows of a step: sums of SUPPORT directions, the r-th of them as often as r ** -0.7, around a mean.
+
+    Their mean norm is sqrt(D), to within a few percent.
+    """
+    import torch
+
+    seeded = torch.Generator().manual_seed(2)
+    atoms = torch.randn(DIRECTIONS, D, generator=seeded)
+    atoms /= atoms.norm(dim=1, keepdim=True)
+    mean = torch.randn(D, generator=seeded)
+    often = torch.arange(1.0, DIRECTIONS + 1) ** -0.7
+    seeded.manual_seed(1000 + step)
+    chosen = torch.multinomial(often, n * SUPPORT, replacement=True, generator=seeded).view(n, SUPPORT)
+    strengths = 1 + 0.5 * torch.randn(n, SUPPORT, generator=seeded).abs()
+    rows = torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=strengths, mode="sum")
+    rows += 0.05 * torch.randn(n, D, generator=seeded) + 2 * mean / mean.norm()
+    return rows * (math.sqrt(D) / 7.4)
+
+
+def loss(name: str, steps: int, rate: float) -> dict[str, Any]:
+    """FVE on held-out rows after `steps` steps of ours or of a peer."""
+    import torch
+
+    from ingest.sae.architecture import Weights
+    from ingest.sae.config import SAEConfig
+    from ingest.sae.model import SAE
+    from ingest.sae.settings import TrainConfig, learning_rate
+    from ingest.sae.train import Job, Parent, train_saes
+
+    if name != "ours" and (why := missing(name)):
+        return {"missing": why}
+    decoder, first = unit_rows(LOSS_WIDTH), directions(HELD_OUT, -2)
+    mean = first.mean(0)
+    config = TrainConfig(
+        SAEConfig(D, LOSS_WIDTH, K, "none", "rows"),
+        steps=steps,
+        batch=LOSS_BATCH,
+        learning_rate=rate,
+        warmup=steps // 10,
+        decay=steps // 3,
+        dead_after=DEAD_AFTER,
+    )
+    begun = time.process_time()
+    if name == "ours":
+        parent = Parent(Weights(decoder.clone(), torch.zeros(LOSS_WIDTH), decoder, mean), "benchmark", 1.0)
+        with tempfile.TemporaryDirectory() as folder:
+            source = Batches(lambda step: directions(LOSS_BATCH, step))
+            train_saes([Job(config, Path(folder), parent)], source, resume=False)
+            sae = SAE.load(Path(folder))
+        trained: Callable[[Tensor], Tensor] = lambda x: sae.decode(sae.encode(x), x)  # noqa: E731
+    else:
+        build, kind = PEERS[name]
+        trainer = build(Start(decoder, mean, LOSS_BATCH, DEAD_AFTER), kind)
+        for step in range(steps):
+            trainer.step(directions(LOSS_BATCH, step), learning_rate(config, step))
+        trained = trainer.reconstruct
+    seconds = time.process_time() - begun
+    held_out = directions(HELD_OUT, -3)
+    with torch.no_grad():
+        error = (held_out - trained(held_out)).double().square().sum()
+    variance = (held_out - held_out.mean(0)).double().square().sum()
+    return {"fve": round(1 - float(error / variance), 4), "seconds": round(seconds, 1)}
+
+
+def in_process(kind: str, name: str, *arguments: str) -> dict[str, Any]:
+    """Run one part of this file in a fresh process; its result, or for a peer why there is none."""
+    command = [sys.executable, __file__, "--part", kind, name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not done.returncode:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return {"part": name} | found
+    last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+    if name not in PEERS:
+        raise click.ClickException(f"the part {name!r} failed with exit code {done.returncode}: {last}")
+    return {"part": name, "missing": f"failed with exit code {done.returncode}: {last}"}
+
+
+def show(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Print a table; a part that is missing says why."""
+    click.echo(f"{'part':30}" + "".join(f"{column:>18}" for column in columns))
+    for row in rows:
+        cells = "".join(f"{row.get(column, ''):>18}" for column in columns)
+        click.echo(f"{row['part']:30}" + (f"  {row['missing']}" if "missing" in row else cells))
+    click.echo()
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Steps of each part that count.")
+@click.option("--only", multiple=True, help="Parts whose name holds this; all by default.")
+@click.option("--peers/--no-peers", "with_peers", default=True, help="Also the peers.")
+@click.option("--loss", "with_loss", is_flag=True, help="Also the FVE after equally many steps.")
+@click.option("--steps", default=300, show_default=True, type=click.IntRange(10), help="Steps of --loss.")
+@click.option("--rate", "rates", multiple=True, type=float, default=(1e-3,), show_default=True, help="Rates of --loss.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--part", type=(str, str), hidden=True)
+def main(
+    rounds: int,
+    only: tuple[str, ...],
+    with_peers: bool,
+    with_loss: bool,
+    steps: int,
+    rates: tuple[float, ...],
+    as_json: bool,
+    part: tuple[str, str] | None,
+) -> None:
+    """Measure, and print tables or one JSON object."""
+    if part is not None:
+        import torch
+
+        torch.set_num_threads(1)
+        kind, name = part
+        if kind == "loss":
+            click.echo(json.dumps(loss(name, steps, rates[0])))
+        else:
+            click.echo(json.dumps({"gemm": gemm, "ours": ours, "peer": peer}[kind](name, rounds)))
+        return
+    parts = [("gemm", "encode GEMM"), *(("ours", name) for name in OURS)]
+    parts += [("peer", name) for name in PEERS if with_peers]
+    wanted = [(kind, name) for kind, name in parts if not only or any(text in name for text in only)]
+    results: dict[str, Any] = {"step": [in_process(kind, name, "--rounds", str(rounds)) for kind, name in wanted]}
+    if with_loss:
+        names = SAME_LOSS if with_peers else SAME_LOSS[:1]
+        results["loss"] = []
+        for rate in rates:
+            found = [in_process("loss", name, "--steps", str(steps), "--rate", str(rate)) for name in names]
+            best = max((row["fve"] for row in found[1:] if "fve" in row), default=-math.inf)
+            results["loss"] += [{"rate": rate, **row} for row in found]
+            results.setdefault("ours_not_below", []).append(found[0]["fve"] >= best)
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    figures = ("ms_per_step", "tokens_per_s", "x_gemm", "gemm_ms", "memory_before_mb", "peak_memory_mb", "l0", "dead")
+    show(results["step"], figures)
+    if with_loss:
+        show(results["loss"], ("rate", "fve", "seconds"))
+        for rate, held in zip(rates, results["ours_not_below"], strict=True):
+            click.echo(f"at rate {rate} ours is {'not below any' if held else 'BELOW a peer'}")
+
+
+if __name__ == "__main__":
+    main()

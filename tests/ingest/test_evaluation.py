@@ -1,0 +1,278 @@
+"""The table evaluations against a loop over single sequences, and what a second run does and leaves."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from catalog import Catalog
+from catalog.errors import InputError, UnknownName
+from ingest.corpus import ingest_corpus
+from ingest.evaluation import evaluate_text
+from ingest.harvest import Reader
+from ingest.models import LanguageModel
+from ingest.sae.architecture import Weights
+from ingest.sae.config import SAEConfig
+from ingest.sae.evaluate import evaluate
+from ingest.sae.model import SAE
+from ingest.sequences import load_sequences
+from tests.ingest.tiny import D, corpus_of, texts, write_lines
+
+WIDTH, K = 40, 4
+
+
+def reader(name: str = "s", seed: int = 0, hookpoint: str = "layers.1", **config: Any) -> Reader:
+    """A random TopK SAE, or transcoder, whose latents 0 fires nowhere."""
+    generator = torch.Generator().manual_seed(seed)
+    encoder = torch.randn(WIDTH, D, generator=generator)
+    decoder = torch.nn.functional.normalize(torch.randn(WIDTH, D, generator=generator))
+    bias = torch.zeros(WIDTH)
+    bias[0] = -1000
+    bias[1] = 1000
+    config = {"d_in": D, "width": WIDTH, "k": K, "model_name": "tiny", "hookpoint": hookpoint, **config}
+    weights = Weights(encoder, bias, decoder / 10, torch.randn(D, generator=generator) / 10)
+    return Reader(name, hookpoint, SAE(SAEConfig(**config), weights), f"{name}/{seed}/{hookpoint}")
+
+
+def transcoder(name: str = "t") -> Reader:
+    return reader(name, 3, "layers.1.post_attention_layernorm", target_hookpoint="layers.1.mlp", d_out=D, centred=False)
+
+
+@pytest.fixture(params=["llama", "neox"])
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    """With and without a BOS; the text's token ids mean the same to both."""
+    found: LanguageModel = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def _ingested(tmp_path_factory: pytest.TempPathFactory, llama: LanguageModel) -> Path:
+    root = tmp_path_factory.mktemp("evaluated")
+    with Catalog.create(root / "catalog") as catalog:
+        for number, name in enumerate(("docs", "more")):
+            lines = write_lines(root / f"{name}.jsonl", texts(60, number))
+            ingest_corpus(catalog, corpus_of(lines, name=name), llama)
+    return root / "catalog"
+
+
+@pytest.fixture
+def text(_ingested: Path, tmp_path: Path) -> Iterator[Catalog]:
+    """A catalog with two corpora, in several shards each, and nothing measured."""
+    with Catalog(shutil.copytree(_ingested, tmp_path / "catalog")) as catalog:
+        assert catalog.value("SELECT max(shard) FROM documents WHERE corpus = 'docs'") >= 2
+        yield catalog
+
+
+def stored(catalog: Catalog, sae: str, corpus: str = "docs", split: str = "test") -> dict[str, Any]:
+    cursor = catalog.connection.execute(
+        "SELECT * FROM evaluations WHERE sae = ? AND corpus = ? AND split = ?", [sae, corpus, split]
+    )
+    names = [column[0] for column in cursor.description or []]
+    (row,) = cursor.fetchall()
+    return dict(zip(names, row, strict=True))
+
+
+def naive(catalog: Catalog, model: LanguageModel, one: Reader, split: str, documents: set[int]) -> dict[str, float]:
+    """What the row must hold: each sequence alone, dense codes, the measures over all rows at once."""
+    xs, targets, hats, codes = [], [], [], []
+    ce = {"clean": 0.0, "spliced": 0.0, "ablated": 0.0}
+    predictions, w = 0, one.sae.weights
+    target = one.sae.config.target_hookpoint or one.hookpoint
+    lead = int(model.bos is not None)
+    owner = dict(catalog.rows("SELECT position, document FROM tokens WHERE corpus = 'docs'"))
+    shards = catalog.rows("SELECT DISTINCT shard FROM documents WHERE corpus = 'docs' ORDER BY shard")
+    for (shard,) in shards:
+        sequences = load_sequences(catalog, "docs", shard)
+        for start, length, of in zip(sequences.starts, sequences.lengths, sequences.splits, strict=True):
+            if of != split or owner[int(sequences.first + start)] not in documents:
+                continue
+            tokens = sequences.ids[start : start + length].tolist()
+            ids = torch.tensor([[*([model.bos] if lead else []), *tokens]])
+            x = model.read(ids, [one.hookpoint])[one.hookpoint][0, lead:].double()
+            aim = model.read(ids, [target])[target][0, lead:].double()
+            inside = x - w.decoder_bias if one.sae.config.centred else x
+            pre = torch.relu(inside @ w.encoder.double().T + w.encoder_bias)
+            kept = pre.topk(K)
+            code = torch.zeros_like(pre).scatter(1, kept.indices, kept.values)
+            hat = code @ w.decoder.double() + w.decoder_bias
+            xs.append(x), targets.append(aim), hats.append(hat), codes.append(code)
+            if ids.shape[1] < 2:
+                continue
+            predictions += ids.shape[1] - 1
+            for name, rows in (("clean", aim), ("spliced", hat), ("ablated", torch.zeros_like(aim))):
+                ce[name] += hooked(model, ids, target, rows.float()) * (ids.shape[1] - 1)
+    t, x_hat, code = (torch.cat(part).numpy() for part in (targets, hats, codes))
+    means = {f"ce_{name}": total / predictions for name, total in ce.items()}
+    fired = (code > 0).mean(0)
+    cosine = (t * x_hat).sum(1) / np.linalg.norm(t, axis=1) / np.linalg.norm(x_hat, axis=1)
+    return {
+        **means,
+        "tokens": len(t),
+        "documents": len(documents),
+        "predictions": predictions,
+        "l0": (code > 0).sum() / len(t),
+        "fve": 1 - ((t - x_hat) ** 2).sum() / ((t - t.mean(0)) ** 2).sum(),
+        "mse": ((t - x_hat) ** 2).mean(),
+        "cosine": cosine.mean(),
+        "dead": (fired == 0).sum(),
+        "dense": (fired > 0.1).sum(),
+        "loss_recovered": (means["ce_ablated"] - means["ce_spliced"]) / (means["ce_ablated"] - means["ce_clean"]),
+    }
+
+
+def hooked(model: LanguageModel, ids: torch.Tensor, hookpoint: str, rows: torch.Tensor) -> float:
+    """transformers' own mean loss with the rows put in after BOS."""
+    lead = int(model.bos is not None)
+
+    def put(_module: object, _inputs: object, output: Any) -> Any:
+        found = output[0] if isinstance(output, tuple) else output
+        found = torch.cat([found[:, :lead], rows[None]], 1)
+        return (found, *output[1:]) if isinstance(output, tuple) else found
+
+    handle = model.hookpoint(hookpoint).register_forward_hook(put)
+    with torch.inference_mode():
+        loss = float(model.network(ids, labels=ids).loss)
+    handle.remove()
+    return loss
+
+
+def documents(catalog: Catalog, split: str, corpus: str = "docs") -> set[int]:
+    found = catalog.rows("SELECT document FROM documents WHERE corpus = ? AND split = ?", [corpus, split])
+    return {document for (document,) in found}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_rows_are_those_of_a_loop_over_single_sequences(
+    text: Catalog, model: LanguageModel, split: str, batch_tokens: int
+) -> None:
+    readers = [reader("s"), reader("u", 1, "layers.0")]
+    report = evaluate_text(text, model, readers, ["docs"], (split,), batch_tokens=batch_tokens)
+    assert report.evaluated == [("s", "docs", split), ("u", "docs", split)]
+    for one in readers:
+        row = stored(text, one.name, split=split)
+        expected = naive(text, model, one, split, documents(text, split))
+        assert (row["dead"] >= 1, row["dense"] >= 1) == (True, True)
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert row["max_tokens"] is None
+
+
+def test_a_transcoder_replaces_its_target_and_is_measured_against_it(text: Catalog, llama: LanguageModel) -> None:
+    one = transcoder()
+    evaluate_text(text, llama, [one], ["docs"], ("test",))
+    row = stored(text, "t")
+    for name, value in naive(text, llama, one, "test", documents(text, "test")).items():
+        assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_tokens_are_taken_by_the_documents_hashes(text: Catalog, model: LanguageModel) -> None:
+    one = reader()
+    evaluate_text(text, model, [one], ["docs"], ("test",), max_tokens=40)
+    row, taken = stored(text, "s"), set()
+    tokens = 0
+    for document, _, n in sorted(
+        text.rows("SELECT document, hash, tokens FROM documents WHERE corpus = 'docs' AND split = 'test'"),
+        key=lambda found: found[1][16:],
+    ):
+        if tokens < 40:
+            taken.add(document)
+            tokens += n
+    assert len(taken) < len(documents(text, "test"))
+    assert (row["tokens"], row["documents"], row["max_tokens"]) == (tokens, len(taken), 40)
+    for name, value in naive(text, model, one, "test", taken).items():
+        assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_the_clean_and_the_ablated_pass_are_shared_by_all_saes(text: Catalog, llama: LanguageModel) -> None:
+    heads: list[int] = []
+    handle = llama.network.get_output_embeddings().register_forward_hook(lambda *_: heads.append(1))
+    batches = 0
+
+    def count(_done: int, _total: int | None) -> None:
+        nonlocal batches
+        batches += 1
+
+    evaluate_text(text, llama, [reader("a"), reader("b", 1), reader("c", 2)], ["docs"], ("test",), progress=count)
+    handle.remove()
+    assert len(heads) == batches * (1 + 1 + 3)
+
+
+def test_a_second_run_measures_only_what_is_new(text: Catalog, llama: LanguageModel) -> None:
+    evaluate_text(text, llama, [reader("a")], ["docs", "more"])
+    before, snapshot = text.rows("FROM evaluations ORDER BY ALL"), text.snapshot()
+    report = evaluate_text(text, llama, [reader("a")], ["docs", "more"])
+    assert (report.evaluated, report.tokens, len(report.current)) == ([], 0, 4)
+    assert text.snapshot() == snapshot
+    report = evaluate_text(text, llama, [reader("a"), reader("b", 1)], ["docs", "more"])
+    assert {sae for sae, _, _ in report.evaluated} == {"b"}
+    assert text.rows("FROM evaluations WHERE sae = 'a' ORDER BY ALL") == before
+    changed = replace(reader("a", 5), digest="other weights")
+    report = evaluate_text(text, llama, [changed], ["docs"], ("test",))
+    assert report.evaluated == [("a", "docs", "test")]
+    assert len(text.rows("FROM evaluations WHERE sae = 'a'")) == 4
+    assert evaluate_text(text, llama, [changed], ["docs"], ("test",), max_tokens=40).evaluated
+
+
+def test_only_the_text_of_the_split_decides_what_is_stale(text: Catalog, llama: LanguageModel) -> None:
+    def move(one_of: str, to: str) -> None:
+        first = "(SELECT min(document) FROM documents WHERE corpus = 'docs' AND split = ?)"
+        text.connection.execute(
+            f"UPDATE lake.documents SET split = ? WHERE corpus = 'docs' AND document = {first}", [to, one_of]
+        )
+
+    evaluate_text(text, llama, [reader("a")], ["docs"], ("test",))
+    move("train", "val")
+    assert not evaluate_text(text, llama, [reader("a")], ["docs"], ("test",)).evaluated
+    move("test", "train")
+    assert evaluate_text(text, llama, [reader("a")], ["docs"], ("test",)).evaluated
+
+
+def test_a_split_without_text_is_a_problem_until_there_is_some(text: Catalog, llama: LanguageModel) -> None:
+    text.connection.execute("UPDATE lake.documents SET split = 'train' WHERE corpus = 'more' AND split = 'val'")
+    report = evaluate_text(text, llama, [reader("a")], ["docs", "more"])
+    ((corpus, split, reason),) = report.left_out
+    assert (corpus, split) == ("more", "val")
+    assert "0 documents" in reason
+    assert text.rows("SELECT stage, subject, reason FROM problems WHERE stage = 'evaluation'") == [
+        ("evaluation", "more:val", reason)
+    ]
+    assert len(report.evaluated) == 3
+    text.connection.execute("UPDATE lake.documents SET split = 'val' WHERE corpus = 'more' AND split = 'train'")
+    assert evaluate_text(text, llama, [reader("a")], ["more"], ("val",)).evaluated == [("a", "more", "val")]
+    assert text.rows("SELECT * FROM problems WHERE stage = 'evaluation'") == []
+
+
+def test_unknown_names_and_saes_that_do_not_fit_are_refused(text: Catalog, llama: LanguageModel) -> None:
+    with pytest.raises(UnknownName, match="'other'; the catalog has docs, more"):
+        evaluate_text(text, llama, [reader()], ["other"])
+    with pytest.raises(UnknownName, match="train, val, test"):
+        evaluate_text(text, llama, [reader()], ["docs"], ("dev",))
+    with pytest.raises(UnknownName, match=r"layers\.7"):
+        evaluate_text(text, llama, [reader(hookpoint="layers.7")], ["docs"])
+    narrow = reader()
+    sae = SAE(replace(narrow.sae.config, d_in=8), narrow.sae.weights)
+    with pytest.raises(InputError, match="width 8"):
+        evaluate_text(text, llama, [replace(narrow, sae=sae)], ["docs"])
+    broken = reader("broken")
+    broken.sae.weights.decoder_bias[0] = torch.inf
+    with pytest.raises(InputError, match=r"SAE 'broken' in place of 'layers\.1' gives a loss that is not"):
+        evaluate_text(text, llama, [broken], ["docs"])
+    assert text.rows("FROM evaluations") == []
+
+
+def test_cached_rows_of_a_transcoder_are_measured_against_their_target() -> None:
+    one = transcoder().sae
+    generator = np.random.default_rng(0)
+    x, target = (generator.standard_normal((300, D)).astype(np.float16) for _ in range(2))
+    result = evaluate(one, x, target)
+    x_hat = one.decode(one.encode(torch.from_numpy(x).float())).double().numpy()
+    t = target.astype(np.float64)
+    assert result.fve == pytest.approx(1 - ((t - x_hat) ** 2).sum() / ((t - t.mean(0)) ** 2).sum(), rel=1e-5)
+    with pytest.raises(InputError, match="do not fill"):
+        evaluate(one, x, target[:200])
