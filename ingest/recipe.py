@@ -33,7 +33,7 @@ def shape(sae: Sae, d_in: int, d_out: int, model_name: str, parent: SAE | None) 
         )
     if old and width != old.width:
         raise InputError(f"{sae.name!r} asks for {width} latents, and its parent has {old.width}: leave width out")
-    if (old.target_hookpoint is not None if old else False) != (sae.target is not None):
+    if old and (old.target_hookpoint is None) != (sae.target is None):
         raise InputError(f"{sae.name!r} and its parent must both be SAEs, or both transcoders (key `target`)")
     if sae.k is not None and architecture not in KEEPS_K:
         raise InputError(f"{sae.name!r}: k is not read by architecture {architecture!r}; leave it out")

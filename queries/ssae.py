@@ -22,7 +22,7 @@ STEPS = ("tail_coverage", "tail_curve", "firing_ranks", "firing_differences")
 POOL_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
 DOMAIN_PACKAGE = "sympy.physics"
 OOD_FILE = "ood.jsonl"
-L0_VALUES = (45, 70, 100, 130, 165)
+L0_VALUES = (35, 65, 100, 145, 200)
 FAMILIES = {
     "full": ("everything", 0.0),
     "random": ("random", 0.0),
@@ -41,7 +41,8 @@ hookpoint = "layers.2"
 selection = "$selection"
 tilt = $tilt
 steps = $steps
-lr = 3e-4
+lr = 1e-3
+decay = $decay
 evaluate = ["domain", "ood"]
 template = true
 """
@@ -60,8 +61,8 @@ class Size:
             "domain_tokens": round(160_000 * self.scale),
             "budget": round(200_000 * self.scale),
             "width": 1024,
-            "general_steps": max(round(1500 * self.scale), 40),
-            "resample_every": max(round(400 * self.scale), 10),
+            "general_steps": max(round(2500 * self.scale), 40),
+            "resample_every": max(round(500 * self.scale), 10),
             "steps": max(round(300 * self.scale), 20),
             "evaluation_tokens": round(12_000 * max(self.scale, 0.1)),
             "seed_tokens": max(round(10_000 * min(self.scale, 1.0)), 500),
@@ -100,7 +101,9 @@ def study_text(pool: Path | None, seed: Path | None, ood: Path | None, size: Siz
     numbers = size.values()
     template = Template((resources.files("queries") / "studies" / "ssae.toml").read_text())
     families = "".join(
-        Template(_FAMILY).substitute(name=name, selection=selection, tilt=tilt, steps=numbers["steps"])
+        Template(_FAMILY).substitute(
+            name=name, selection=selection, tilt=tilt, steps=numbers["steps"], decay=numbers["steps"] // 3
+        )
         for name, (selection, tilt) in FAMILIES.items()
     )
     code = Path(OOD_FILE)

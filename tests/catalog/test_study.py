@@ -57,7 +57,13 @@ def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "key"),
-    [("matryoshka", "groups"), ("jumprelu", "penalty"), ("jumprelu", "bandwidth"), ("topk", "k_aux"), ("topk", "target")],
+    [
+        ("matryoshka", "groups"),
+        ("jumprelu", "penalty"),
+        ("jumprelu", "bandwidth"),
+        ("topk", "k_aux"),
+        ("topk", "target"),
+    ],
 )
 def test_a_templates_key_of_one_architecture_is_valid_there(tmp_path: Path, architecture: str, key: str) -> None:
     line = next(line for line in template().splitlines() if line.startswith(f"# {key} = ")).removeprefix("# ")
