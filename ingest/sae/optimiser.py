@@ -24,10 +24,13 @@ class UnitDecoderAdam:
 
     @torch.no_grad()
     def step(self, gradient: Weights, learning_rate: float) -> None:
-        """One step down `gradient`, whose decoder part is made orthogonal to the decoder rows in place."""
+        """One step down `gradient`, which is changed in place: its decoder part is made orthogonal to the decoder rows,
+        and the whole is brought to norm 1.
+        """
         decoder = self.weights.decoder
         parallel = (gradient.decoder * decoder).sum(1, keepdim=True)
         gradient.decoder.addcmul_(parallel, decoder, value=-1)
+        _normalise(gradient)
         for name, slope in gradient.named().items():
             self._parameters[name].grad = slope
         self._adam.param_groups[0]["lr"] = learning_rate
@@ -60,3 +63,16 @@ class UnitDecoderAdam:
         for full_name, value in state.items():
             name, key = full_name.removeprefix(prefix).split(".")
             self._adam.state[self._parameters[name]][key] = value
+
+
+def _normalise(gradient: Weights) -> None:
+    """Bring the gradient to norm 1, over all tensors.
+
+    The first steps have gradients many times those of later ones, and Adam's second moment remembers them for a
+    thousand steps. ReLU + L1 at an L0 of 95 had an FVE of 0.842 after 900 steps without this, and of 0.909 with it.
+    """
+    slopes = list(gradient.named().values())
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]))
+    factor = 1 / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    for slope in slopes:
+        slope.mul_(factor)
