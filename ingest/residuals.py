@@ -72,14 +72,16 @@ def cache_residuals(
 ) -> dict[str, Residuals]:
     """Activations of several hookpoints in one pass over the corpora; what is cached is not computed again.
 
-    Raises InputError if a value is not finite or beyond half precision, naming hookpoint and sequence.
+    Raises InputError if a value is not finite or beyond half precision, naming hookpoint and sequence, and for a cache
+    that another model or revision left under this one's name.
     """
     shards = text_shards(catalog, corpora)
     total = sum(rows for *_, rows in shards)
     files = {}
     for name in dict.fromkeys(hookpoints):
         digest = residuals_digest(catalog, model, name, corpora, max_train_tokens)
-        files[name] = _CacheFolder(catalog, name, digest, max_train_tokens)
+        made = {"model": model.digest, "dtype": str(model.dtype), "hookpoint": name}
+        files[name] = _CacheFolder(catalog, name, digest, max_train_tokens, made)
     seen = 0
     try:
         for number, (corpus, shard, _, rows) in enumerate(shards):
@@ -146,8 +148,10 @@ def default_batch(model: LanguageModel) -> int:
 class _CacheFolder:
     """The files of one hookpoint while they grow."""
 
-    def __init__(self, catalog: Catalog, hookpoint: str, digest: str, max_train_tokens: int | None):
-        self.hookpoint = hookpoint
+    def __init__(
+        self, catalog: Catalog, hookpoint: str, digest: str, max_train_tokens: int | None, made: dict[str, str]
+    ):
+        self.hookpoint, self._made = hookpoint, made
         self._limit = max_train_tokens
         self.digest = digest
         self.folder = catalog.cache / "residuals" / self.digest
@@ -173,6 +177,14 @@ class _CacheFolder:
         path = self.folder / "state.json"
         if path.exists():
             state: dict[str, Any] = json.loads(path.read_text())
+            # A cache that does not say what made it is older than the positions beside it: it is made again.
+            made = state.get("made", {})
+            for name, value in self._made.items() if made else ():
+                if made.get(name) != value:
+                    raise InputError(
+                        f"the cache {self.folder} was made with {name} {made.get(name)!r}, and this study has "
+                        f"{value!r}: it was copied from elsewhere; remove that folder"
+                    )
             sizes = {"f16": (state["d"] or 0) * 2, "pos": 8}
             whole = all(
                 (self.folder / f"{split}.{suffix}").exists()
@@ -180,11 +192,11 @@ class _CacheFolder:
                 for split in SPLITS
                 for suffix, size in sizes.items()
             )
-            if whole:
+            if whole and made:
                 return state
             shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True)
-        return {"done": [], "d": None, "rows": dict.fromkeys(SPLITS, 0)}
+        return {"done": [], "d": None, "rows": dict.fromkeys(SPLITS, 0), "made": self._made}
 
     def append(self, rows: torch.Tensor, batch: Batch) -> None:
         self._d = rows.shape[1]
@@ -211,7 +223,7 @@ class _CacheFolder:
         before = sum(int(rows) for _, _, rows in self.done)
         self.done.append((corpus, shard, self._rows["train"] - before))
         partial = self.folder / ".state.partial"
-        partial.write_text(json.dumps({"done": self.done, "d": self._d, "rows": self._rows}))
+        partial.write_text(json.dumps({"done": self.done, "d": self._d, "rows": self._rows, "made": self._made}))
         partial.rename(self.folder / "state.json")
 
     def close(self) -> None:

@@ -136,6 +136,15 @@ def test_a_truncated_file_is_noticed_and_computed_again(text: Catalog, llama: La
     assert cached().train.tobytes() == rows
 
 
+def test_a_cache_of_another_model_is_refused(text: Catalog, llama: LanguageModel, tmp_path: Path) -> None:
+    other = loaded(save_model(tmp_path / "other", seed=5))
+    theirs = cache_residuals(text, other, ["layers.0"], ["docs"])["layers.0"].digest
+    folder = text.cache / "residuals"
+    shutil.copytree(folder / theirs, folder / residuals_digest(text, llama, "layers.0", ["docs"], None))
+    with pytest.raises(InputError, match=rf"was made with model '{other.digest}', and this study has '{llama.digest}'"):
+        cache_residuals(text, llama, ["layers.0"], ["docs"])
+
+
 def test_the_digest_is_of_model_hookpoint_text_and_limit(text: Catalog, llama: LanguageModel, tmp_path: Path) -> None:
     other = loaded(save_model(tmp_path / "other", seed=5))
     digests = {
