@@ -18,7 +18,8 @@ demo: $(INSTALLED)
 	$(BIN)/saeql demo demo
 
 test: $(INSTALLED) lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	# Two workers with a thread each: as fast as the machine, and no test waits for another's threads.
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
