@@ -1,9 +1,6 @@
 """Our checkpoints against the libraries themselves: what they write we read, and what we write they read.
 
-The libraries run in a process of their own, from the folder in SAEQL_PEERS (default /tmp/peers) beside this Python's:
-
-    pip install --no-deps --target /tmp/peers sae-lens==6.54.* eai-sparsify dictionary-learning ...
-
+The libraries run in a process of their own, from the folder in SAEQL_PEERS (else `.peers`, which `make peers` makes).
 Where they are not there, what they wrote once (`data/peers/*.zip`) is read all the same. `python test_sae_peers.py`
 from the repository's root writes those files anew.
 """
@@ -29,7 +26,7 @@ from ingest.sae.formats.sparsify import save_sparsify
 from tests.ingest.test_sae_formats import HOLDS, dense, made, rows
 
 DATA = Path(__file__).parent / "data" / "peers"
-PEERS = os.environ.get("SAEQL_PEERS", "/tmp/peers")
+PEERS = os.environ.get("SAEQL_PEERS", str(Path(__file__).parents[2] / ".peers"))
 MODULES = {"saelens": "sae_lens", "sparsify": "sparsify", "dictionary_learning": "dictionary_learning"}
 SAVE = {"saelens": save_saelens, "sparsify": save_sparsify, "dictionary_learning": save_dictionary_learning}
 
