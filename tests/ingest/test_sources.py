@@ -54,7 +54,7 @@ def test_a_package_that_is_not_installed_is_refused() -> None:
 
 def test_a_text_file_is_a_document_and_a_gzipped_one_too(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("two\nlines → 日本\n")
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"packed"))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"packed", mtime=0))
     assert read(corpus("text", tmp_path / "*.txt*"))[0] == [("a.txt.gz", "packed"), ("b.txt", "two\nlines → 日本\n")]
 
 
@@ -163,7 +163,7 @@ def test_damaged_parquet_pages_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
-@pytest.mark.parametrize("raw", [b"no gzip at all", gzip.compress(b'{"text": "fine"}\n' * 50)[:-10]])
+@pytest.mark.parametrize("raw", [b"no gzip at all", gzip.compress(b'{"text": "fine"}\n' * 50, mtime=0)[:-10]])
 def test_a_damaged_gzip_file_is_named(tmp_path: Path, kind: str, raw: bytes) -> None:
     path = tmp_path / "t.gz"
     path.write_bytes(raw)
