@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) lint
 	# Two workers with a thread each: as fast as the machine, and no test waits for another's threads.
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
