@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 16_384
-_METADATA = "__ducklake_metadata_lake.main"
 _T = TypeVar("_T")
 
 
@@ -194,9 +193,10 @@ def _names(cursor: duckdb.DuckDBPyConnection) -> Names:
 
     Raises QueryRefused if a macro of the catalog has the name of a listed function: calls of it would go there.
     """
-    tables = cursor.execute(f"SELECT table_name FROM {_METADATA}.ducklake_table WHERE end_snapshot IS NULL").fetchall()
-    bodies = cursor.execute(f"SELECT view_name, sql, end_snapshot IS NULL FROM {_METADATA}.ducklake_view").fetchall()
-    macros = cursor.execute(f"SELECT macro_name FROM {_METADATA}.ducklake_macro").fetchall()
+    lakes = lake.TABLES
+    tables = cursor.execute(f"SELECT table_name FROM {lakes}.ducklake_table WHERE end_snapshot IS NULL").fetchall()
+    bodies = cursor.execute(f"SELECT view_name, sql, end_snapshot IS NULL FROM {lakes}.ducklake_view").fetchall()
+    macros = cursor.execute(f"SELECT macro_name FROM {lakes}.ducklake_macro").fetchall()
     for (macro,) in macros:
         if macro.lower() in FUNCTIONS | TABLE_FUNCTIONS:
             raise QueryRefused(f"this catalog redefines the function {macro!r}, which saeql never does: no query runs")
