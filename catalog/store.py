@@ -113,17 +113,17 @@ class Catalog:
         row = self.connection.execute(sql, parameters).fetchone()
         return row[0] if row else None
 
-    def stage(self, table: str, rows: list[dict[str, Any]]) -> str:
+    def stage(self, table: str, rows: list[dict[str, Any]], name: str = "_fresh") -> str:
         """Rows as a temporary table with the columns and types of `table`, for `Transaction.replace`; its name."""
         import pyarrow as pa
 
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE _fresh AS FROM lake.{named(table)} LIMIT 0")
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM lake.{named(table)} LIMIT 0")
         if rows:
-            schema = self.connection.execute("FROM _fresh").to_arrow_table().schema
+            schema = self.connection.execute(f"FROM {name}").to_arrow_table().schema
             self.connection.register("_rows", pa.Table.from_pylist(rows, schema))
-            self.connection.execute("INSERT INTO _fresh SELECT * FROM _rows")
+            self.connection.execute(f"INSERT INTO {name} SELECT * FROM _rows")
             self.connection.unregister("_rows")
-        return "_fresh"
+        return name
 
     def snapshot(self) -> int:
         """Id of the newest snapshot."""
@@ -141,9 +141,11 @@ class Catalog:
                     ))) AS id
                 FROM lake.snapshots()
             )
-            SELECT i.table_name, coalesce(max(c.snapshot_id), 0)
-            FROM ducklake_table_info('lake') AS i LEFT JOIN changes AS c ON c.id = i.table_id::VARCHAR
-            GROUP BY ALL
+            SELECT i.table_name, greatest(coalesce(max(c.snapshot_id), 0), coalesce(any_value(e.snapshot), 0))
+            FROM ducklake_table_info('lake') AS i
+            LEFT JOIN changes AS c ON c.id = i.table_id::VARCHAR
+            LEFT JOIN lake.main.changes AS e ON e.relation = i.table_name
+            GROUP BY i.table_name
             """
         )
         return dict(found)

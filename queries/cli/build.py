@@ -94,18 +94,15 @@ def run_refresh(
     root: Path, steps: tuple[str, ...] = (), wait: float = 0.0, retry: bool = False
 ) -> "list[StepResult]":
     """Refresh with progress on stderr, with the parameters of the catalog's study."""
-    import json
-
     from catalog import Catalog
     from queries.cli.progress import Bars
-    from queries.engine import Listener, refresh
+    from queries.context import settings_of
+    from queries.engine import Listener, Options, refresh
 
     Catalog(root, read_only=True).close()
     with Catalog.create(root) as catalog, Bars() as bars:
-        source = catalog.value("SELECT source FROM study")
-        settings = json.loads(source).get("steps", {}) if source else {}
         listener = Listener(bars.step, bars.advance, bars.result)
-        results = refresh(catalog, steps, settings, listener, wait, retry)
+        results = refresh(catalog, steps, Options(settings=settings_of(catalog), retry=retry), listener, wait)
         counts = {state: sum(r.state == state for r in results) for state in ("done", "current", "failed", "waiting")}
         said = {"done": "refreshed", "current": "up to date", "failed": "failed", "waiting": "not run"}
         bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
