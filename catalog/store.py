@@ -141,9 +141,10 @@ class Catalog:
         return int(self.value("SELECT max(snapshot_id) FROM lake.snapshots()"))
 
     def last_changes(self) -> dict[str, int]:
-        """The snapshot that last changed the rows of each table."""
-        found = self.rows(
-            """
+        """The snapshot that last changed the rows of each table, also where that one was expired since."""
+        found = dict(
+            self.rows(
+                """
             WITH changes AS (
                 SELECT
                     snapshot_id,
@@ -156,8 +157,12 @@ class Catalog:
             FROM ducklake_table_info('lake') AS i LEFT JOIN changes AS c ON c.id = i.table_id::VARCHAR
             GROUP BY ALL
             """
+            )
         )
-        return dict(found)
+        if "last_changes" in found:
+            for table, snapshot in self.rows("FROM lake.last_changes"):
+                found[table] = max(found.get(table, 0), snapshot)
+        return found
 
     @contextmanager
     def write(self, message: str, **details: Any) -> Iterator[Transaction]:

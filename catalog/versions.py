@@ -42,12 +42,12 @@ def resolve(catalog: Catalog, at: int | str) -> int:
         if int(text) in there:
             return int(text)
         gone = "was expired" if int(text) < there[-1] else "is not there yet"
-        raise UnknownName(f"snapshot {text} {gone}; there are {_spans(there)}{_listed(tags(catalog))}")
+        raise UnknownName(f"snapshot {text} {gone}; there are {spans(there)}{_listed(tags(catalog))}")
     named = tags(catalog)
     if text in named:
         return named[text]
     raise UnknownName(
-        f"{text!r} is neither a snapshot nor a tag; there are snapshots {_spans(numbers(catalog))}{_listed(named)}"
+        f"{text!r} is neither a snapshot nor a tag; there are snapshots {spans(numbers(catalog))}{_listed(named)}"
     )
 
 
@@ -107,7 +107,7 @@ def open_at(root: str | Path, at: int | str | None) -> Iterator[Catalog]:
             raise CatalogError(f"snapshot {number} does not have what this needs: {said}") from error
 
 
-def _spans(there: list[int]) -> str:
+def spans(there: list[int]) -> str:
     """'0-12, 15, 17-20' of ascending numbers."""
     parts = []
     for _, group in itertools.groupby(enumerate(there), lambda pair: pair[1] - pair[0]):

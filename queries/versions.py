@@ -4,7 +4,8 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.diff import FIGURES, diff, diff_rows
-from catalog.versions import tags
+from catalog.gc import Freed
+from catalog.versions import spans, tags
 
 
 def table_rows(catalog: Catalog, a: int, b: int) -> list[dict[str, Any]]:
@@ -48,3 +49,34 @@ def tag_rows(catalog: Catalog) -> list[dict[str, Any]]:
         at, message = known.get(number, (None, None))
         rows.append({"tag": name, "snapshot": number, "time": at, "message": message})
     return rows
+
+
+def freed_rows(freed: Freed) -> list[dict[str, Any]]:
+    """A row per store: what of it went, how many files, how many bytes."""
+    lance = [f"{collection} v{number}" for collection, gone in sorted(freed.versions.items()) for number in gone]
+    return [
+        {
+            "store": "tables",
+            "unit": "snapshots",
+            "count": len(freed.snapshots),
+            "names": spans(freed.snapshots),
+            "files": freed.files,
+            "bytes": freed.bytes,
+        },
+        {
+            "store": "vectors",
+            "unit": "versions",
+            "count": len(lance),
+            "names": ", ".join(lance),
+            "files": freed.vector_files,
+            "bytes": freed.vector_bytes,
+        },
+        {
+            "store": "weights",
+            "unit": "folders",
+            "count": len(freed.weights),
+            "names": ", ".join(freed.weights),
+            "files": freed.weight_files,
+            "bytes": freed.weight_bytes,
+        },
+    ]

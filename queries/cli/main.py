@@ -12,7 +12,7 @@ from queries.cli.ask import search, show, sql
 from queries.cli.build import demo, ingest, init, refresh
 from queries.cli.care import doctor
 from queries.cli.study import study, sweep
-from queries.cli.versions import diff, log, rollback, tag
+from queries.cli.versions import blame, diff, gc, log, rollback, tag
 
 _INTERRUPTED = 130
 
@@ -56,7 +56,24 @@ def main(context: click.Context, root: Path | None) -> None:
     context.obj = root
 
 
-for command in (demo, init, ingest, refresh, sweep, study, sql, search, show, log, diff, rollback, tag, doctor):
+for command in (
+    demo,
+    init,
+    ingest,
+    refresh,
+    sweep,
+    study,
+    sql,
+    search,
+    show,
+    log,
+    diff,
+    blame,
+    rollback,
+    tag,
+    gc,
+    doctor,
+):
     main.add_command(command)
 
 __all__ = ["main"]

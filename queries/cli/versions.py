@@ -1,4 +1,4 @@
-"""Commands about versions: log, diff, rollback, tag."""
+"""Commands about versions: log, diff, rollback, tag, blame, gc."""
 
 from typing import Any
 
@@ -114,3 +114,51 @@ def tag(context: click.Context, name: str | None, at: str | None, move: bool, de
     with Catalog.create(root) as catalog:
         number = delete_tag(catalog, name) if delete else set_tag(catalog, name, at, move=move)
     output.show([{"tag": name, "snapshot": number, "deleted": delete}])
+
+
+@click.command()
+@click.argument("place", nargs=-1, required=True, metavar="[SAE] FEATURE")
+@click.option("--sae", help="SAE, where the catalog has several.")
+@output_options
+@click.pass_context
+def blame(context: click.Context, place: tuple[str, ...], sae: str | None, output: Output) -> None:
+    """Each snapshot that changed the label or score of FEATURE, oldest first: from what, to what, and why."""
+    from catalog import Catalog
+    from queries.blame import blame as changes
+    from queries.session import chosen_sae
+
+    if len(place) > 2 or (len(place) == 2 and sae is not None):
+        raise click.UsageError("give a FEATURE, with its SAE before it or as --sae")
+    if not place[-1].isdecimal():
+        raise click.UsageError(f"{place[-1]!r} is not a valid integer: FEATURE is the number of a latent")
+    with Catalog(catalog_path(context), read_only=True) as catalog:
+        name = chosen_sae(catalog, place[0] if len(place) == 2 else sae)
+        output.show(changes(catalog, name, int(place[-1])))
+
+
+@click.command()
+@click.option("--keep-days", type=float, required=True, help="Snapshots younger than this stay.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@output_options
+@click.pass_context
+def gc(context: click.Context, keep_days: float, dry_run: bool, wait: float, output: Output) -> None:
+    """Expire old snapshots, and free the files, vectors and weights that only they needed.
+
+    The newest snapshot and those with a tag stay. What is freed cannot be read, compared or rolled back to again.
+    """
+    from catalog import Catalog
+    from catalog.gc import collect_garbage
+    from queries.versions import freed_rows
+
+    root = catalog_path(context)
+    Catalog(root, read_only=True).close()
+    with Catalog(root, read_only=True) if dry_run else Catalog.create(root) as catalog:
+        freed = collect_garbage(catalog, keep_days, dry_run=dry_run, wait=wait)
+    output.show(freed_rows(freed))
+    kept = ", ".join(f"{number} ({name})" for name, number in freed.kept.items())
+    total = freed.bytes + freed.vector_bytes + freed.weight_bytes
+    say(
+        f"{len(freed.snapshots)} snapshots {'would expire' if dry_run else 'expired'}, "
+        f"{total:,} bytes {'to free' if dry_run else 'freed'}" + (f"; kept by a tag: {kept}" if kept else "")
+    )
