@@ -180,15 +180,16 @@ class _Ends:
         return {row[0]: row[1] for row in described if (self.table, row[0]) != ("documents", "text")}
 
     def _touched(self) -> str:
-        """A temporary table with the keys that changed in between."""
+        """A temporary table with the keys that changed in between, and perhaps others."""
         early, late = sorted((self.a, self.b))
-        # The feed's bounds must be snapshots that there are: the one after `early` may have been expired.
+        # The feed's bounds must be snapshots that there are: the one after `early` may have been expired. Then the
+        # keys that `early` changed come along; a filter on snapshot_id would lose deletions (DuckLake of 1.5.5).
         there = self.catalog.value("SELECT count(*) FROM lake.snapshots() WHERE snapshot_id = ?", [early + 1])
         keys = ", ".join(map(named, self.key))
         self.catalog.connection.execute(
             f"CREATE OR REPLACE TEMP TABLE _touched AS SELECT DISTINCT {keys} "
-            "FROM ducklake_table_changes('lake', 'main', ?, ?, ?) WHERE snapshot_id > ?",
-            [self.table, early + 1 if there else early, late, early],
+            "FROM ducklake_table_changes('lake', 'main', ?, ?, ?)",
+            [self.table, early + 1 if there else early, late],
         )
         return "_touched"
 
