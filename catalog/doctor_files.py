@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from catalog.finding import Examination, Finding
+from catalog.lake import TABLES
 from catalog.store import Catalog
-
-# Tables of DuckLake's own metadata.
-_METADATA = "__ducklake_metadata_lake"
 
 
 def lost_files(examination: Examination) -> Iterator[Finding]:
@@ -71,7 +69,7 @@ def orphans(examination: Examination) -> Iterator[Finding]:
     # The disk first: a file that is committed while we look is then in the metadata, not an orphan.
     there = [path for path in catalog.data.rglob("*") if path.is_file()]
     named = {path for _, path, _, _ in _named_files(catalog)}
-    scheduled = catalog.rows(f"SELECT path, path_is_relative FROM {_METADATA}.ducklake_files_scheduled_for_deletion")
+    scheduled = catalog.rows(f"SELECT path, path_is_relative FROM {TABLES}.ducklake_files_scheduled_for_deletion")
     named |= {_resolved(catalog.data, path, relative) for path, relative in scheduled}
     before = time.time() - examination.age.total_seconds()
     for path in sorted(set(there) - named):
@@ -103,14 +101,14 @@ def _named_files(catalog: Catalog, *, deletes: bool = True) -> Iterator[tuple[st
     """(table, path, size, snapshot that ended it) of each file that any snapshot names."""
     tables = catalog.rows(
         "SELECT table_id, table_name, t.path, t.path_is_relative, s.path, s.path_is_relative "
-        f"FROM {_METADATA}.ducklake_table AS t JOIN {_METADATA}.ducklake_schema AS s USING (schema_id)"
+        f"FROM {TABLES}.ducklake_table AS t JOIN {TABLES}.ducklake_schema AS s USING (schema_id)"
     )
     folders: dict[Any, tuple[str, Path]] = {}
     for table, name, path, relative, schema, schema_relative in tables:
         folders[table] = name, _resolved(_resolved(catalog.data, schema, schema_relative), path, relative)
     for kind in ("data", "delete") if deletes else ("data",):
         columns = "table_id, path, path_is_relative, file_size_bytes, end_snapshot"
-        files = catalog.rows(f"SELECT {columns} FROM {_METADATA}.ducklake_{kind}_file")
+        files = catalog.rows(f"SELECT {columns} FROM {TABLES}.ducklake_{kind}_file")
         for table, path, relative, size, ended in files:
             name, folder = folders[table]
             yield name, _resolved(folder, path, relative), int(size), ended

@@ -33,6 +33,10 @@ class CatalogError(SaeqlError):
     """The catalog on disk is missing, damaged, or made by a newer version."""
 
 
+class InputsMoved(CatalogError):
+    """What a commit was made from has changed meanwhile; nothing of it was kept."""
+
+
 class CatalogLocked(SaeqlError):
     """Another process is writing; the message names it."""
 

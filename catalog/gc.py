@@ -6,20 +6,19 @@ back) counts as new. Nothing that a remaining snapshot names is touched. Cut off
 
 import shutil
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
 from catalog.errors import CatalogError, InputError
+from catalog.lake import TABLES
 from catalog.locks import locked
 from catalog.states import states
-from catalog.store import COMMIT_WAIT_SECONDS, Catalog
+from catalog.store import COMMIT_WAIT_SECONDS, WRITING, Catalog
 from catalog.vectors import Vectors, referenced_versions
 from catalog.versions import spans, tags
-
-_METADATA = "__ducklake_metadata_lake.ducklake"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def collect_garbage(
         before = _weights(catalog, every)
         if stale:
             _remember_changes(catalog, stale)
-            with locked(catalog.root / "commit.lock", wait=COMMIT_WAIT_SECONDS):
+            with _nobody_writing(catalog):
                 catalog.rows("SELECT snapshot_id FROM ducklake_expire_snapshots('lake', versions => ?)", [stale])
         files, size = _unlink_files(catalog)
         vectors = Vectors(catalog.vectors)
@@ -146,7 +145,7 @@ def _remember_changes(catalog: Catalog, stale: list[int]) -> None:
 
 def _unlink_files(catalog: Catalog) -> tuple[int, int]:
     """Unlink the files that no snapshot names any more: (how many, bytes)."""
-    with locked(catalog.root / "commit.lock", wait=COMMIT_WAIT_SECONDS):
+    with _nobody_writing(catalog):
         scheduled = _scheduled(catalog)
         used = {path.rpartition("/")[2] for kind in ("data", "delete") for path in _paths(catalog, kind)}
         live = [path for path in scheduled if path.name in used]
@@ -160,13 +159,18 @@ def _unlink_files(catalog: Catalog) -> tuple[int, int]:
         return len(sizes), sum(sizes)
 
 
+def _nobody_writing(catalog: Catalog) -> AbstractContextManager[None]:
+    """While nobody is in a transaction: one that was begun long ago may read what is to go."""
+    return locked(catalog.root / WRITING, wait=COMMIT_WAIT_SECONDS)
+
+
 def _scheduled(catalog: Catalog) -> list[Path]:
     rows = catalog.rows("SELECT path FROM ducklake_cleanup_old_files('lake', dry_run => true, cleanup_all => true)")
     return [Path(path) for (path,) in rows]
 
 
 def _paths(catalog: Catalog, kind: str) -> list[str]:
-    return [path for (path,) in catalog.rows(f"SELECT path FROM {_METADATA}_{kind}_file")]
+    return [path for (path,) in catalog.rows(f"SELECT path FROM {TABLES}.ducklake_{kind}_file")]
 
 
 def _weights(catalog: Catalog, snapshots: Iterable[int]) -> set[str]:

@@ -11,6 +11,8 @@ from catalog.errors import CatalogError
 
 METADATA = "catalog.sqlite"
 DATA = "data"
+TABLES = "__ducklake_metadata_lake"
+"""The database of DuckLake's own tables. They are named without a schema, which differs with its kind."""
 BUSY_MS = 10_000
 
 

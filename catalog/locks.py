@@ -5,13 +5,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from catalog.errors import CatalogLocked
 
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.005
 
 
 @contextmanager
@@ -38,6 +38,26 @@ def locked(path: Path, *, wait: float) -> Iterator[None]:
         json.dump({"pid": os.getpid(), "command": " ".join(sys.argv)[:200]}, file)
         file.flush()
         yield
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[Callable[[], bool]]:
+    """Hold `path` together with others; what is given tries to become its only holder, and says whether it did.
+
+    It never waits for that, and a holder that failed to become the only one may have lost its share.
+    """
+    path.touch()
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+        def alone() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        yield alone
 
 
 def holder(path: Path) -> str:

@@ -5,6 +5,7 @@ from importlib import resources
 import duckdb
 
 from catalog.errors import CatalogError
+from catalog.lake import TABLES
 
 _RECORD = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL)"
 
@@ -24,8 +25,7 @@ def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -
     """
     # DuckLake's own table of tables: duckdb_tables() reads every table's columns first, 0.2 s.
     there = connection.execute(
-        "SELECT 1 FROM __ducklake_metadata_lake.main.ducklake_table "
-        "WHERE table_name = 'migrations' AND end_snapshot IS NULL"
+        f"SELECT 1 FROM {TABLES}.ducklake_table WHERE table_name = 'migrations' AND end_snapshot IS NULL"
     ).fetchall()
     if not there:
         return 0

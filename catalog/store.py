@@ -5,16 +5,17 @@ shards, Lance versions, weights) is on disk, whole and under a fresh name, befor
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
 from catalog import lake
-from catalog.errors import CatalogError, InputError
-from catalog.locks import locked
+from catalog.errors import CatalogError, InputError, InputsMoved
+from catalog.locks import locked, shared
 from catalog.migrate import applied, migrate
 from catalog.transaction import Transaction, named
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COMMIT_WAIT_SECONDS = 60.0
+WRITING = "writing.lock"
+"""Held together by all who have files on disk that no snapshot names yet."""
+_FREE_TRIES = 2
+"""How often a commit is tried without the lock before its work is done under it."""
+T = TypeVar("T")
+
+
+class _Moved(Exception):
+    """Another snapshot was committed since this transaction began."""
 
 
 class Catalog:
@@ -52,6 +62,8 @@ class Catalog:
             self.connection.close()
             raise
         self._writing = False
+        self.lock_seconds = 0.0
+        """How long the last commit held the commit lock."""
 
     @classmethod
     def create(cls, root: str | Path) -> "Catalog":
@@ -62,7 +74,7 @@ class Catalog:
                 (root / folder).mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"{root} is a file, not a directory: name another place for the catalog") from error
-        with locked(root / "commit.lock", wait=COMMIT_WAIT_SECONDS):
+        with locked(root / "commit.lock", wait=COMMIT_WAIT_SECONDS), shared(root / WRITING):
             connection = lake.connect(root, read_only=False)
             try:
                 migrate(connection)
@@ -169,28 +181,70 @@ class Catalog:
         """One snapshot: everything done inside is committed together, or nothing of it.
 
         `details` and what the caller adds to `tx.details` go into the snapshot as JSON. The commit lock is
-        held for the block, so do the work before it. A block that changed nothing leaves no snapshot.
+        held for the block: for what takes long there is `commit`. A block that changed nothing leaves no snapshot.
         Raises CatalogLocked if another process keeps the lock for a minute, InputError if the disk is full.
         """
+        self._check_writable()
+        with self._commit_lock(), self._transaction(details) as tx:
+            yield tx
+            self._finish(tx, message)
+
+    def commit(
+        self, message: str, work: Callable[[Transaction], T], check: Callable[[], bool] | None = None, **details: Any
+    ) -> T:
+        """One snapshot, with the commit lock held for the COMMIT alone; returns what `work` returned.
+
+        `work(tx)` compares and writes without the lock. If another snapshot was committed meanwhile, all of it is
+        undone and done again, the third time under the lock: `work` may run three times, and its only lasting
+        effect should be what it does through `tx`. `check()` runs before it in the same transaction, and says
+        whether what the caller read before is still so; as no snapshot came in between, that holds at the commit.
+        Raises InputsMoved if `check` says no, and otherwise what `write` raises.
+
+        >>> catalog.commit("one more", lambda tx: tx.insert("leaks", [row]))  # doctest: +SKIP
+        """
+        self._check_writable()
+        for _ in range(_FREE_TRIES):
+            with suppress(_Moved), self._transaction(details) as tx:
+                begun = self.value("SELECT id FROM lake.current_snapshot()")
+                result = self._checked(tx, work, check)
+                self._finish(tx, message, begun)
+                return result
+        with self._commit_lock(), self._transaction(details) as tx:
+            result = self._checked(tx, work, check)
+            self._finish(tx, message)
+        return result
+
+    def _checked(self, tx: Transaction, work: Callable[[Transaction], T], check: Callable[[], bool] | None) -> T:
+        if check is not None and not check():
+            raise InputsMoved(f"what was read from {self.root} has changed since: read it again")
+        return work(tx)
+
+    def _check_writable(self) -> None:
         if self.read_only or self._writing:
             raise CatalogError("this catalog is open for reading, or already in a transaction")
+
+    @contextmanager
+    def _commit_lock(self) -> Iterator[None]:
         with locked(self.root / "commit.lock", wait=COMMIT_WAIT_SECONDS):
+            since = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.lock_seconds = time.perf_counter() - since
+
+    @contextmanager
+    def _transaction(self, details: dict[str, Any]) -> Iterator[Transaction]:
+        """BEGIN, and ROLLBACK if the block raises; the block commits."""
+        with shared(self.root / WRITING) as alone:
             self.connection.execute("BEGIN")
             self._writing = True
-            tx = Transaction(self.connection, self.data, dict(details))
             try:
-                yield tx
-                if tx.changed:
-                    self.connection.execute(
-                        "CALL lake.set_commit_message('saeql', ?, extra_info => ?)",
-                        [message, json.dumps(tx.details, sort_keys=True)],
-                    )
-                    self.connection.execute("COMMIT")
-                else:
-                    self.connection.execute("ROLLBACK")
+                yield Transaction(self.connection, self.data, dict(details))
             except BaseException as error:
                 self._roll_back()
-                self._sweep()
+                # DuckLake removes whole files itself; a statement that failed half-way leaves a part of one.
+                if not isinstance(error, InputsMoved | _Moved) and alone():
+                    self._sweep()
                 if isinstance(error, (duckdb.IOException, OSError)) and "No space left" in str(error):
                     raise InputError(
                         f"the disk that holds {self.root} is full; nothing of this step was kept: make room, run again"
@@ -199,22 +253,44 @@ class Catalog:
             finally:
                 self._writing = False
 
+    def _finish(self, tx: Transaction, message: str, begun: int | None = None) -> None:
+        """COMMIT if there is something to commit; given the snapshot it `begun` at, under the lock and if still so."""
+        if not tx.changed:
+            self.connection.execute("ROLLBACK")
+            return
+        said = json.dumps(tx.details, sort_keys=True)
+        self.connection.execute("CALL lake.set_commit_message('saeql', ?, extra_info => ?)", [message, said])
+        if begun is None:
+            self.connection.execute("COMMIT")
+            return
+        with self._commit_lock():
+            if self._newest() != begun:
+                raise _Moved
+            try:
+                self.connection.execute("COMMIT")
+            except duckdb.TransactionException as error:
+                # The metadata changed without a snapshot, such as when old ones are expired.
+                raise _Moved from error
+
+    def _newest(self) -> int:
+        """Id of the newest snapshot, whatever this connection's transaction sees."""
+        with self.connection.cursor() as cursor:
+            row = cursor.execute(f"SELECT max(snapshot_id) FROM {lake.TABLES}.ducklake_snapshot").fetchone()
+        return int(row[0]) if row else 0
+
     def _roll_back(self) -> None:
         """Undo; a failed COMMIT has already undone itself, and the engine says so with an error."""
-        try:
+        with suppress(duckdb.TransactionException):
             self.connection.execute("ROLLBACK")
-        except duckdb.TransactionException:
-            return
 
     def _sweep(self) -> None:
         """Remove what DuckLake wrote for the transaction that failed: a disk that was full would stay full.
 
-        Under the commit lock, a file of DuckLake's own that no snapshot names belongs to nobody.
+        While nobody else writes, a file of DuckLake's own that no snapshot names belongs to nobody.
         """
         with suppress(duckdb.Error, OSError):
-            metadata = "__ducklake_metadata_lake.ducklake"
-            named = self.rows(f"SELECT path FROM {metadata}_data_file")
-            named += self.rows(f"SELECT path FROM {metadata}_delete_file")
+            named = self.rows(f"SELECT path FROM {lake.TABLES}.ducklake_data_file")
+            named += self.rows(f"SELECT path FROM {lake.TABLES}.ducklake_delete_file")
             names = {path.rpartition("/")[2] for (path,) in named}
             for path in self.data.glob("main/*/ducklake-*.parquet"):
                 if path.name not in names:

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 
 from catalog.errors import CatalogError, StepError
-from catalog.lake import quoted
+from catalog.lake import TABLES, quoted
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Transaction:
         if not path.is_relative_to(home):
             raise CatalogError(f"{path} cannot be registered: the files of {table} belong under {home}")
         # DuckLake's own list also has the files whose rows were deleted: the clean-up unlinks those some day.
-        known = "SELECT count(*) FROM __ducklake_metadata_lake.ducklake_data_file WHERE path = ?"
+        known = f"SELECT count(*) FROM {TABLES}.ducklake_data_file WHERE path = ?"
         if path in self._registered or self._number(known, [str(path.relative_to(home))]):
             raise CatalogError(f"{path} was registered before: a shard file is never registered twice")
         self._registered.add(path)

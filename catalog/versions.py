@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 
 from catalog.errors import CatalogError, InputError, UnknownName
+from catalog.lake import TABLES
 from catalog.store import Catalog
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -21,7 +22,7 @@ def numbers(catalog: Catalog) -> list[int]:
 
 def tags(catalog: Catalog) -> dict[str, int]:
     """Snapshot of each tag, in alphabetical order, as of now, also where `catalog` is open at an old snapshot."""
-    there = "SELECT 1 FROM __ducklake_metadata_lake.ducklake_table WHERE table_name = 'tags' AND end_snapshot IS NULL"
+    there = f"SELECT 1 FROM {TABLES}.ducklake_table WHERE table_name = 'tags' AND end_snapshot IS NULL"
     if not catalog.rows(there):
         return {}  # made before there were tags
     at = "" if catalog.at is None else f" AT (VERSION => {catalog.newest()})"
@@ -57,9 +58,7 @@ def set_tag(catalog: Catalog, name: str, at: int | str | None = None, *, move: b
     Raises InputError for a name that cannot be one, or that is taken unless `move` is given.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r} cannot be a tag: use letters, digits, _ . and -, the first a letter or _"
-        )
+        raise InputError(f"{name!r} cannot be a tag: use letters, digits, _ . and -, the first a letter or _")
     snapshot = catalog.newest() if at is None else resolve(catalog, at)
     with catalog.write(f"tag {name}", tag=name, snapshot=snapshot) as tx:
         there = catalog.value("SELECT snapshot FROM lake.tags WHERE name = ?", [name])

@@ -5,6 +5,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import UnknownName
+from catalog.lake import TABLES
 from catalog.transaction import named
 from catalog.versions import numbers
 
@@ -82,9 +83,7 @@ def _before(
     catalog: Catalog, table: str, sae: str, feature: int, first: int, changed: Any
 ) -> list[tuple[int, tuple[Any, ...], str, dict[str, Any] | None, dict[str, Any] | None]]:
     """What the first snapshot that there is has from those before it."""
-    born = catalog.value(
-        "SELECT min(begin_snapshot) FROM __ducklake_metadata_lake.ducklake_table WHERE table_name = ?", [table]
-    )
+    born = catalog.value(f"SELECT min(begin_snapshot) FROM {TABLES}.ducklake_table WHERE table_name = ?", [table])
     if born > first:
         return []
     key, shown = _SHOWN[table]

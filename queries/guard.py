@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 16_384
-_METADATA = "__ducklake_metadata_lake.main"
 _T = TypeVar("_T")
 
 
@@ -198,12 +197,12 @@ def _names(cursor: duckdb.DuckDBPyConnection, at: int | None) -> Names:
     From DuckLake's metadata: 50 times faster than duckdb_tables().
     Raises QueryRefused if a macro of the catalog has the name of a listed function: calls of it would go there.
     """
-    live = "end_snapshot IS NULL"
+    lakes, live = lake.TABLES, "end_snapshot IS NULL"
     if at is not None:
         live = f"begin_snapshot <= {at} AND ({live} OR end_snapshot > {at})"
-    tables = cursor.execute(f"SELECT table_name FROM {_METADATA}.ducklake_table WHERE {live}").fetchall()
-    bodies = cursor.execute(f"SELECT view_name, sql, {live} FROM {_METADATA}.ducklake_view").fetchall()
-    macros = cursor.execute(f"SELECT macro_name FROM {_METADATA}.ducklake_macro").fetchall()
+    tables = cursor.execute(f"SELECT table_name FROM {lakes}.ducklake_table WHERE {live}").fetchall()
+    bodies = cursor.execute(f"SELECT view_name, sql, {live} FROM {lakes}.ducklake_view").fetchall()
+    macros = cursor.execute(f"SELECT macro_name FROM {lakes}.ducklake_macro").fetchall()
     for (macro,) in macros:
         if macro.lower() in FUNCTIONS | TABLE_FUNCTIONS:
             raise QueryRefused(f"this catalog redefines the function {macro!r}, which saeql never does: no query runs")

@@ -5,6 +5,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
+from catalog.lake import TABLES
 from catalog.versions import tags
 from queries.step import packaged_steps
 
@@ -60,8 +61,7 @@ def _steps(message: str, details: dict[str, Any]) -> set[str]:
 
 def _table_names(catalog: Catalog) -> dict[str, str]:
     """Name of every table that there ever was, by its id, as text."""
-    rows = catalog.rows("SELECT table_id::VARCHAR, table_name FROM __ducklake_metadata_lake.ducklake_table")
-    return dict(rows)
+    return dict(catalog.rows(f"SELECT table_id::VARCHAR, table_name FROM {TABLES}.ducklake_table"))
 
 
 def _changed_tables(changes: dict[str, list[str]], names: dict[str, str]) -> list[str]:
