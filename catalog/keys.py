@@ -45,4 +45,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "firing_ranks": ("sae", "corpus", "split", "rank"),
     "firing_differences": ("sae", "baseline", "corpus", "split", "bin"),
     "columns_doc": ("relation", "name"),
+    "tags": ("name",),
+    "last_changes": ("relation",),
 }

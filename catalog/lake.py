@@ -34,11 +34,11 @@ def quoted(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+def connect(root: Path, *, read_only: bool, snapshot: int | None = None) -> duckdb.DuckDBPyConnection:
     """Attach the catalog under `root` as `lake` and make it the default database.
 
-    The data path is given anew each time, so that the directory can be moved. Raises CatalogError with the
-    engine's reason if the metadata cannot be opened.
+    With `snapshot`, tables and views are those of that snapshot. The data path is given anew each time, so that
+    the directory can be moved. Raises CatalogError with the engine's reason if the metadata cannot be opened.
     """
     connection = duckdb.connect(
         config={
@@ -60,6 +60,8 @@ def connect(root: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     ]
     if read_only:
         options.append("READ_ONLY")
+    if snapshot is not None:
+        options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
     try:
         connection.execute(f"ATTACH {quoted(f'ducklake:sqlite:{root / METADATA}')} AS lake ({', '.join(options)})")
     except duckdb.Error as error:

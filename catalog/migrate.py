@@ -17,10 +17,11 @@ def migrations() -> list[tuple[int, str, str]]:
     return [(int(name[:4]), name.removesuffix(".sql"), (folder / name).read_text()) for name in names]
 
 
-def applied(connection: duckdb.DuckDBPyConnection) -> int:
+def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -> int:
     """Number of the newest migration in the catalog, 0 for a new one.
 
-    Raises CatalogError if the catalog was made by a newer version of saeql.
+    `at_newest` looks past the snapshot that the connection was opened at. Raises CatalogError if the catalog was
+    made by a newer version of saeql.
     """
     # DuckLake's own table of tables: duckdb_tables() reads every table's columns first, 0.2 s.
     there = connection.execute(
@@ -28,7 +29,11 @@ def applied(connection: duckdb.DuckDBPyConnection) -> int:
     ).fetchall()
     if not there:
         return 0
-    newest = int(connection.execute("SELECT coalesce(max(number), 0) FROM lake.migrations").fetchall()[0][0])
+    at = ""
+    if at_newest:
+        last = connection.execute("SELECT max(snapshot_id) FROM lake.snapshots()").fetchall()[0][0]
+        at = f" AT (VERSION => {int(last)})"
+    newest = int(connection.execute(f"SELECT coalesce(max(number), 0) FROM lake.migrations{at}").fetchall()[0][0])
     known = migrations()[-1][0]
     if newest > known:
         raise CatalogError(

@@ -37,15 +37,27 @@ class _Moved(Exception):
 class Catalog:
     """A catalog on disk. `Catalog.create(path)` makes one, `Catalog(path)` opens one."""
 
-    def __init__(self, root: str | Path, *, read_only: bool = False):
-        """Open the catalog under `root`. Raises CatalogError if there is none, or if it is from a newer version."""
+    def __init__(self, root: str | Path, *, read_only: bool = False, snapshot: int | None = None):
+        """Open the catalog under `root`, for reading also as it was at `snapshot`.
+
+        Raises CatalogError if there is none, or if it is from a newer version; UnknownName, with the snapshots
+        that there are, if `snapshot` is not one of them.
+        """
         self.root = Path(root).absolute()
         self.read_only = read_only
+        self.at = snapshot
+        if snapshot is not None and not read_only:
+            raise CatalogError(f"snapshot {snapshot} can be read, not written: open it with read_only=True")
         if not (self.root / lake.METADATA).exists():
             raise CatalogError(f"{self.root} holds no catalog: make one with `saeql demo` or `saeql init`")
-        self.connection = lake.connect(self.root, read_only=read_only)
         try:
-            applied(self.connection)
+            self.connection = lake.connect(self.root, read_only=read_only, snapshot=snapshot)
+        except CatalogError:
+            if snapshot is not None:
+                self._check_snapshot(snapshot)
+            raise
+        try:
+            applied(self.connection, at_newest=snapshot is not None)
         except BaseException:
             self.connection.close()
             raise
@@ -125,14 +137,26 @@ class Catalog:
             self.connection.unregister("_rows")
         return name
 
+    def _check_snapshot(self, snapshot: int) -> None:
+        """Raise UnknownName with the list of snapshots where the engine would only say that there is none."""
+        from catalog.versions import resolve
+
+        with Catalog(self.root, read_only=True) as now:
+            resolve(now, snapshot)
+
     def snapshot(self) -> int:
+        """Id of the snapshot that is read: the newest, unless the catalog was opened at another."""
+        return self.newest() if self.at is None else self.at
+
+    def newest(self) -> int:
         """Id of the newest snapshot."""
         return int(self.value("SELECT max(snapshot_id) FROM lake.snapshots()"))
 
     def last_changes(self) -> dict[str, int]:
-        """The snapshot that last changed the rows of each table."""
-        found = self.rows(
-            """
+        """The snapshot that last changed the rows of each table, also where that one was expired since."""
+        found = dict(
+            self.rows(
+                """
             WITH changes AS (
                 SELECT
                     snapshot_id,
@@ -147,8 +171,12 @@ class Catalog:
             LEFT JOIN lake.main.changes AS e ON e.relation = i.table_name
             GROUP BY i.table_name
             """
+            )
         )
-        return dict(found)
+        if "last_changes" in found:
+            for table, snapshot in self.rows("FROM lake.last_changes"):
+                found[table] = max(found.get(table, 0), snapshot)
+        return found
 
     @contextmanager
     def write(self, message: str, **details: Any) -> Iterator[Transaction]:

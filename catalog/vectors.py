@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from catalog.errors import CatalogError, InputError, UnknownName
 from catalog.locks import locked
+from catalog.states import states
 from catalog.transaction import Transaction
 from catalog.vector_rows import VECTOR, checked, difference
 
@@ -228,6 +229,12 @@ class Vectors:
         """Protect a version from clean-ups."""
         _tag(self.open(collection, version), version)
 
+    def only_in(self, collection: str, versions: Iterable[int], kept: Iterable[int]) -> list[Path]:
+        """The data files that would go with `versions`, as long as `kept` stay."""
+        names = self._files(collection, versions) - self._files(collection, kept)
+        paths = [self._path(collection) / "data" / name for name in sorted(names)]
+        return [path for path in paths if path.exists()]
+
     def _files(self, collection: str, versions: Iterable[int]) -> set[str]:
         fragments = (f for version in versions for f in self.open(collection, version).get_fragments())
         return {file.path for fragment in fragments for file in fragment.data_files()}
@@ -259,13 +266,19 @@ def named_version(connection: duckdb.DuckDBPyConnection, collection: str, snapsh
     return int(found[collection])
 
 
-def referenced_versions(connection: duckdb.DuckDBPyConnection) -> dict[str, set[int]]:
-    """Every version that any snapshot names, by collection."""
-    first, last = connection.execute("SELECT min(snapshot_id), max(snapshot_id) FROM lake.snapshots()").fetchall()[0]
-    rows = connection.execute("SELECT collection, version FROM lake.table_changes('lance', ?, ?)", [first, last])
+def referenced_versions(
+    connection: duckdb.DuckDBPyConnection, snapshots: Iterable[int] | None = None
+) -> dict[str, set[int]]:
+    """Every version that any snapshot names, or any of `snapshots`, by collection.
+
+    The table is read as it is at each snapshot that has it otherwise, not from the change feed: a version that is
+    named still may have been recorded by a snapshot that was expired.
+    """
     found: dict[str, set[int]] = {}
-    for collection, version in rows.fetchall():
-        found.setdefault(collection, set()).add(int(version))
+    for snapshot in states(connection, "lance", snapshots):
+        rows = connection.execute(f"SELECT collection, version FROM lake.lance AT (VERSION => {snapshot})")
+        for collection, version in rows.fetchall():
+            found.setdefault(collection, set()).add(int(version))
     return found
 
 

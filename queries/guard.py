@@ -1,8 +1,9 @@
 """The read-only gate: checks a user's query, and runs it on a locked-down connection.
 
 Invariant: DuckDB's own parser is the only one that counts. Its tree of the user's text is walked against
-allow-lists, each table is written out as lake.main.NAME, and DuckDB renders that tree as the text that will run;
-the user's text never does. The rendered text is parsed and walked again, and must give the same tree.
+allow-lists, each table is written out as lake.main.NAME, a tag after AT as its snapshot's number, and DuckDB
+renders that tree as the text that will run; the user's text never does. The rendered text is parsed and walked
+again, and must give the same tree.
 
 The settings of `lock_down` are a second line. They are not enough alone: sqlite_scan still opens and writes files,
 and a path such as data/../x passes allowed_directories.
@@ -11,6 +12,7 @@ and a path such as data/../x passes allowed_directories.
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
@@ -19,6 +21,7 @@ from catalog import lake
 from catalog.errors import InputError, QueryRefused, SaeqlError, UnknownName
 from catalog.store import Catalog
 from catalog.transaction import named
+from catalog.versions import resolve
 from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
 from queries.tree import Names, Walk, canonical, did_you_mean, first_line, parse, render
 
@@ -48,8 +51,8 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
     """
     cursor = catalog.connection.cursor()
     try:
-        names = _names(cursor)
-        walk = Walk(names, frozenset(name.lower() for name in extra_tables))
+        names = _names(cursor, catalog.at)
+        walk = Walk(names, frozenset(name.lower() for name in extra_tables), partial(resolve, catalog))
         tree = parse(cursor, sql)
         walk.visit(tree["statements"], frozenset())
         tables = tuple(sorted(walk.used))
@@ -188,14 +191,17 @@ def _told(error: Exception, checked: Checked, cursor: duckdb.DuckDBPyConnection)
     return UnknownName(f"{said.rstrip('!')}{hint}" + (f"; {listed}" if listed else ""))
 
 
-def _names(cursor: duckdb.DuckDBPyConnection) -> Names:
-    """Tables and views, from DuckLake's metadata: 50 times faster than duckdb_tables(), and views as they are stored.
+def _names(cursor: duckdb.DuckDBPyConnection, at: int | None) -> Names:
+    """Tables and views, now or at a snapshot; views as they are stored.
 
+    From DuckLake's metadata: 50 times faster than duckdb_tables().
     Raises QueryRefused if a macro of the catalog has the name of a listed function: calls of it would go there.
     """
-    lakes = lake.TABLES
-    tables = cursor.execute(f"SELECT table_name FROM {lakes}.ducklake_table WHERE end_snapshot IS NULL").fetchall()
-    bodies = cursor.execute(f"SELECT view_name, sql, end_snapshot IS NULL FROM {lakes}.ducklake_view").fetchall()
+    lakes, live = lake.TABLES, "end_snapshot IS NULL"
+    if at is not None:
+        live = f"begin_snapshot <= {at} AND ({live} OR end_snapshot > {at})"
+    tables = cursor.execute(f"SELECT table_name FROM {lakes}.ducklake_table WHERE {live}").fetchall()
+    bodies = cursor.execute(f"SELECT view_name, sql, {live} FROM {lakes}.ducklake_view").fetchall()
     macros = cursor.execute(f"SELECT macro_name FROM {lakes}.ducklake_macro").fetchall()
     for (macro,) in macros:
         if macro.lower() in FUNCTIONS | TABLE_FUNCTIONS:

@@ -46,21 +46,22 @@ class Output:
 
     def show(self, result: "Result") -> None:
         """Write `result` to standard output, or to the Parquet file. Raises InputError if the file cannot be made."""
+        if isinstance(result, Sequence) and (self.form == "json" or (self.form == "auto" and not sys.stdout.isatty())):
+            # Objects stay objects: as Arrow structs, all of them would get all of their keys.
+            _write_rows(({name: plain(value) for name, value in row.items()} for row in result), self.form, _stdout())
+            return
         reader = _reader(result)
         if self.form == "parquet" and self.path:
             rows = _write_parquet(reader, self.path)
             click.echo(f"{rows:,} rows written to {self.path}", err=True)
             return
         stream = _stdout()
-        if self.form == "json":
-            _write_json(reader, stream)
-        elif self.form == "csv":
+        if self.form == "csv":
             _write_csv(reader, stream)
-        elif sys.stdout.isatty():
+        elif self.form == "auto" and sys.stdout.isatty():
             _write_table(reader, stream)
         else:
-            for row in _rows(reader):
-                stream.write(_dumped(row) + "\n")
+            _write_rows(_rows(reader), self.form, stream)
         stream.flush()
 
 
@@ -160,7 +161,9 @@ def _reader(result: "Result") -> "pa.RecordBatchReader":
     import pyarrow as pa
 
     if isinstance(result, Sequence):
-        result = pa.Table.from_pylist([dict(row) for row in result])
+        result = pa.Table.from_pylist(
+            [{k: _dumped(plain(v)) if isinstance(v, Mapping) else v for k, v in row.items()} for row in result]
+        )
     names: list[str] = []
     for name in result.schema.names:
         unique, copy = name, 1
@@ -204,12 +207,18 @@ def _values(name: str, column: "pa.Array") -> list[Any]:
             raise InputError(f"column {name!r} ({column.type}) cannot be shown: cast it, as in x::VARCHAR") from None
 
 
-def _write_json(reader: "pa.RecordBatchReader", stream: TextIO) -> None:
-    before = "["
-    for row in _rows(reader):
-        stream.write(f"{before}\n{_dumped(row)}")
-        before = ","
-    stream.write("[]\n" if before == "[" else "\n]\n")
+def _write_rows(rows: Iterator[dict[str, Any]], form: str, stream: TextIO) -> None:
+    """One JSON array, or a JSON object a line."""
+    if form != "json":
+        for row in rows:
+            stream.write(_dumped(row) + "\n")
+    else:
+        before = "["
+        for row in rows:
+            stream.write(f"{before}\n{_dumped(row)}")
+            before = ","
+        stream.write("[]\n" if before == "[" else "\n]\n")
+    stream.flush()
 
 
 def _write_csv(reader: "pa.RecordBatchReader", stream: TextIO) -> None:

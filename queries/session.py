@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
+from catalog.versions import open_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,33 +63,41 @@ class Session:
     ) -> None:
         return None
 
-    def sql(self, query: str, parameters: Any = None) -> "pa.Table":
-        """The rows of one SELECT, as an Arrow table. Raises QueryRefused for anything but reading the catalog."""
+    def sql(self, query: str, parameters: Any = None, at: int | str | None = None) -> "pa.Table":
+        """The rows of one SELECT, as an Arrow table; `at` is a snapshot or tag, to read the catalog as it was.
+
+        Raises QueryRefused for anything but reading the catalog, UnknownName for a snapshot that there is not.
+        """
         from queries.guard import run
 
-        with Catalog(self.root, read_only=True) as catalog:
+        with open_at(self.root, at) as catalog:
             result = run(query, catalog, parameters)
             return result.read_all() if hasattr(result, "read_all") else result
 
-    def search(self, text: str, k: int = 10, explainer: str | None = None) -> list[dict[str, Any]]:
+    def search(
+        self, text: str, k: int = 10, explainer: str | None = None, at: int | str | None = None
+    ) -> list[dict[str, Any]]:
         """The k labels whose meaning is nearest to `text`, best first, with their features' scores.
 
+        With `at`, the labels, vectors and scores of that snapshot or tag.
         Raises InputError for an empty text, UnknownName if nothing is labelled yet.
         """
         from queries.search import search
 
         if not text.strip():
             raise InputError("there is nothing to search for: give some text")
-        with Catalog(self.root, read_only=True) as catalog:
+        with open_at(self.root, at) as catalog:
             return search(catalog, text, k, explainer)
 
-    def feature(self, feature: int, sae: str | None = None, contexts: int = 5) -> FeatureCard:
-        """All that is known of one feature; `sae` may be left out if the catalog has one.
+    def feature(
+        self, feature: int, sae: str | None = None, contexts: int = 5, at: int | str | None = None
+    ) -> FeatureCard:
+        """All that is known, or was known at a snapshot, of one feature; `sae` may be left out if there is one.
 
         Raises UnknownName, naming the SAEs or the width, if there is no such feature.
         """
-        with Catalog(self.root, read_only=True) as catalog:
-            return _card(catalog, _chosen_sae(catalog, sae), feature, contexts)
+        with open_at(self.root, at) as catalog:
+            return _card(catalog, chosen_sae(catalog, sae), feature, contexts)
 
     def refresh(self, *steps: str) -> "list[StepResult]":
         """Run what is stale; the result of each step."""
@@ -104,7 +113,8 @@ def connect(root: str | Path) -> Session:
     return Session(root)
 
 
-def _chosen_sae(catalog: Catalog, name: str | None) -> str:
+def chosen_sae(catalog: Catalog, name: str | None) -> str:
+    """The SAE of that name, or the only one. Raises UnknownName with the known ones."""
     known = [row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae")]
     if name is None and len(known) == 1:
         return str(known[0])

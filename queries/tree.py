@@ -7,7 +7,7 @@ is refused too.
 import difflib
 import json
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +93,13 @@ class Walk:
     """One pass over a tree: refuses what is not listed, qualifies tables, collects the names used.
 
     `scope` holds the CTE names that DuckDB would resolve at this place, so that a CTE in one subquery
-    does not legitimise a table elsewhere.
+    does not legitimise a table elsewhere. `snapshot` gives the number of a snapshot or tag, or raises UnknownName.
     """
 
-    def __init__(self, names: Names, extra: Set[str]):
+    def __init__(self, names: Names, extra: Set[str], snapshot: Callable[[str], int]):
         self.names = names
         self.extra = extra
+        self.snapshot = snapshot
         self.used: set[str] = set()
 
     def visit(self, part: Any, scope: frozenset[str]) -> None:
@@ -144,6 +145,8 @@ class Walk:
     def _table(self, part: dict[str, Any], scope: frozenset[str]) -> None:
         catalog, schema, name = (part[key].lower() for key in ("catalog_name", "schema_name", "table_name"))
         if not catalog and not schema and name in scope | self.extra:
+            if part.get("at_clause"):
+                raise QueryRefused(f"{part['table_name']!r} is no table of the catalog: AT reads those alone")
             return
         given = ".".join(part[key] for key in ("catalog_name", "schema_name", "table_name") if part[key])
         if (catalog, schema) not in _QUALIFIERS:
@@ -152,8 +155,25 @@ class Walk:
             known = sorted(self.names.tables)
             hint = did_you_mean(name, known)
             raise UnknownName(f"the catalog has no table or view {given!r}{hint}; it has {', '.join(known)}")
+        if part.get("at_clause"):
+            self._at(part["at_clause"], name)
         self.used.add(name)
         part.update(catalog_name="lake", schema_name="main")
+
+    def _at(self, at: dict[str, Any], table: str) -> None:
+        """A snapshot is a number, a tag's name, which becomes its number here, or a parameter."""
+        if table in self.names.views:
+            # DuckLake would take the old definition, and read today's tables with it.
+            raise QueryRefused(f"{table!r} is a view, and AT reads tables: read the whole catalog as it was, with --at")
+        expression = at["expr"]
+        inner = expression["child"] if expression["class"] == "CAST" else expression
+        if expression["class"] == "PARAMETER" or (at["unit"].upper() == "TIMESTAMP" and inner["class"] == "CONSTANT"):
+            return
+        kind = expression["value"]["type"]["id"] if expression["class"] == "CONSTANT" else None
+        if at["unit"].upper() != "VERSION" or kind not in ("INTEGER", "BIGINT", "VARCHAR"):
+            raise QueryRefused("AT takes (VERSION => a snapshot's number, or a tag in quotes)")
+        number = self.snapshot(str(expression["value"]["value"]))
+        expression["value"].update(type={"id": "INTEGER", "type_info": None}, value=number)
 
     def _function(self, name: str, listed: frozenset[str]) -> None:
         if name.lower() in listed:

@@ -8,22 +8,28 @@ import click
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 
+_at = click.option("--at", metavar="N", help="The catalog as it was at this snapshot or tag.")
+
 
 @click.command()
 @click.argument("query")
 @click.option("-p", "--param", "parameters", type=(str, str), multiple=True, help="Bind $NAME to VALUE.")
+@_at
 @output_options
 @click.pass_context
-def sql(context: click.Context, query: str, parameters: tuple[tuple[str, str], ...], output: Output) -> None:
+def sql(
+    context: click.Context, query: str, parameters: tuple[tuple[str, str], ...], at: str | None, output: Output
+) -> None:
     """Run one SELECT over the catalog; QUERY is `-` to read it from stdin.
 
-    Only reading is possible, and only of the catalog's tables and views.
+    Only reading is possible, and only of the catalog's tables and views. `FROM labels AT (VERSION => 12)`, or a tag
+    in quotes instead of the number, reads one table as it was; --at reads everything so.
     """
-    from catalog import Catalog
+    from catalog.versions import open_at
     from queries.guard import run
 
     text = sys.stdin.read() if query == "-" else query
-    with Catalog(catalog_path(context), read_only=True) as catalog:
+    with open_at(catalog_path(context), at) as catalog:
         output.show(run(text, catalog, dict(parameters) or None))
 
 
@@ -31,27 +37,29 @@ def sql(context: click.Context, query: str, parameters: tuple[tuple[str, str], .
 @click.argument("text")
 @click.option("-k", default=10, show_default=True, help="How many labels.")
 @click.option("--explainer", help="Only labels of this explainer.")
+@_at
 @output_options
 @click.pass_context
-def search(context: click.Context, text: str, k: int, explainer: str | None, output: Output) -> None:
+def search(context: click.Context, text: str, k: int, explainer: str | None, at: str | None, output: Output) -> None:
     """The features whose labels mean something like TEXT."""
     from queries.session import connect
 
-    output.show(connect(catalog_path(context)).search(text, k, explainer))
+    output.show(connect(catalog_path(context)).search(text, k, explainer, at))
 
 
 @click.command()
 @click.argument("feature", type=int)
 @click.option("--sae", help="SAE, where the catalog has several.")
 @click.option("--contexts", default=5, show_default=True, help="How many of the strongest contexts.")
+@_at
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
-def show(context: click.Context, feature: int, sae: str | None, contexts: int, as_json: bool) -> None:
+def show(context: click.Context, feature: int, sae: str | None, contexts: int, at: str | None, as_json: bool) -> None:
     """All that is known of one FEATURE: statistics, labels with scores, contexts, logit lens, neighbours."""
     from queries.card import card_json, print_card
     from queries.session import connect
 
-    card = connect(Path(catalog_path(context))).feature(feature, sae, contexts)
+    card = connect(Path(catalog_path(context))).feature(feature, sae, contexts, at)
     if as_json:
         click.echo(card_json(card))
     else:

@@ -1,22 +1,9 @@
-"""Commands that look after a catalog: log, doctor."""
+"""Commands that look after a catalog: doctor."""
 
 import click
 
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
-
-
-@click.command()
-@click.option("-n", "limit", default=20, show_default=True, help="How many snapshots, newest first.")
-@output_options
-@click.pass_context
-def log(context: click.Context, limit: int, output: Output) -> None:
-    """The snapshots: when, what, how many rows."""
-    from catalog import Catalog
-    from queries.history import snapshots
-
-    with Catalog(catalog_path(context), read_only=True) as catalog:
-        output.show(snapshots(catalog, limit))
 
 
 @click.command()

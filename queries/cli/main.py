@@ -10,8 +10,9 @@ import click
 from catalog.errors import SaeqlError
 from queries.cli.ask import search, show, sql
 from queries.cli.build import demo, ingest, init, refresh
-from queries.cli.care import doctor, log
+from queries.cli.care import doctor
 from queries.cli.study import study, sweep
+from queries.cli.versions import blame, diff, gc, log, rollback, tag
 
 _INTERRUPTED = 130
 
@@ -55,7 +56,24 @@ def main(context: click.Context, root: Path | None) -> None:
     context.obj = root
 
 
-for command in (demo, init, ingest, refresh, sweep, study, sql, search, show, log, doctor):
+for command in (
+    demo,
+    init,
+    ingest,
+    refresh,
+    sweep,
+    study,
+    sql,
+    search,
+    show,
+    log,
+    diff,
+    blame,
+    rollback,
+    tag,
+    gc,
+    doctor,
+):
     main.add_command(command)
 
 __all__ = ["main"]
