@@ -102,7 +102,7 @@ def run(
     import pyarrow as pa
 
     checked = check(sql, catalog, extra_tables=set(tables or {}))
-    own = None if catalog.read_only else lake.connect(catalog.root, read_only=True)
+    own = None if catalog.read_only else lake.connect(catalog.location, read_only=True)
     connection = own or catalog.connection
     lock_down(connection, catalog)
     cursor = connection.cursor()

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from catalog import Catalog
+from catalog import Catalog, Location
 from catalog.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class FeatureCard:
 class Session:
     """An open catalog. Queries read; only `refresh` writes."""
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    def __init__(self, root: str | Path | Location):
+        self.location = Location.parse(root)
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +66,7 @@ class Session:
         """The rows of one SELECT, as an Arrow table. Raises QueryRefused for anything but reading the catalog."""
         from queries.guard import run
 
-        with Catalog(self.root, read_only=True) as catalog:
+        with Catalog(self.location, read_only=True) as catalog:
             result = run(query, catalog, parameters)
             return result.read_all() if hasattr(result, "read_all") else result
 
@@ -79,7 +79,7 @@ class Session:
 
         if not text.strip():
             raise InputError("there is nothing to search for: give some text")
-        with Catalog(self.root, read_only=True) as catalog:
+        with Catalog(self.location, read_only=True) as catalog:
             return search(catalog, text, k, explainer)
 
     def feature(self, feature: int, sae: str | None = None, contexts: int = 5) -> FeatureCard:
@@ -87,19 +87,19 @@ class Session:
 
         Raises UnknownName, naming the SAEs or the width, if there is no such feature.
         """
-        with Catalog(self.root, read_only=True) as catalog:
+        with Catalog(self.location, read_only=True) as catalog:
             return _card(catalog, _chosen_sae(catalog, sae), feature, contexts)
 
     def refresh(self, *steps: str) -> "list[StepResult]":
         """Run what is stale; the result of each step."""
         from queries.engine import refresh
 
-        with Catalog.create(self.root) as catalog:
+        with Catalog.create(self.location) as catalog:
             return refresh(catalog, steps)
 
 
-def connect(root: str | Path) -> Session:
-    """A session on the catalog under `root`. Raises CatalogError if there is none."""
+def connect(root: str | Path | Location) -> Session:
+    """A session on the catalog in the folder or at the address `root`. Raises CatalogError if there is none."""
     Catalog(root, read_only=True).close()
     return Session(root)
 

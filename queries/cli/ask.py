@@ -1,7 +1,6 @@
 """Commands that ask: sql, search, show."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -51,7 +50,7 @@ def show(context: click.Context, feature: int, sae: str | None, contexts: int, a
     from queries.card import card_json, print_card
     from queries.session import connect
 
-    card = connect(Path(catalog_path(context))).feature(feature, sae, contexts)
+    card = connect(catalog_path(context)).feature(feature, sae, contexts)
     if as_json:
         click.echo(card_json(card))
     else:
