@@ -80,10 +80,10 @@ class Location:
         """The folder or the address, without the password."""
         if self.server is None:
             return str(self.root)
-        at = f"{quote(self.server.user)}@" if self.server.user else ""
-        host = f"[{self.server.host}]" if ":" in self.server.host else quote(self.server.host)
+        at = f"{quote(self.server.user, safe='')}@" if self.server.user else ""
+        host = f"[{self.server.host}]" if ":" in self.server.host else quote(self.server.host, safe="")
         port = f":{self.server.port}" if self.server.port else ""
-        return f"postgres://{at}{host}{port}/{quote(self.server.database)}?data={quote(str(self.root))}"
+        return f"postgres://{at}{host}{port}/{quote(self.server.database, safe='')}?data={quote(str(self.root))}"
 
     def absolute(self) -> "Location":
         """The same place, whatever the current folder becomes."""
