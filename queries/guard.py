@@ -48,7 +48,8 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
     """
     cursor = catalog.connection.cursor()
     try:
-        names = _names(cursor)
+        with lake.answered(catalog.location):
+            names = _names(cursor)
         walk = Walk(names, frozenset(name.lower() for name in extra_tables))
         tree = parse(cursor, sql)
         walk.visit(tree["statements"], frozenset())

@@ -12,7 +12,7 @@ DEFAULT = Path("demo")
 """Where `saeql demo` puts its catalog, and where the other commands look if nothing is named."""
 
 
-class Place(click.ParamType):
+class Place(click.ParamType):  # type: ignore[type-arg]
     """A catalog's folder, or the address of its PostgreSQL database."""
 
     name = "catalog"

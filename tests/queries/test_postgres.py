@@ -12,9 +12,11 @@ import pytest
 
 from catalog import Catalog, Location
 from catalog.doctor import CHECKS, examine
+from catalog.errors import CatalogError
+from queries.guard import run
 from queries.session import connect
 from queries.step import packaged_steps
-from tests.postgres import PASSWORD, Postgres, copied
+from tests.postgres import PASSWORD, Postgres, copied, programs, running
 from tests.queries.made import make, refresh_made
 
 REPOSITORY = Path(__file__).parents[2]
@@ -102,6 +104,17 @@ def test_the_command_line_takes_the_address(shared: Location) -> None:
     assert wrong.returncode == 2
     assert "lacks ?data=FOLDER" in wrong.stderr
     assert "hunter2" not in wrong.stderr
+
+
+def test_a_query_to_a_server_that_is_gone_is_not_the_querys_fault(tmp_path: Path) -> None:
+    bin = programs()
+    if bin is None:
+        pytest.skip("no PostgreSQL server is installed here: apt-get install postgresql")
+    with running(bin) as server, Catalog.create(server.location(tmp_path / "catalog")) as catalog:
+        assert run("SELECT count(*) AS n FROM features", catalog).read_all().to_pylist() == [{"n": 0}]
+        server.stop()
+        with pytest.raises(CatalogError, match=f"on 127.0.0.1, port {server.port}, cannot be used"):
+            run("SELECT count(*) AS n FROM features", catalog)
 
 
 def test_init_makes_a_catalog_that_its_folder_names(postgres: Postgres, tmp_path: Path) -> None:
