@@ -14,7 +14,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "problems": ("stage", "subject", "reason"),
     "lance": ("collection",),
     "runs": ("step",),
-    "changes": ("relation",),
     "partitions": ("step", "part"),
     "concepts": ("concept",),
     "concept_positions": ("concept", "corpus", "position"),

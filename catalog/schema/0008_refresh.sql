@@ -38,11 +38,3 @@ COMMENT ON COLUMN firing_counts.corpus IS 'corpus';
 COMMENT ON COLUMN firing_counts.split IS 'split';
 COMMENT ON COLUMN firing_counts.feature IS 'latent';
 COMMENT ON COLUMN firing_counts.firings IS 'tokens that it fires on';
-
-CREATE TABLE changes (
-    relation VARCHAR NOT NULL,
-    snapshot BIGINT NOT NULL
-);
-COMMENT ON TABLE changes IS 'when each table last changed, as of the last expiry of snapshots: their own record goes with them';
-COMMENT ON COLUMN changes.relation IS 'table';
-COMMENT ON COLUMN changes.snapshot IS 'snapshot';
