@@ -6,6 +6,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.keys import KEYS
 from catalog.lake import quoted
 from catalog.sections import Concept, Endpoint
 from catalog.study import Study
@@ -47,38 +48,44 @@ def record_sweeps(catalog: Catalog, study: Study) -> None:
         put(catalog, "sweeps", rows, ["sweep", "sae"], f"sweep {sweep.name}", sweep=sweep.name)
 
 
+def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
+    """The rows of concepts, explainers, scorers and study that a study makes."""
+    row = {"name": study.name, **primary_names(study), "source": study.model_dump_json()}
+    return {
+        "concepts": [
+            {
+                "concept": concept.name,
+                "kind": concept.kind,
+                "corpora": concept.corpora and list(concept.corpora),
+                "definition": json.dumps(_definition(concept)),
+                "shortlist": concept.shortlist,
+            }
+            for concept in study.concepts
+        ],
+        "explainers": [
+            {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e)}
+            for e in study.explainers
+        ],
+        "scorers": [
+            {
+                "scorer": s.name,
+                "protocol": s.protocol,
+                "provider": s.provider,
+                "model": s.model,
+                "examples": s.examples,
+                "settings": _settings(s),
+            }
+            for s in study.scorers
+        ],
+        "study": [row],
+    }
+
+
 def record_configurations(catalog: Catalog, study: Study) -> None:
     """Bring the tables concepts, explainers, scorers and study up to date."""
-    concepts = [
-        {
-            "concept": concept.name,
-            "kind": concept.kind,
-            "corpora": concept.corpora and list(concept.corpora),
-            "definition": json.dumps(_definition(concept)),
-            "shortlist": concept.shortlist,
-        }
-        for concept in study.concepts
-    ]
-    put(catalog, "concepts", concepts, ["concept"], "concepts of the study")
-    explainers = [
-        {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e)}
-        for e in study.explainers
-    ]
-    put(catalog, "explainers", explainers, ["explainer"], "explainers of the study")
-    scorers = [
-        {
-            "scorer": s.name,
-            "protocol": s.protocol,
-            "provider": s.provider,
-            "model": s.model,
-            "examples": s.examples,
-            "settings": _settings(s),
-        }
-        for s in study.scorers
-    ]
-    put(catalog, "scorers", scorers, ["scorer"], "scorers of the study")
-    row = {"name": study.name, **primary_names(study), "source": study.model_dump_json()}
-    put(catalog, "study", [row], ["name"], f"study {study.name}")
+    for table, rows in configuration_rows(study).items():
+        message = f"study {study.name}" if table == "study" else f"{table} of the study"
+        put(catalog, table, rows, list(KEYS[table]), message)
 
 
 def _settings(endpoint: Endpoint) -> str:

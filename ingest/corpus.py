@@ -35,6 +35,8 @@ class CorpusReport:
     duplicates: int
     empty: int
     tokens: int
+    known: int = 0
+    """Documents that were there already."""
 
 
 def ingest_corpus(
@@ -61,10 +63,80 @@ def ingest_corpus(
     fresh = _distinct(read_corpus(corpus, left_out), counts)
     if corpus.max_tokens is not None:
         fresh = iter(sorted(fresh, key=lambda document: document[0][16:]))
-    there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
     budget = _Budget(corpus.max_tokens, int(_total(catalog, corpus.name, "sum(tokens)")))
+    _append(catalog, corpus, model, fresh, counts, budget, progress)
+    documents = int(_total(catalog, corpus.name, "count(*)"))
+    if not documents:
+        raise InputError(f"corpus {corpus.name!r} holds no text: none of its {counts['empty']} documents has a token")
+    report = CorpusReport(
+        corpus.name,
+        documents,
+        counts["added"],
+        counts["duplicates"],
+        counts["empty"],
+        int(_total(catalog, corpus.name, "sum(tokens)")),
+        counts["known"],
+    )
+    with catalog.write(f"ingest {corpus.name}", documents=documents, tokens=report.tokens) as tx:
+        _record(tx, corpus, model, report, fingerprint, left_out)
+    return report
+
+
+def append_documents(
+    catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Progress | None = None
+) -> CorpusReport:
+    """Add the documents of `files`, sections of one file each, to the corpus `name`, in new shards.
+
+    Documents that the corpus has are skipped and counted as known. Nothing is removed, and no limit of tokens holds.
+    """
+    left_out: LeftOut = Counter()
+    counts: Counter[str] = Counter()
+    fresh = _distinct((pair for section in files for pair in read_corpus(section, left_out)), counts)
+    _check_tokenizer(catalog, files[0], model)
+    _append(catalog, files[0], model, fresh, counts, _Budget(None, 0), progress)
+    counted = "SELECT documents, tokens, duplicates, empty, source FROM corpora WHERE corpus = ?"
+    *before, duplicates, empty, said = catalog.rows(counted, [name])[0]
+    report = CorpusReport(
+        name,
+        int(_total(catalog, name, "count(*)")),
+        counts["added"],
+        counts["duplicates"],
+        counts["empty"],
+        int(_total(catalog, name, "sum(tokens)")),
+        counts["known"],
+    )
+    source = json.loads(said)
+    added = dict.fromkeys([*source.get("added", []), *(path for section in files for path in section.files)])
+    after = [report.documents, report.tokens, duplicates + report.duplicates, empty + report.empty]
+    said = json.dumps({**source, "added": list(added)}, sort_keys=True)
+    with catalog.write(f"add to {name}", documents=report.added, tokens=report.tokens) as tx:
+        # Not `report.added`: a run that was cut off may have added shards without counting them.
+        if before != after[:2]:
+            tx.execute(
+                "UPDATE lake.corpora SET documents = ?, tokens = ?, duplicates = ?, empty = ?, source = ? "
+                "WHERE corpus = ?",
+                [*after, said, name],
+            )
+        for (subject, reason), n in sorted(left_out.items()):
+            place = [f"text:{name}", subject, reason]
+            tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ? AND reason = ?", place)
+            tx.insert("problems", [dict(zip(("stage", "subject", "reason"), place, strict=True), count=n)])
+    return report
+
+
+def _append(
+    catalog: Catalog,
+    corpus: Corpus,
+    model: LanguageModel,
+    fresh: Iterator[tuple[str, str, str]],
+    counts: Counter[str],
+    budget: "_Budget",
+    progress: Progress | None,
+) -> None:
+    """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
+    there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
     builder = _next_shard(catalog, corpus, model)
-    for one in tokenise(model.tokenizer, (d for d in fresh if d[0] not in there)):
+    for one in tokenise(model.tokenizer, _unknown(fresh, there, counts)):
         if not len(one.ids):
             counts["empty"] += 1
             continue
@@ -81,20 +153,17 @@ def ingest_corpus(
             builder = _next_shard(catalog, corpus, model)
     if builder.tokens:
         _commit_shard(catalog, corpus, model, builder)
-    documents = int(_total(catalog, corpus.name, "count(*)"))
-    if not documents:
-        raise InputError(f"corpus {corpus.name!r} holds no text: none of its {counts['empty']} documents has a token")
-    report = CorpusReport(
-        corpus.name,
-        documents,
-        counts["added"],
-        counts["duplicates"],
-        counts["empty"],
-        int(_total(catalog, corpus.name, "sum(tokens)")),
-    )
-    with catalog.write(f"ingest {corpus.name}", documents=documents, tokens=report.tokens) as tx:
-        _record(tx, corpus, model, report, fingerprint, left_out)
-    return report
+
+
+def _unknown(
+    documents: Iterator[tuple[str, str, str]], there: set[str], counts: Counter[str]
+) -> Iterator[tuple[str, str, str]]:
+    """The documents whose hash the corpus does not have; the others are counted."""
+    for document in documents:
+        if document[0] in there:
+            counts["known"] += 1
+        else:
+            yield document
 
 
 class _Budget:
@@ -188,7 +257,7 @@ def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builde
         for relation, file in files.items():
             register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
         if not tx.execute("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
-            tx.insert("corpora", [_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "")])
+            tx.insert("corpora", [_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
 
 
 def register_shard(
@@ -222,8 +291,10 @@ def _record(
     fingerprint: str,
     left_out: LeftOut,
 ) -> None:
+    there = tx.execute("SELECT source FROM lake.corpora WHERE corpus = ?", [corpus.name])
+    added = json.loads(there[0][0]).get("added", []) if there else []
     tx.execute("DELETE FROM lake.corpora WHERE corpus = ?", [corpus.name])
-    tx.insert("corpora", [_row(corpus, model, report, fingerprint)])
+    tx.insert("corpora", [_row(corpus, model, report, fingerprint, added)])
     stage = f"text:{corpus.name}"
     tx.execute("DELETE FROM lake.problems WHERE stage = ?", [stage])
     tx.insert(
@@ -232,8 +303,12 @@ def _record(
     )
 
 
-def _row(corpus: Corpus, model: LanguageModel, report: CorpusReport, fingerprint: str) -> dict[str, Any]:
+def _row(
+    corpus: Corpus, model: LanguageModel, report: CorpusReport, fingerprint: str, added: list[str]
+) -> dict[str, Any]:
     source = {"fingerprint": fingerprint, **corpus.model_dump(mode="json", exclude={"name"})}
+    if added:
+        source["added"] = added
     return {
         "corpus": corpus.name,
         "model": model.spec.name,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +133,21 @@ def text_shards(catalog: Catalog, corpora: list[str]) -> list[tuple[str, int, st
 
 
 def residuals_digest(
-    catalog: Catalog, model: LanguageModel, hookpoint: str, corpora: list[str], max_train_tokens: int | None
+    catalog: Catalog,
+    model: LanguageModel,
+    hookpoint: str,
+    corpora: list[str],
+    max_train_tokens: int | None,
+    shards: Mapping[str, int] | None = None,
 ) -> str:
-    """What identifies a cache: BLAKE2b-128 of model, dtype, hookpoint and text."""
-    said = [model.digest, str(model.dtype), hookpoint, text_shards(catalog, corpora), max_train_tokens]
+    """What identifies a cache: BLAKE2b-128 of model, dtype, hookpoint and text.
+
+    `shards` says how many shards of each corpus count, as when the corpora had no more.
+    """
+    text = text_shards(catalog, corpora)
+    if shards is not None:
+        text = [row for row in text if row[1] < shards.get(row[0], 0)]
+    said = [model.digest, str(model.dtype), hookpoint, text, max_train_tokens]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 

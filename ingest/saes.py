@@ -22,7 +22,7 @@ from ingest.configurations import put
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
 from ingest.recipe import beginning, shape, training
-from ingest.residuals import Residuals, cache_residuals, residuals_digest
+from ingest.residuals import Residuals, cache_residuals, residuals_digest, text_shards
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sae.parallel import train_in_processes
@@ -108,7 +108,6 @@ class _Plan:
     config: str
     """All that decides its weights, JSON."""
     folder: Path
-    inputs: str
 
 
 class _Generation:
@@ -137,21 +136,39 @@ class _Generation:
         return found
 
     def _plan(self, sae: Sae) -> _Plan:
+        """What decides the SAE. Text that came after it was made does not: it stays as it is until it is asked anew."""
+        there = self._catalog.value("SELECT config FROM saes WHERE sae = ?", [sae.name])
+        shards = json.loads(there).get("shards") if there else None
+        if shards:
+            as_it_was = self._planned(sae, shards)
+            if as_it_was.config == there:
+                return as_it_was
+        return self._planned(sae, self._shards(sae))
+
+    def _shards(self, sae: Sae) -> dict[str, int]:
+        """Shards of each corpus that the SAE is trained on."""
+        counts = dict.fromkeys(self._study.corpora_of(sae), 0)
+        for corpus, *_ in text_shards(self._catalog, list(counts)):
+            counts[corpus] += 1
+        return counts
+
+    def _planned(self, sae: Sae, shards: dict[str, int]) -> _Plan:
         inputs: list[str] = []
         if sae.checkpoint:
             inputs.append(_folder_digest(Path(sae.checkpoint)))
         else:
             corpora = list(self._study.corpora_of(sae))
             for hookpoint in (sae.hookpoint, *([sae.target] if sae.target else [])):
-                inputs.append(residuals_digest(self._catalog, self._model, hookpoint, corpora, sae.train_tokens))
+                limit = sae.train_tokens
+                inputs.append(residuals_digest(self._catalog, self._model, hookpoint, corpora, limit, shards))
         if sae.parent:
             inputs.append(_parent_of(self._catalog, sae.parent, self._model)[1])
         if sae.selection:
             inputs.append(_ranges_digest(_selected_ranges(self._catalog, sae.selection)))
         settings = sae.model_dump(mode="json", exclude=_NOT_WEIGHTS)
-        config = json.dumps({**settings, "inputs": "+".join(inputs)}, sort_keys=True)
+        config = json.dumps({**settings, "inputs": "+".join(inputs), "shards": shards}, sort_keys=True)
         name = f"{sae.name}-{hashlib.blake2b(config.encode(), digest_size=6).hexdigest()}"
-        return _Plan(sae, config, self._catalog.weights / name, "+".join(inputs))
+        return _Plan(sae, config, self._catalog.weights / name)
 
     def _ready(self, plan: _Plan) -> Reader | None:
         """The SAE as the catalog has it, None if it has it otherwise or not at all."""

@@ -9,7 +9,9 @@ from sqlglot import exp
 
 from catalog import Catalog
 from catalog.errors import InputError, StepError
+from catalog.keys import KEYS
 from catalog.lake import TABLES
+from catalog.transaction import compare
 from queries import parts
 from queries.lineage import tables_read
 from queries.relations import Relations
@@ -49,9 +51,9 @@ def where(text: str, catalog: Catalog) -> Where:
     from queries.guard import check
 
     try:
-        tree = sqlglot.parse_one(f"SELECT 1 WHERE {text}", read="duckdb")
-        condition = tree.find(exp.Where)
-        plain = condition is not None and {k for k, v in tree.args.items() if v} <= {"expressions", "where", "kind"}
+        tree, *more = sqlglot.parse(f"SELECT 1 WHERE {text}", read="duckdb")
+        condition = tree.find(exp.Where) if tree else None
+        plain = tree is not None and not more and condition is not None and {k for k, v in tree.args.items() if v} <= {"expressions", "where", "kind"}
         if not plain or condition is None or condition.find(exp.Query):
             raise InputError(f"--where {text!r} is not one condition over key columns, such as 'feature < 100'")
     except sqlglot.errors.SqlglotError as error:
@@ -69,10 +71,8 @@ class Context:
     def __init__(self, catalog: Catalog, steps: tuple["Step", ...], options: Options, *, dry: bool) -> None:
         self.catalog, self.steps, self.options, self.dry = catalog, steps, options, dry
         self.schema = _schema(catalog)
-        views = dict(catalog.rows(f"SELECT view_name, sql FROM {TABLES}.ducklake_view WHERE end_snapshot IS NULL"))
-        bodies = {name.lower(): body for name, body in views.items()}
-        trees = {name: sqlglot.parse_one(body, read="duckdb") for name, body in bodies.items()}
-        self.view_parents = {name: tables_read(tree, f"view {name}") - {name} for name, tree in trees.items()}
+        bodies = _views(catalog)
+        self.view_parents = _parents(bodies)
         self.relations = Relations(bodies)
         self.budget: Budget | None = None
         self.expected: set[str] = set()
@@ -129,8 +129,10 @@ class Context:
 
     def was_rolled_back(self, step: str) -> bool:
         """Whether the step has no run because its rows were set back."""
-        message = "SELECT 1 FROM lake.snapshots() WHERE commit_message LIKE ? LIMIT 1"
-        return self.catalog.value(message, [f"rollback {step} %"]) is not None
+        rows = self.catalog.rows(
+            "SELECT commit_extra_info FROM lake.snapshots() WHERE commit_message LIKE 'rollback %'"
+        )
+        return any(step in json.loads(extra or "{}").get("steps", []) for (extra,) in rows)
 
     def parted(self, table: str) -> parts.Parted | None:
         """A table's parts, None if it has none."""
@@ -160,6 +162,12 @@ class Context:
         self.relations.expect(table, scope, fresh, columns)
         self.expected.add(table)
 
+    def expect_rows(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """A plan has these rows for a table, if they differ from those that are there."""
+        fresh = self.catalog.stage(table, rows, f"_plan_{table}")
+        if compare(self.catalog.connection, table, fresh, list(KEYS[table])).changes:
+            self.expect(table, "true", fresh, list(self.schema[table]))
+
     def expect_parts(self, table: str, columns: tuple[str, ...], now: dict[parts.Part, str]) -> None:
         """A plan has other parts for a table, if it is a table in parts."""
         if self.parted(table) is not None:
@@ -168,6 +176,21 @@ class Context:
     def type_of(self, column: str) -> str:
         """The type of a partition column, which is the same in all tables that have it."""
         return next(columns[column] for columns in self.schema.values() if column in columns)
+
+
+def view_parents(catalog: Catalog) -> dict[str, set[str]]:
+    """The tables and views that each view of the catalog reads."""
+    return _parents(_views(catalog))
+
+
+def _views(catalog: Catalog) -> dict[str, str]:
+    rows = catalog.rows(f"SELECT view_name, sql FROM {TABLES}.ducklake_view WHERE end_snapshot IS NULL")
+    return {name.lower(): body for name, body in rows}
+
+
+def _parents(bodies: dict[str, str]) -> dict[str, set[str]]:
+    trees = {name: sqlglot.parse_one(body, read="duckdb") for name, body in bodies.items()}
+    return {name: tables_read(tree, f"view {name}") - {name} for name, tree in trees.items()}
 
 
 def _schema(catalog: Catalog) -> dict[str, dict[str, str]]:

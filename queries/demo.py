@@ -13,7 +13,8 @@ from catalog import Catalog, Location
 from catalog.errors import StepError
 from catalog.study import Study
 from queries.card import highlighted, label_line, visible
-from queries.cli.build import STUDY, run_ingest, run_refresh
+from queries.cli.build import STUDY, run_ingest
+from queries.cli.refresh import run_refresh
 from queries.session import connect
 
 SEARCH = "string formatting"

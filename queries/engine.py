@@ -4,9 +4,10 @@ A step is skipped when its fingerprint and the last change of every table that i
 A step that fails leaves its table as it was; steps that do not depend on it go on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from catalog import Catalog
 from catalog.errors import StepError
@@ -50,13 +51,17 @@ def plan(
     options: Options | None = None,
     listener: Listener | None = None,
     steps: tuple[Step, ...] | None = None,
+    expected: Mapping[str, list[dict[str, Any]]] | None = None,
 ) -> list[StepResult]:
     """What `refresh` would do: each step's new, changed and gone rows, why, and what its paid calls will come to.
 
     Steps in SQL are run, and their rows put beside the catalog's for those that follow; nothing is written. Where
     a model will have to be asked, counts of what follows are those of labels that nobody has seen yet.
+    `expected` has rows to plan with instead of those of whole tables, such as explainers that are not recorded yet.
     """
     context = Context(catalog, steps or packaged_steps(), options or Options(), dry=True)
+    for table, rows in (expected or {}).items():
+        context.expect_rows(table, rows)
     return _walk(context, names, listener or Listener())
 
 

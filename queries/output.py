@@ -44,6 +44,11 @@ class Output:
     form: Literal["auto", "json", "csv", "parquet"] = "auto"
     path: Path | None = None
 
+    @property
+    def asked(self) -> bool:
+        """Whether a form was asked for by an option."""
+        return self.form != "auto"
+
     def show(self, result: "Result") -> None:
         """Write `result` to standard output, or to the Parquet file. Raises InputError if the file cannot be made."""
         if isinstance(result, Sequence) and (self.form == "json" or (self.form == "auto" and not sys.stdout.isatty())):

@@ -14,8 +14,9 @@ from catalog.errors import CatalogError, StepError
 from catalog.locks import locked
 from catalog.transaction import Changes, Transaction, named
 from catalog.versions import resolve
-from queries.engine import view_parents
-from queries.step import Step, ordered, packaged_steps, parent_tables
+from queries.context import view_parents
+from queries.lineage import ordered, parent_tables
+from queries.step import Step, packaged_steps
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _chosen(catalog: Catalog, name: str, downstream: bool) -> list[Step]:
     views = view_parents(catalog)
     chosen, written = [], {known[name].writes}
     for step in ordered(packaged_steps(), views):
-        if step.name == name or parent_tables(step, views) & written:
+        if step.name == name or parent_tables(step.parents, views) & written:
             chosen.append(step)
             written.add(step.writes)
     return chosen

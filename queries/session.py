@@ -99,12 +99,21 @@ class Session:
         with open_at(self.location, at) as catalog:
             return _card(catalog, chosen_sae(catalog, sae), feature, contexts)
 
+    def plan(self, *steps: str) -> "list[StepResult]":
+        """What `refresh` would do, step by step; nothing is written."""
+        from queries.context import settings_of
+        from queries.engine import Options, plan
+
+        with Catalog(self.location, read_only=True) as catalog:
+            return plan(catalog, steps, Options(settings=settings_of(catalog)))
+
     def refresh(self, *steps: str) -> "list[StepResult]":
-        """Run what is stale; the result of each step."""
-        from queries.engine import refresh
+        """Run what is stale, with the parameters of the catalog's study; the result of each step."""
+        from queries.context import settings_of
+        from queries.engine import Options, refresh
 
         with Catalog.create(self.location) as catalog:
-            return refresh(catalog, steps)
+            return refresh(catalog, steps, Options(settings=settings_of(catalog)))
 
 
 def connect(root: str | Path | Location) -> Session:

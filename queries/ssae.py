@@ -16,7 +16,8 @@ from string import Template
 
 from catalog.errors import InputError
 from catalog.study import Study
-from queries.cli.build import STUDY, run_ingest, run_refresh
+from queries.cli.build import STUDY, run_ingest
+from queries.cli.refresh import run_refresh
 
 STEPS = ("tail_coverage", "tail_curve", "firing_ranks", "firing_differences")
 POOL_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")

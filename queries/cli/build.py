@@ -1,4 +1,4 @@
-"""Commands that make and fill a catalog: demo, init, ingest, refresh."""
+"""Commands that make and fill a catalog: demo, init, ingest, add."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,10 +7,10 @@ import click
 
 from catalog.location import Location
 from queries.cli.place import DEFAULT, Place, catalog_path
+from queries.output import Output, output_options
 
 if TYPE_CHECKING:
     from catalog.study import Study
-    from queries.engine import StepResult
 
 STUDY = "study.toml"
 
@@ -65,15 +65,31 @@ def ingest(context: click.Context, study_file: Path, wait: float) -> None:
 
 
 @click.command()
-@click.argument("steps", nargs=-1, metavar="[STEP]...")
+@click.argument("corpus")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--field", help="Field of JSON Lines and Parquet that holds the text.")
 @click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
-@click.option("--retry", is_flag=True, help="Ask again for labels and judgements that have a problem.")
+@output_options
 @click.pass_context
-def refresh(context: click.Context, steps: tuple[str, ...], wait: float, retry: bool) -> None:
-    """Recompute what is stale: all steps, or the named ones with those that they read from."""
-    results = run_refresh(catalog_path(context), steps, wait, retry)
-    if any(result.state in ("failed", "waiting") for result in results):
-        context.exit(1)
+def add(
+    context: click.Context, corpus: str, files: tuple[Path, ...], field: str | None, wait: float, output: Output
+) -> None:
+    """Add the documents of FILES (text, .jsonl, .parquet, also .gz) to CORPUS, and harvest them alone.
+
+    Documents that are there already are skipped. SAEs stay as they are; `saeql plan` shows what follows.
+    """
+    from catalog import Catalog
+    from ingest.add import add_text
+    from queries.cli.progress import Bars
+
+    root = catalog_path(context)
+    Catalog(root, read_only=True).close()
+    with Catalog.create(root) as catalog, Bars() as bars:
+        report = add_text(catalog, corpus, list(files), field, bars.show, wait)
+    text = report.text
+    row = {"corpus": corpus, "added": text.added, "known": text.known, "duplicates": text.duplicates}
+    row |= {"empty": text.empty, "documents": text.documents, "tokens": text.tokens}
+    output.show([{**row, "shards": report.harvest.shards, "activations": report.harvest.activations}])
 
 
 def run_ingest(root: Path | Location, study: "Study", wait: float = 0.0) -> None:
@@ -93,22 +109,3 @@ def run_ingest(root: Path | Location, study: "Study", wait: float = 0.0) -> None
         bars.say(f"harvest: {done.shards} shards new, {done.skipped} whole; {done.activations} activations new")
         for stage, subject, reason, count in catalog.rows("SELECT * FROM problems ORDER BY ALL"):
             bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
-
-
-def run_refresh(
-    root: Path | Location, steps: tuple[str, ...] = (), wait: float = 0.0, retry: bool = False
-) -> "list[StepResult]":
-    """Refresh with progress on stderr, with the parameters of the catalog's study."""
-    from catalog import Catalog
-    from queries.cli.progress import Bars
-    from queries.context import settings_of
-    from queries.engine import Listener, Options, refresh
-
-    Catalog(root, read_only=True).close()
-    with Catalog.create(root) as catalog, Bars() as bars:
-        listener = Listener(bars.step, bars.advance, bars.result)
-        results = refresh(catalog, steps, Options(settings=settings_of(catalog), retry=retry), listener, wait)
-        counts = {state: sum(r.state == state for r in results) for state in ("done", "current", "failed", "waiting")}
-        said = {"done": "refreshed", "current": "up to date", "failed": "failed", "waiting": "not run"}
-        bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
-    return results

@@ -9,9 +9,10 @@ import click
 from catalog.errors import SaeqlError
 from catalog.location import Location
 from queries.cli.ask import search, show, sql
-from queries.cli.build import demo, ingest, init, refresh
+from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
 from queries.cli.place import Place
+from queries.cli.refresh import plan, refresh
 from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
 
@@ -66,6 +67,8 @@ for command in (
     demo,
     init,
     ingest,
+    add,
+    plan,
     refresh,
     sweep,
     study,

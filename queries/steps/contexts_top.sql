@@ -30,7 +30,7 @@ running AS (
         sum(n) OVER (PARTITION BY sae, corpus, feature ORDER BY bin DESC) AS above
     FROM bins
 ),
-thresholds AS (
+highest AS (
     SELECT
         r.sae, r.corpus, r.feature,
         coalesce(any_value(h.least), 0) AS least,
@@ -41,13 +41,14 @@ thresholds AS (
     LEFT JOIN held AS h ON h.sae = r.sae AND h.corpus = r.corpus AND h.feature = r.feature
     GROUP BY r.sae, r.corpus, r.feature
 ),
+thresholds AS (
+    SELECT *, CASE WHEN bin = 0 THEN 0 ELSE pow(2, bin // 8 - 15) * (1 + (bin % 8) / 8) END AS edge FROM highest
+),
 likely AS (
     SELECT a.sae, a.corpus, a.feature, a.position, a.activation
     FROM activations AS a
     JOIN thresholds AS t ON t.sae = a.sae AND t.corpus = a.corpus AND t.feature = a.feature
-    WHERE
-        a.activation >= t.least
-        AND (t.bin = 0 OR a.activation >= pow(2, t.bin // 8 - 15) * (1 + (t.bin % 8) / 8))
+    WHERE a.activation >= t.least AND a.activation >= t.edge
 ),
 likely_best AS (
     SELECT
@@ -64,7 +65,7 @@ crowded AS (
     FROM likely_best AS b
     JOIN thresholds AS t ON t.sae = b.sae AND t.corpus = b.corpus AND t.feature = b.feature
     GROUP BY b.sae, b.corpus, b.feature
-    HAVING count(*) < $k AND sum(b.used) < any_value(t.firings) AND any_value(t.least) = 0
+    HAVING count(*) < $k AND sum(b.used) < any_value(t.firings) AND any_value(t.edge) > any_value(t.least)
 ),
 crowded_best AS (
     SELECT

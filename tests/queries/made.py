@@ -139,20 +139,27 @@ def make(
             for table, rows in configuration(explainers, scorers, concepts).items():
                 tx.insert(table, rows)
         bounds = np.linspace(0, len(texts), shards + 1).astype(int)
-        position = 0
         for number, (first, last) in enumerate(itertools.pairwise(bounds)):
-            parts: dict[str, list[dict[str, Any]]] = {"documents": [], "tokens": [], "activations": []}
-            for document in range(first, last):
-                made.starts[texts[document].hash] = position
-                add(parts, texts[document], document, number, position)
-                position += len(texts[document].words)
-            with catalog.write(f"shard {number}") as tx:
-                for relation, rows in parts.items():
-                    rows.sort(key=lambda row: (row.get("feature", 0), row.get("position", row.get("start"))))
-                    schema = catalog.arrow(f"FROM lake.{relation} LIMIT 0").schema
-                    table = pa.Table.from_pylist(rows, schema)
-                    shard(catalog, tx, relation, table, number, "s" if relation == "activations" else None)
+            grow(catalog, texts[first:last], number, made.starts)
     return made
+
+
+def grow(catalog: Catalog, texts: list[Document], number: int, starts: dict[str, int] | None = None) -> None:
+    """Add documents as one more shard, as `ingest` would; `starts` is filled with where each begins."""
+    next_free = "SELECT coalesce(max(document) + 1, 0), coalesce(max(start + tokens), 0) FROM documents"
+    first, position = catalog.rows(next_free)[0]
+    parts: dict[str, list[dict[str, Any]]] = {"documents": [], "tokens": [], "activations": []}
+    for at, text in enumerate(texts):
+        if starts is not None:
+            starts[text.hash] = position
+        add(parts, text, first + at, number, position)
+        position += len(text.words)
+    with catalog.write(f"shard {number}") as tx:
+        for relation, rows in parts.items():
+            rows.sort(key=lambda row: (row.get("feature", 0), row.get("position", row.get("start"))))
+            schema = catalog.arrow(f"FROM lake.{relation} LIMIT 0").schema
+            table = pa.Table.from_pylist(rows, schema)
+            shard(catalog, tx, relation, table, number, "s" if relation == "activations" else None)
 
 
 def configuration(

@@ -1,0 +1,202 @@
+"""Commands that bring results up to date: plan and refresh."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from queries.cli.place import catalog_path
+from queries.output import Output, output_options
+
+if TYPE_CHECKING:
+    from catalog import Catalog
+    from catalog.location import Location
+    from queries.context import Options
+    from queries.engine import StepResult
+
+_WORK = 3
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What plan and refresh have in common."""
+    for option in (
+        click.option(
+            "--study",
+            "study_file",
+            type=click.Path(path_type=Path),
+            help="Take concepts, explainers, scorers and step parameters from this study file first.",
+        ),
+        click.option("--where", help="Only keys for which this holds, such as 'feature < 100'."),
+        click.option("--keep-labels", is_flag=True, help="Keep labels whose examples changed; score them anew."),
+        click.option("--retry", is_flag=True, help="Ask again for labels and judgements that have a problem."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("steps", nargs=-1, metavar="[STEP]...")
+@_options
+@click.option(
+    "--explain",
+    metavar="STEP",
+    help="The query of one step, what it reads, where its columns come from, and the keys that are stale.",
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 3 if there is work.")
+@output_options
+@click.pass_context
+def plan(
+    context: click.Context,
+    steps: tuple[str, ...],
+    study_file: Path | None,
+    where: str | None,
+    keep_labels: bool,
+    retry: bool,
+    explain: str | None,
+    exit_code: bool,
+    output: Output,
+) -> None:
+    """What `refresh` would do: new, changed and gone rows of each step, why, and the calls and money it takes.
+
+    Nothing is written. Counts that depend on labels which nobody has seen yet are the most there can be.
+    """
+    from catalog import Catalog
+    from queries.cli.progress import say
+    from queries.output import visible
+    from queries.planning import explained, explanation_text, plan_rows, planned
+
+    with Catalog(catalog_path(context), read_only=True) as catalog:
+        options = _read(catalog, study_file, where, keep_labels, retry)
+        results = planned(catalog, (explain,) if explain else steps, options, study_file)
+        if explain:
+            said = explained(catalog, explain, results)
+            if output.asked:
+                output.show([said])
+            else:
+                click.echo("\n".join(visible(line) for line in explanation_text(said).splitlines()))
+        else:
+            output.show(plan_rows(results))
+            _say_totals(results)
+            if all(result.state == "current" for result in results):
+                say(f"nothing to do: {len(results)} steps are up to date")
+    if exit_code and any(result.state not in ("current",) for result in results):
+        context.exit(_WORK)
+
+
+@click.command()
+@click.argument("steps", nargs=-1, metavar="[STEP]...")
+@_options
+@click.option("--max-calls", type=click.IntRange(0), help="Stop paying after so many calls.")
+@click.option("--max-cost", type=click.FloatRange(0), help="Stop paying before this is passed, in the study's prices.")
+@click.option("--jobs", type=click.IntRange(1), help="Requests at a time, instead of each configuration's own.")
+@click.option("--dry-run", is_flag=True, help="Only show the plan.")
+@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@output_options
+@click.pass_context
+def refresh(
+    context: click.Context,
+    steps: tuple[str, ...],
+    study_file: Path | None,
+    where: str | None,
+    keep_labels: bool,
+    retry: bool,
+    max_calls: int | None,
+    max_cost: float | None,
+    jobs: int | None,
+    dry_run: bool,
+    wait: float,
+    output: Output,
+) -> None:
+    """Recompute what is stale: all steps, or the named ones with those that they read from.
+
+    With --json, --csv or --parquet the steps that had work are printed as rows.
+    """
+    if dry_run:
+        names = {"study_file": study_file, "where": where, "keep_labels": keep_labels, "retry": retry}
+        context.invoke(plan, steps=steps, **names, explain=None, exit_code=False)
+        return
+
+    def chosen(catalog: "Catalog") -> "Options":
+        return _read(catalog, study_file, where, keep_labels, retry, max_calls, max_cost, jobs)
+
+    results = run_refresh(catalog_path(context), steps, wait, chosen, study_file)
+    if output.asked:
+        from queries.planning import refresh_rows
+
+        output.show(refresh_rows(results))
+    if any(result.state in ("failed", "waiting") for result in results):
+        context.exit(1)
+
+
+def run_refresh(
+    root: "Path | Location",
+    steps: tuple[str, ...] = (),
+    wait: float = 0.0,
+    chosen: "Callable[[Catalog], Options] | None" = None,
+    study_file: Path | None = None,
+) -> "list[StepResult]":
+    """Refresh with progress on stderr; without `chosen`, with the parameters of the catalog's study."""
+    from catalog import Catalog
+    from queries.cli.progress import Bars
+    from queries.context import Options, settings_of
+    from queries.engine import Listener, refresh
+    from queries.planning import configure
+
+    Catalog(root, read_only=True).close()
+    with Catalog.create(root) as catalog, Bars() as bars:
+        if study_file is not None:
+            configure(catalog, study_file, wait)
+        options = chosen(catalog) if chosen else Options(settings=settings_of(catalog))
+        results = refresh(catalog, steps, options, Listener(bars.step, bars.advance, bars.result), wait)
+        said = {
+            "done": "refreshed",
+            "current": "up to date",
+            "part": "done in part",
+            "failed": "failed",
+            "waiting": "not run",
+        }
+        counts = {state: sum(result.state == state for result in results) for state in said}
+        bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
+        if any(result.state == "part" for result in results):
+            left = sum(result.left for result in results)
+            bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")
+    return results
+
+
+def _read(
+    catalog: "Catalog",
+    study_file: Path | None,
+    where: str | None,
+    keep_labels: bool,
+    retry: bool,
+    max_calls: int | None = None,
+    max_cost: float | None = None,
+    jobs: int | None = None,
+) -> "Options":
+    """The flags as options of a refresh. Raises InputError for a condition that cannot be."""
+    from catalog.study import Study
+    from queries.context import Options, settings_of
+    from queries.context import where as condition
+
+    return Options(
+        settings=dict(Study.load(study_file).steps) if study_file else settings_of(catalog),
+        retry=retry,
+        keep=frozenset({"labels"} if keep_labels else ()),
+        where=condition(where, catalog) if where else None,
+        max_calls=max_calls,
+        max_cost=max_cost,
+        jobs=jobs,
+    )
+
+
+def _say_totals(results: "list[StepResult]") -> None:
+    from queries.cli.progress import say
+
+    estimates = [result.estimate for result in results if result.estimate and result.state != "current"]
+    if any(estimate.calls or estimate.stored for estimate in estimates):
+        say(
+            f"{sum(e.calls for e in estimates)} calls to pay for, about "
+            f"{sum(e.prompt_tokens + e.completion_tokens for e in estimates)} tokens and "
+            f"{sum(e.cost for e in estimates):.4f}; {sum(e.stored for e in estimates)} answers are there already"
+        )
