@@ -48,9 +48,10 @@ def rollback(catalog: Catalog, step: str, to: int | str, *, downstream: bool = F
         number = resolve(catalog, to)
         steps = _chosen(catalog, step, downstream)
         fresh = {s.name: _rows_at(catalog, s, number, f"_then_{i}") for i, s in enumerate(steps)}
-        done = []
-        why = f"rolled back to snapshot {number}" + (f" ({to})" if str(to) != str(number) else "")
-        with catalog.write(f"rollback {step} to {number}", step=step, to=number, why=[why]) as tx:
+        why = f"rolled back to snapshot {number}" + ("" if str(to) == str(number) else f" ({to})")
+
+        def put_back(tx: Transaction) -> list[RolledBack]:
+            done = []
             for s in steps:
                 changes = tx.replace(s.writes, fresh[s.name], list(s.key), s.slice)
                 done.append(RolledBack(s.name, s.writes, changes))
@@ -62,7 +63,10 @@ def rollback(catalog: Catalog, step: str, to: int | str, *, downstream: bool = F
                 removed=sum(r.changes.removed for r in done),
                 steps=[r.step for r in done if r.changes],
             )
-            changed = tx.changed
+            return done
+
+        done = catalog.commit(f"rollback {step} to {number}", put_back, step=step, to=number, why=[why])
+        changed = any(part.changes for part in done)
         return Rollback(number, catalog.newest() if changed else None, done)
 
 
