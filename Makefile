@@ -29,6 +29,7 @@ bench: $(INSTALLED) peers
 	$(BIN)/python tests/benchmarks/harvest.py
 	test ! -d .peers || export SAEQL_PEERS=$${SAEQL_PEERS:-.peers}; $(BIN)/python tests/benchmarks/train.py --loss
 	$(BIN)/python tests/benchmarks/selection.py
+	$(BIN)/python tests/benchmarks/concurrency.py
 
 # Whole or not at all, and never a reason for `make bench` to fail: rows of what is missing say so.
 peers: $(INSTALLED)

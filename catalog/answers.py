@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from catalog.errors import CatalogError
 
@@ -24,6 +25,7 @@ _BUSY = 60.0
 _TABLE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, created REAL NOT NULL)"""
 _GET = "SELECT text, prompt_tokens, completion_tokens, cost, created FROM answers WHERE key = ?"
+_HISTORY = "SELECT request, prompt_tokens, completion_tokens FROM answers ORDER BY created DESC LIMIT ?"
 _PUT = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
 
 
@@ -68,15 +70,16 @@ class Answers:
     'good morning'
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
+        where = f"file:{quote(str(self.path.absolute()))}?mode={'ro' if read_only else 'rwc'}"
         try:
-            self._db = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(where, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
         except sqlite3.Error as error:
             raise CatalogError(f"the answer store {self.path} cannot be opened: {error}") from error
         try:
-            self._prepare()
+            self._check_version() if read_only else self._prepare()
         except sqlite3.Error as error:
             self._db.close()
             raise CatalogError(f"the answer store {self.path} cannot be used: {error}") from error
@@ -113,12 +116,20 @@ class Answers:
         with self._lock:
             self._db.close()
 
-    def _prepare(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+    def history(self, n: int) -> list[tuple[str, int, int]]:
+        """(request, prompt tokens, completion tokens) of the newest `n` answers."""
+        return self._run(_HISTORY, (n,))
+
+    def _check_version(self) -> int:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version > _VERSION:
             raise CatalogError(
                 f"the answer store {self.path} has version {version}, this saeql knows {_VERSION}: use a newer saeql"
             )
+        return version
+
+    def _prepare(self) -> None:
+        version = self._check_version()
         self._enter_wal()
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(_TABLE)

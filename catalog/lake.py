@@ -2,14 +2,16 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import duckdb
 
 from catalog.errors import CatalogError
+from catalog.location import METADATA, Location
 
-METADATA = "catalog.sqlite"
 DATA = "data"
 TABLES = "__ducklake_metadata_lake"
 """The database of DuckLake's own tables. They are named without a schema, which differs with its kind."""
@@ -34,12 +36,15 @@ def quoted(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def connect(root: Path, *, read_only: bool, snapshot: int | None = None) -> duckdb.DuckDBPyConnection:
-    """Attach the catalog under `root` as `lake` and make it the default database.
+def connect(
+    location: Location, *, read_only: bool, create: bool = False, snapshot: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Attach the catalog as `lake` and make it the default database; `create` makes its metadata if there is none.
 
     With `snapshot`, tables and views are those of that snapshot. The data path is given anew each time, so that
     the directory can be moved. Raises CatalogError with the engine's reason if the metadata cannot be opened.
     """
+    root, server = location.root, location.server
     connection = duckdb.connect(
         config={
             "autoinstall_known_extensions": False,
@@ -48,24 +53,67 @@ def connect(root: Path, *, read_only: bool, snapshot: int | None = None) -> duck
             "threads": os.environ.get("SAEQL_THREADS", str(os.cpu_count() or 1)),
         }
     )
-    connection.execute(f"LOAD {quoted(_extension_file('duckdb_extension_sqlite_scanner', 'sqlite_scanner'))}")
+    kind = "postgres" if server else "sqlite"
+    connection.execute(f"LOAD {quoted(_extension_file(f'duckdb_extension_{kind}_scanner', f'{kind}_scanner'))}")
     connection.execute(f"LOAD {quoted(_extension_file('duckdb_extension_ducklake', 'ducklake'))}")
     connection.execute(f"SET temp_directory = {quoted(root / 'cache' / 'spill')}")
     options = [
         f"DATA_PATH {quoted(str(root / DATA) + '/')}",
         "OVERRIDE_DATA_PATH true",
-        "META_JOURNAL_MODE 'WAL'",
-        f"META_BUSY_TIMEOUT {BUSY_MS}",
         "DATA_INLINING_ROW_LIMIT 0",
+        f"CREATE_IF_NOT_EXISTS {create}",
     ]
+    if server:
+        metadata = server.parameters(read_only=read_only)
+        if server.password:
+            # Not in the connection string, which the engine shows in errors and lists of databases.
+            connection.execute(f"CREATE TEMPORARY SECRET saeql (TYPE postgres, PASSWORD {quoted(server.password)})")
+            options.append("META_SECRET 'saeql'")
+    else:
+        metadata = str(root / METADATA)
+        options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {BUSY_MS}"]
     if read_only:
         options.append("READ_ONLY")
     if snapshot is not None:
         options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
     try:
-        connection.execute(f"ATTACH {quoted(f'ducklake:sqlite:{root / METADATA}')} AS lake ({', '.join(options)})")
+        connection.execute(f"ATTACH {quoted(f'ducklake:{kind}:{metadata}')} AS lake ({', '.join(options)})")
     except duckdb.Error as error:
         connection.close()
+        if server:
+            raise unreachable(location, error) from error
         raise CatalogError(f"the catalog {root} cannot be opened: {error}") from error
     connection.execute("USE lake")
     return connection
+
+
+_ADVICE = {
+    "password": "set PGPASSWORD to the right one",
+    "does not exist": "make it with `createdb`, or correct the catalog's address",
+    "permission denied": "ask for the right to use it, or name another user in the catalog's address",
+}
+_LOST = ("server closed the connection", "no connection to the server", "terminating connection", "Unable to connect")
+
+
+def unreachable(location: Location, error: duckdb.Error) -> CatalogError:
+    """The engine's error about the server of the metadata as ours: which database, why, what to do."""
+    said = str(error)
+    if "creating a new DuckLake" in said:
+        return CatalogError(f"{location.server} holds no catalog: make one with `saeql init '{location}'`")
+    advice = next((text for part, text in _ADVICE.items() if part in said), "see that the server runs and answers here")
+    # The reason follows the connection string.
+    reason = " ".join(said.rpartition('": ')[2].split())
+    if location.server and location.server.password:
+        reason = reason.replace(location.server.password, "***")
+    return CatalogError(f"the catalog's metadata, {location.server}, cannot be used: {reason}; {advice}")
+
+
+@contextmanager
+def answered(location: Location) -> Iterator[None]:
+    """Raise CatalogError, with the server's address, for a statement that failed because its server is gone."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if location.server and any(sign in str(error) for sign in _LOST):
+            raise unreachable(location, error) from error
+        raise

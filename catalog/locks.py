@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 
 from catalog.errors import CatalogLocked
 
@@ -35,7 +36,7 @@ def locked(path: Path, *, wait: float) -> Iterator[None]:
                 time.sleep(_POLL_SECONDS)
         file.seek(0)
         file.truncate()
-        json.dump({"pid": os.getpid(), "command": " ".join(sys.argv)[:200]}, file)
+        json.dump({"pid": os.getpid(), "host": gethostname(), "command": " ".join(sys.argv)[:200]}, file)
         file.flush()
         yield
 
@@ -64,6 +65,7 @@ def holder(path: Path) -> str:
     """Who wrote the lock file last."""
     try:
         said = json.loads(path.read_text())
-        return f"process {said['pid']} ({said['command']})"
+        where = "" if said.get("host", gethostname()) == gethostname() else f" on {said['host']}"
+        return f"process {said['pid']}{where} ({said['command']})"
     except (OSError, ValueError, KeyError):
         return "another process"

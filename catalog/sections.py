@@ -178,6 +178,8 @@ class Endpoint(Section):
     """Money per million prompt tokens."""
     price_completion: Price = 0.0
     """Money per million completion tokens."""
+    template: FilePath | None = None
+    """openai: a prompt template of your own (TOML: system, user, [[shots]]); its text is kept in the catalog."""
 
     @field_validator("model")
     @classmethod

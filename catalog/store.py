@@ -15,6 +15,7 @@ import duckdb
 
 from catalog import lake
 from catalog.errors import CatalogError, InputError, InputsMoved
+from catalog.location import METADATA, Location
 from catalog.locks import locked, shared
 from catalog.migrate import applied, migrate
 from catalog.transaction import Transaction, named
@@ -37,21 +38,26 @@ class _Moved(Exception):
 class Catalog:
     """A catalog on disk. `Catalog.create(path)` makes one, `Catalog(path)` opens one."""
 
-    def __init__(self, root: str | Path, *, read_only: bool = False, snapshot: int | None = None):
-        """Open the catalog under `root`, for reading also as it was at `snapshot`.
+    def __init__(self, root: str | Path | Location, *, read_only: bool = False, snapshot: int | None = None):
+        """Open the catalog in the folder or at the address `root`, for reading also as it was at `snapshot`.
 
-        Raises CatalogError if there is none, or if it is from a newer version; UnknownName, with the snapshots
-        that there are, if `snapshot` is not one of them.
+        Raises CatalogError if there is none, if it is from a newer version, or if its server does not answer;
+        InputError for an address with mistakes; UnknownName, with the snapshots that there are, if `snapshot` is
+        not one of them.
         """
-        self.root = Path(root).absolute()
+        self.location = Location.parse(root).absolute()
+        self.root = self.location.root
         self.read_only = read_only
         self.at = snapshot
         if snapshot is not None and not read_only:
             raise CatalogError(f"snapshot {snapshot} can be read, not written: open it with read_only=True")
-        if not (self.root / lake.METADATA).exists():
+        if self.location.server is None and not (self.root / METADATA).exists():
             raise CatalogError(f"{self.root} holds no catalog: make one with `saeql demo` or `saeql init`")
+        self.location.check_folder()
+        if self.location.server and not self.data.is_dir():
+            raise CatalogError(f"{self.data} is missing: is {self.root} the folder of this catalog, and mounted?")
         try:
-            self.connection = lake.connect(self.root, read_only=read_only, snapshot=snapshot)
+            self.connection = lake.connect(self.location, read_only=read_only, snapshot=snapshot)
         except CatalogError:
             if snapshot is not None:
                 self._check_snapshot(snapshot)
@@ -66,21 +72,24 @@ class Catalog:
         """How long the last commit held the commit lock."""
 
     @classmethod
-    def create(cls, root: str | Path) -> "Catalog":
-        """Make a catalog under `root`, or open it and bring it to the newest schema."""
-        root = Path(root).absolute()
+    def create(cls, root: str | Path | Location) -> "Catalog":
+        """Make a catalog in the folder or at the address `root`, or open it and bring it to the newest schema."""
+        location = Location.parse(root).absolute()
+        root = location.root
+        location.check_folder()
         try:
             for folder in (lake.DATA, "vectors", "weights", "cache"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"{root} is a file, not a directory: name another place for the catalog") from error
         with locked(root / "commit.lock", wait=COMMIT_WAIT_SECONDS), shared(root / WRITING):
-            connection = lake.connect(root, read_only=False)
+            connection = lake.connect(location, read_only=False, create=True)
             try:
                 migrate(connection)
             finally:
                 connection.close()
-        return cls(root)
+            location.remember()
+        return cls(location)
 
     @property
     def data(self) -> Path:
@@ -114,34 +123,37 @@ class Catalog:
 
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a trusted query; user queries go through `queries.guard`."""
-        return self.connection.execute(sql, parameters).fetchall()
+        with lake.answered(self.location):
+            return self.connection.execute(sql, parameters).fetchall()
 
     def arrow(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> "pa.Table":
         """The result of a trusted query as an Arrow table."""
-        return self.connection.execute(sql, parameters).to_arrow_table()
+        with lake.answered(self.location):
+            return self.connection.execute(sql, parameters).to_arrow_table()
 
     def value(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any:
         """The first column of the first row, None if there is no row."""
-        row = self.connection.execute(sql, parameters).fetchone()
+        with lake.answered(self.location):
+            row = self.connection.execute(sql, parameters).fetchone()
         return row[0] if row else None
 
-    def stage(self, table: str, rows: list[dict[str, Any]]) -> str:
+    def stage(self, table: str, rows: list[dict[str, Any]], name: str = "_fresh") -> str:
         """Rows as a temporary table with the columns and types of `table`, for `Transaction.replace`; its name."""
         import pyarrow as pa
 
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE _fresh AS FROM lake.{named(table)} LIMIT 0")
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM lake.{named(table)} LIMIT 0")
         if rows:
-            schema = self.connection.execute("FROM _fresh").to_arrow_table().schema
+            schema = self.connection.execute(f"FROM {name}").to_arrow_table().schema
             self.connection.register("_rows", pa.Table.from_pylist(rows, schema))
-            self.connection.execute("INSERT INTO _fresh SELECT * FROM _rows")
+            self.connection.execute(f"INSERT INTO {name} SELECT * FROM _rows")
             self.connection.unregister("_rows")
-        return "_fresh"
+        return name
 
     def _check_snapshot(self, snapshot: int) -> None:
         """Raise UnknownName with the list of snapshots where the engine would only say that there is none."""
         from catalog.versions import resolve
 
-        with Catalog(self.root, read_only=True) as now:
+        with Catalog(self.location, read_only=True) as now:
             resolve(now, snapshot)
 
     def snapshot(self) -> int:
@@ -235,7 +247,7 @@ class Catalog:
     @contextmanager
     def _transaction(self, details: dict[str, Any]) -> Iterator[Transaction]:
         """BEGIN, and ROLLBACK if the block raises; the block commits."""
-        with shared(self.root / WRITING) as alone:
+        with lake.answered(self.location), shared(self.root / WRITING) as alone:
             self.connection.execute("BEGIN")
             self._writing = True
             try:

@@ -52,41 +52,16 @@ class Transaction:
         """Make the rows of `table` within `scope` equal to those of the temporary table `fresh`.
 
         Only rows that are new, changed or gone are touched. `key` are the columns that identify a row;
-        `scope` is a trusted predicate over the columns of `table`. Raises StepError if a key is NULL or stands
-        twice, with an example, or if a fresh row lies outside of `scope`, where the next run would not see it.
+        `scope` is a trusted predicate over the columns of `table`. Raises StepError as `compare` does.
         """
-        keys = ", ".join(map(named, key))
-        self._check_keys(table, fresh, key)
-        outside = self._number(f"SELECT count(*) FROM {fresh} WHERE ({scope}) IS NOT true")
-        if outside:
-            raise StepError(f"{outside} rows for {table} lie outside of what this step writes: {scope}")
-        columns = self.connection.execute(f"DESCRIBE lake.{named(table)}").fetchall()
-        listed = ", ".join(named(column[0]) for column in columns)
-        # In the table's types: a DOUBLE differs from the FLOAT that it was stored as, in every run again.
-        cast = ", ".join(f"CAST({named(column[0])} AS {column[1]}) AS {named(column[0])}" for column in columns)
-        there = f"SELECT {listed} FROM lake.{named(table)} WHERE {scope}"
-        if not self._number(f"SELECT count(*) FROM lake.{named(table)} WHERE {scope}"):
-            added = self._number(f"SELECT count(*) FROM {fresh}")
-            if added:
-                self.execute(f"INSERT INTO lake.{named(table)} ({listed}) SELECT {cast} FROM {fresh} ORDER BY {keys}")
-            return Changes(added, 0, 0)
-        self.connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE _touched AS SELECT {cast} FROM {fresh} EXCEPT ({there})"
-        )
-        same = " AND ".join(f"x.{named(k)} = o.{named(k)}" for k in key)
-        self.connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE _stale AS SELECT {keys} FROM ({there}) AS o "
-            f"WHERE EXISTS (FROM _touched AS x WHERE {same}) OR NOT EXISTS (FROM {fresh} AS x WHERE {same})"
-        )
-        touched = self._number("SELECT count(*) FROM _touched")
-        stale = self._number("SELECT count(*) FROM _stale")
-        changed = self._number(f"SELECT count(*) FROM _touched AS x WHERE EXISTS (FROM _stale AS o WHERE {same})")
-        if stale:
+        found = compare(self.connection, table, fresh, key, scope)
+        keys, listed = ", ".join(map(named, key)), ", ".join(map(named, found.columns))
+        if found.stale:
             stale_keys = f"({keys}) IN (SELECT ({keys}) FROM _stale)"
             self.execute(f"DELETE FROM lake.{named(table)} WHERE ({scope}) AND {stale_keys}")
-        if touched:
+        if found.touched:
             self.execute(f"INSERT INTO lake.{named(table)} ({listed}) SELECT {listed} FROM _touched ORDER BY {keys}")
-        return Changes(touched - changed, changed, stale - changed)
+        return found.changes
 
     def register(self, table: str, path: Path) -> None:
         """Add a Parquet file under `data/main/<table>/` to `table`.
@@ -104,19 +79,84 @@ class Transaction:
         self._registered.add(path)
         self.execute(f"CALL ducklake_add_data_files('lake', {quoted(table)}, {quoted(path)})")
 
-    def _check_keys(self, table: str, fresh: str, key: list[str]) -> None:
-        keys = ", ".join(map(named, key))
-        null = " OR ".join(f"{named(k)} IS NULL" for k in key)
-        missing = self._number(f"SELECT count(*) FROM {fresh} WHERE {null}")
-        if missing:
-            raise StepError(f"{missing} rows for {table} have no value in one of the key columns {', '.join(key)}")
-        twice = self.connection.execute(
-            f"SELECT {keys}, count(*) AS copies FROM {fresh} GROUP BY {keys} HAVING copies > 1 LIMIT 1"
-        ).fetchone()
-        if twice:
-            where = ", ".join(f"{k} = {v!r}" for k, v in zip(key, twice, strict=False))
-            raise StepError(f"{twice[-1]} rows for {table} have the same key: {where}")
-
     def _number(self, sql: str, parameters: list[Any] | None = None) -> int:
         row = self.connection.execute(sql, parameters or []).fetchone()
         return int(row[0]) if row else 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How rows that were made differ from those that are there.
+
+    The temporary table `_touched` holds those that are new or changed, `_stale` the keys of those that are changed
+    or gone, until the next comparison on the same connection.
+    """
+
+    columns: tuple[str, ...]
+    touched: int
+    stale: int
+    changes: Changes
+    same: int
+    """Rows that are there already."""
+
+
+def compare(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    fresh: str,
+    key: list[str],
+    scope: str = "true",
+    there: str | None = None,
+) -> Comparison:
+    """Compare the rows of the temporary table `fresh` with those of `table` within `scope`.
+
+    `there` is a relation to compare with instead of the table itself; it and `scope` are trusted SQL. Raises
+    StepError if a key is NULL or stands twice, with an example, or if a fresh row lies outside of `scope`, where the
+    next run would not see it.
+    """
+    _check_keys(connection, table, fresh, key)
+    there = there or f"lake.{named(table)}"
+    outside = _number(connection, f"SELECT count(*) FROM {fresh} WHERE ({scope}) IS NOT true")
+    if outside:
+        raise StepError(f"{outside} rows for {table} lie outside of what this step writes: {scope}")
+    described = connection.execute(f"DESCRIBE {there}").fetchall()
+    columns = tuple(row[0] for row in described)
+    listed, keys = ", ".join(map(named, columns)), ", ".join(map(named, key))
+    # In the table's types: a DOUBLE differs from the FLOAT that it was stored as, in every run again.
+    cast = ", ".join(f"CAST({named(row[0])} AS {row[1]}) AS {named(row[0])}" for row in described)
+    made = _number(connection, f"SELECT count(*) FROM {fresh}")
+    before = f"SELECT {listed} FROM {there} WHERE {scope}"
+    n_before = _number(connection, f"SELECT count(*) FROM {there} WHERE {scope}")
+    if not n_before:
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE _touched AS SELECT {cast} FROM {fresh}")
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE _stale AS SELECT {keys} FROM {fresh} LIMIT 0")
+        return Comparison(columns, made, 0, Changes(made, 0, 0), 0)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE _touched AS SELECT {cast} FROM {fresh} EXCEPT ({before})")
+    same = " AND ".join(f"x.{named(k)} = o.{named(k)}" for k in key)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE _stale AS SELECT {keys} FROM ({before}) AS o "
+        f"WHERE EXISTS (FROM _touched AS x WHERE {same}) OR NOT EXISTS (FROM {fresh} AS x WHERE {same})"
+    )
+    touched = _number(connection, "SELECT count(*) FROM _touched")
+    stale = _number(connection, "SELECT count(*) FROM _stale")
+    changed = _number(connection, f"SELECT count(*) FROM _touched AS x WHERE EXISTS (FROM _stale AS o WHERE {same})")
+    return Comparison(columns, touched, stale, Changes(touched - changed, changed, stale - changed), made - touched)
+
+
+def _check_keys(connection: duckdb.DuckDBPyConnection, table: str, fresh: str, key: list[str]) -> None:
+    keys = ", ".join(map(named, key))
+    null = " OR ".join(f"{named(k)} IS NULL" for k in key)
+    missing = _number(connection, f"SELECT count(*) FROM {fresh} WHERE {null}")
+    if missing:
+        raise StepError(f"{missing} rows for {table} have no value in one of the key columns {', '.join(key)}")
+    twice = connection.execute(
+        f"SELECT {keys}, count(*) AS copies FROM {fresh} GROUP BY {keys} HAVING copies > 1 LIMIT 1"
+    ).fetchone()
+    if twice:
+        where = ", ".join(f"{k} = {v!r}" for k, v in zip(key, twice, strict=False))
+        raise StepError(f"{twice[-1]} rows for {table} have the same key: {where}")
+
+
+def _number(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = connection.execute(sql).fetchone()
+    return int(row[0]) if row else 0

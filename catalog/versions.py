@@ -10,6 +10,7 @@ import duckdb
 
 from catalog.errors import CatalogError, InputError, UnknownName
 from catalog.lake import TABLES
+from catalog.location import Location
 from catalog.store import Catalog
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -84,7 +85,7 @@ def delete_tag(catalog: Catalog, name: str) -> int:
 
 
 @contextmanager
-def open_at(root: str | Path, at: int | str | None) -> Iterator[Catalog]:
+def open_at(root: str | Path | Location, at: int | str | None) -> Iterator[Catalog]:
     """The catalog for reading, as it is now (None) or as it was at a snapshot or tag.
 
     Raises UnknownName as `resolve` does, and CatalogError if what is read inside did not exist then.

@@ -7,7 +7,7 @@ from typing import Any
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.lake import quoted
-from catalog.sections import Concept
+from catalog.sections import Concept, Endpoint
 from catalog.study import Study
 
 
@@ -61,7 +61,7 @@ def record_configurations(catalog: Catalog, study: Study) -> None:
     ]
     put(catalog, "concepts", concepts, ["concept"], "concepts of the study")
     explainers = [
-        {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": e.model_dump_json()}
+        {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e)}
         for e in study.explainers
     ]
     put(catalog, "explainers", explainers, ["explainer"], "explainers of the study")
@@ -72,13 +72,23 @@ def record_configurations(catalog: Catalog, study: Study) -> None:
             "provider": s.provider,
             "model": s.model,
             "examples": s.examples,
-            "settings": s.model_dump_json(),
+            "settings": _settings(s),
         }
         for s in study.scorers
     ]
     put(catalog, "scorers", scorers, ["scorer"], "scorers of the study")
     row = {"name": study.name, **primary_names(study), "source": study.model_dump_json()}
     put(catalog, "study", [row], ["name"], f"study {study.name}")
+
+
+def _settings(endpoint: Endpoint) -> str:
+    """The settings as JSON, a prompt template by its text: an edit of the file counts, and the catalog can be moved."""
+    said = endpoint.model_dump(mode="json")
+    path = said.pop("template")
+    try:
+        return json.dumps({**said, "template": Path(path).read_text(encoding="utf-8") if path else None})
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the prompt template {path} cannot be read: {error}") from error
 
 
 def primary_names(study: Study) -> dict[str, str | None]:

@@ -58,7 +58,7 @@ def ingest_study(
             for name in (sae.hookpoint, sae.target):
                 if name:
                     model.hookpoint(name)
-        _record_model(catalog, model)
+        record_model(catalog, model)
         for corpus in study.corpora:
             progress(f"tokenising {corpus.name}", 0, corpus.max_tokens, "reading")
             report.corpora.append(
@@ -83,9 +83,7 @@ def _harvested(study: Study, sae: Sae) -> tuple[str, ...]:
     return study.corpora_of(sae) if sae.harvest is None else sae.harvest
 
 
-def _measure(
-    catalog: Catalog, study: Study, model: LanguageModel, readers: list[Reader], progress: Progress
-) -> None:
+def _measure(catalog: Catalog, study: Study, model: LanguageModel, readers: list[Reader], progress: Progress) -> None:
     """Measure every SAE on its corpora with the model running; those with the same corpora share a pass."""
     tokens, splits = study.evaluation.tokens, study.evaluation.splits
     trained = study.trained()
@@ -122,7 +120,7 @@ def _add(total: HarvestReport, part: HarvestReport) -> None:
         total.seconds[name] += seconds
 
 
-def _record_model(catalog: Catalog, model: LanguageModel) -> None:
+def record_model(catalog: Catalog, model: LanguageModel) -> None:
     spec, config = model.spec, model.network.config
     there = catalog.rows("SELECT digest FROM models WHERE model = ?", [spec.name])
     if there and there[0][0] != model.digest and catalog.value("SELECT 1 FROM corpora WHERE model = ?", [spec.name]):

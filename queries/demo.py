@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from catalog import Catalog
+from catalog import Catalog, Location
 from catalog.errors import StepError
 from catalog.study import Study
 from queries.card import highlighted, label_line, visible
@@ -21,17 +21,19 @@ TOP = 8
 _QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY separation DESC LIMIT 10"
 
 
-def run_demo(root: Path) -> None:
-    """Build the demo's catalog under `root`, or bring it up to date, and print a tour of it.
+def run_demo(place: Path | Location) -> None:
+    """Build the demo's catalog in a folder or at an address, or bring it up to date, and print a tour of it.
 
     Raises StepError if a step of the refresh failed.
     """
+    location = Location.parse(place)
+    root = location.root
     root.mkdir(parents=True, exist_ok=True)
     path = root / STUDY
     if not path.exists():
         path.write_text((resources.files("queries") / "demo.toml").read_text(), encoding="utf-8")
     study = Study.load(path)
-    run_ingest(root, study)
+    run_ingest(location, study)
     failed = [result for result in run_refresh(root) if result.state == "failed"]
     if failed:
         raise StepError(f"step {failed[0].step} failed: {failed[0].error}")

@@ -51,7 +51,8 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
     """
     cursor = catalog.connection.cursor()
     try:
-        names = _names(cursor, catalog.at)
+        with lake.answered(catalog.location):
+            names = _names(cursor, catalog.at)
         walk = Walk(names, frozenset(name.lower() for name in extra_tables), partial(resolve, catalog))
         tree = parse(cursor, sql)
         walk.visit(tree["statements"], frozenset())
@@ -105,7 +106,7 @@ def run(
     import pyarrow as pa
 
     checked = check(sql, catalog, extra_tables=set(tables or {}))
-    own = None if catalog.read_only else lake.connect(catalog.root, read_only=True)
+    own = None if catalog.read_only else lake.connect(catalog.location, read_only=True)
     connection = own or catalog.connection
     lock_down(connection, catalog)
     cursor = connection.cursor()

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from catalog import Catalog
+from catalog import Catalog, Location
 from catalog.errors import InputError, UnknownName
 from catalog.versions import open_at
 
@@ -52,8 +52,8 @@ class FeatureCard:
 class Session:
     """An open catalog. Queries read; only `refresh` writes."""
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    def __init__(self, root: str | Path | Location):
+        self.location = Location.parse(root)
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +70,7 @@ class Session:
         """
         from queries.guard import run
 
-        with open_at(self.root, at) as catalog:
+        with open_at(self.location, at) as catalog:
             result = run(query, catalog, parameters)
             return result.read_all() if hasattr(result, "read_all") else result
 
@@ -86,7 +86,7 @@ class Session:
 
         if not text.strip():
             raise InputError("there is nothing to search for: give some text")
-        with open_at(self.root, at) as catalog:
+        with open_at(self.location, at) as catalog:
             return search(catalog, text, k, explainer)
 
     def feature(
@@ -96,19 +96,19 @@ class Session:
 
         Raises UnknownName, naming the SAEs or the width, if there is no such feature.
         """
-        with open_at(self.root, at) as catalog:
+        with open_at(self.location, at) as catalog:
             return _card(catalog, chosen_sae(catalog, sae), feature, contexts)
 
     def refresh(self, *steps: str) -> "list[StepResult]":
         """Run what is stale; the result of each step."""
         from queries.engine import refresh
 
-        with Catalog.create(self.root) as catalog:
+        with Catalog.create(self.location) as catalog:
             return refresh(catalog, steps)
 
 
-def connect(root: str | Path) -> Session:
-    """A session on the catalog under `root`. Raises CatalogError if there is none."""
+def connect(root: str | Path | Location) -> Session:
+    """A session on the catalog in the folder or at the address `root`. Raises CatalogError if there is none."""
     Catalog(root, read_only=True).close()
     return Session(root)
 

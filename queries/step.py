@@ -1,23 +1,23 @@
 """A refresh step is a SQL file: its header says what it writes, its query says what it reads."""
 
-import ast
 import hashlib
-import importlib.util
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import sqlglot
 from sqlglot import exp
 
 from catalog.errors import StepError
+from queries.lineage import KEPT, Schema, canonical, table_nodes, tables_read
+from queries.source import kernel_source, template_text
 
-_HEADER = re.compile(r"--\s*(step|writes|key|slice|input|param|kernel|prompts|doc):\s*(.*)")
-_FLOORS = ("scoring", "ingest")
+_HEADER = re.compile(r"--\s*(step|writes|key|slice|partition|whole|input|param|kernel|asks|plan|prompts|doc):\s*(.*)")
+_SLICE = re.compile(r"(\w+)\s*=\s*'([^']*)'")
 _VOLATILE = """
     RANDOM RAND SETSEED UUID UUIDV4 UUIDV7 GEN_RANDOM_UUID NEXTVAL CURRVAL TXID_CURRENT
     NOW TODAY CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_LOCALTIME CURRENT_LOCALTIMESTAMP LOCALTIME
@@ -39,30 +39,65 @@ class Step:
     doc: str
     parents: frozenset[str]
     """Tables and views that the query names."""
+    file: str
     slice: str = "true"
     """Predicate: the part of the table that is this step's."""
+    partition: tuple[str, ...] = ()
+    """Columns that its inputs are parted by: parts that did not change are not read again."""
+    whole: tuple[str, ...] = ()
+    """Tables that have these columns and are read whole all the same."""
+    folds: bool = False
+    """Whether the query reads `kept`, its own rows, so that parts which only grew are added to them."""
     parameters: dict[str, Any] = field(default_factory=dict)
     kernel: str | None = None
     """`module:function` that turns the query's rows into the table's."""
+    asks: str | None = None
+    """`module:function` that says what the kernel would ask an endpoint for one row, and what the row shows it."""
+    runs_in_plan: bool = False
+    """Whether `plan` runs the kernel, which then is free and has no effect; else it counts the stale rows."""
     input: tuple[str, ...] = ()
     """Columns of the query that identify an input row of the kernel."""
     prompts: tuple[str, ...] = ()
     """Prompt templates that the kernel renders."""
 
-    def fingerprint(self, parameters: dict[str, Any]) -> str:
-        """BLAKE2b-128 of all that decides the rows besides the inputs.
+    @property
+    def sliced(self) -> tuple[str, str] | None:
+        """(column, value) of the slice; None if the whole table is this step's."""
+        found = _SLICE.fullmatch(self.slice)
+        return (found[1], found[2]) if found else None
 
-        The query counts as its syntax tree, the kernel as the syntax trees of its module and of those of
+    def line_of(self, name: str) -> int:
+        """The first line of the file that says `name` as a word, 1 if none does."""
+        lines = self.query.splitlines()
+        code = [at for at, line in enumerate(lines, start=1) if not line.lstrip().startswith("--")]
+        header = [at for at in range(1, len(lines) + 1) if at not in code]
+        for at in (*code, *header):
+            if re.search(rf"\b{re.escape(name)}\b", lines[at - 1], re.IGNORECASE):
+                return at
+        return 1
+
+    def made_of(self, parameters: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+        """All that decides the rows besides the inputs: digests of the texts, and the parameters.
+
+        The query counts as its qualified syntax tree, the kernel as the syntax trees of its module and of those of
         our own that it imports: comments, layout and letter case change nothing.
         """
-        canonical = sqlglot.parse_one(self.query, read="duckdb").sql(dialect="duckdb", comments=False, normalize=True)
-        said = [canonical, parameters, self.slice, list(self.key), self.kernel and kernel_source(self.kernel)]
-        said += [template_text(name) for name in self.prompts]
-        return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+        said = canonical(sqlglot.parse_one(self.query, read="duckdb"), schema)
+        return {
+            "query": _digest([said, self.slice, list(self.key), list(self.partition)]),
+            "kernel": _digest([self.kernel, self.asks, kernel_source(self.kernel)]) if self.kernel else None,
+            "prompts": {name: _digest(template_text(name)) for name in self.prompts},
+            "parameters": dict(parameters),
+        }
+
+
+def fingerprint(made: Mapping[str, Any]) -> str:
+    """BLAKE2b-128 of what `Step.made_of` gives."""
+    return _digest(made)
 
 
 def parse_step(text: str, name: str) -> Step:
-    """Read a step file. Raises StepError, naming the file, if the header or the query is not in order."""
+    """Read a step file. Raises StepError, with file and line, if the header or the query is not in order."""
     said: dict[str, list[str]] = {}
     for line in text.splitlines():
         found = _HEADER.fullmatch(line.strip())
@@ -75,29 +110,32 @@ def parse_step(text: str, name: str) -> Step:
         tree = sqlglot.parse_one(text, read="duckdb")
     except sqlglot.errors.SqlglotError as error:
         raise StepError(f"{name}: the query does not parse: {error}") from error
-    _check_repeatable(tree, name)
+    _check_repeatable(tree, text, name)
     kernel = said.get("kernel", [None])[0]
     if kernel and "input" not in said:
         raise StepError(f"{name}: a step with a kernel declares its input key")
+    slice_ = said.get("slice", ["true"])[0]
+    if slice_ != "true" and not _SLICE.fullmatch(slice_):
+        raise StepError(f"{name}: the slice {slice_!r} is not of the form column = 'value'")
     return Step(
         name=said["step"][0],
         writes=said["writes"][0],
         key=_names(said["key"][0]),
         query=text,
         doc=said["doc"][0],
-        parents=frozenset(tables_read(tree)),
-        slice=said.get("slice", ["true"])[0],
+        parents=frozenset(tables_read(tree, name)),
+        file=name,
+        slice=slice_,
+        partition=_names(said.get("partition", [""])[0]),
+        whole=_names(said.get("whole", [""])[0]),
+        folds=any(table.name.lower() == KEPT for table in table_nodes(tree, name)),
         parameters=dict(_parameter(line, name) for line in said.get("param", [])),
         kernel=kernel,
+        asks=said.get("asks", [None])[0],
+        runs_in_plan=said.get("plan", ["counts"])[0] == "runs",
         input=_names(said.get("input", [""])[0]),
         prompts=_names(said.get("prompts", [""])[0]),
     )
-
-
-def tables_read(tree: exp.Expr) -> set[str]:
-    """Names of the tables and views that a query reads, its own CTEs left out."""
-    local = {cte.alias_or_name.lower() for cte in tree.find_all(exp.CTE)}
-    return {table.name.lower() for table in tree.find_all(exp.Table) if table.name} - local
 
 
 @cache
@@ -108,93 +146,35 @@ def packaged_steps() -> tuple[Step, ...]:
     return tuple(parse_step((folder / name).read_text(), name) for name in names)
 
 
-def ordered(steps: tuple[Step, ...], view_parents: dict[str, set[str]]) -> list[Step]:
-    """Steps with each after all those that write what it reads; ties in alphabetical order.
+def called(path: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
+    import importlib
 
-    `view_parents` maps a view to the tables and views that it reads. Raises StepError on a cycle, naming it.
-    """
-    writers: dict[str, list[Step]] = {}
-    for step in steps:
-        writers.setdefault(step.writes, []).append(step)
-    after = {
-        step.name: {w.name for table in parent_tables(step, view_parents) for w in writers.get(table, [])}
-        for step in steps
-    }
-    done: list[Step] = []
-    while len(done) < len(steps):
-        names = {step.name for step in done}
-        ready = [step for step in steps if step.name not in names and after[step.name] <= names]
-        if not ready:
-            stuck = sorted(step.name for step in steps if step.name not in names)
-            raise StepError(f"these steps wait for each other: {', '.join(stuck)}")
-        done.append(ready[0])
-    return done
-
-
-def parent_tables(step: Step, view_parents: dict[str, set[str]]) -> set[str]:
-    """The tables that a step reads, views seen through."""
-    found: set[str] = set()
-    waiting = set(step.parents)
-    while waiting:
-        name = waiting.pop()
-        if name in view_parents:
-            waiting |= view_parents[name]
-        else:
-            found.add(name)
+    module, _, function = path.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
 
 
-def kernel_source(kernel: str) -> str:
-    """The source that a kernel runs: its module and our own modules that it imports, as syntax trees."""
-    seen: dict[str, str] = {}
-    waiting = [kernel.partition(":")[0]]
-    while waiting:
-        module = waiting.pop()
-        path = _module_file(module)
-        if module in seen or path is None:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        seen[module] = ast.unparse(_without_docstrings(tree))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in _FLOORS:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.split(".")[0] in _FLOORS]
-    return "\n".join(f"# {name}\n{seen[name]}" for name in sorted(seen))
+def _digest(said: Any) -> str:
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def template_text(name: str) -> str:
-    """A prompt template's text."""
-    return (resources.files("scoring") / "prompts" / f"{name}.toml").read_text()
-
-
-def _module_file(module: str) -> Path | None:
-    """The file of one of our own modules, found without importing it (torch would come along)."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    base = Path(spec.submodule_search_locations[0], *rest)
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            body = node.body
-            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                node.body = body[1:] or [ast.Pass()]
-    return tree
-
-
-def _check_repeatable(tree: exp.Expr, name: str) -> None:
-    called = {f.name.upper() for f in tree.find_all(exp.Anonymous)} | {f.sql_name() for f in tree.find_all(exp.Func)}
-    bad = sorted(called & _NOT_REPEATABLE)
-    if bad or tree.find(exp.TableSample):
-        raise StepError(f"{name}: {', '.join(bad) or 'SAMPLE'} gives other rows each time; sample by hash instead")
+def _check_repeatable(tree: exp.Expr, text: str, name: str) -> None:
+    functions = [*tree.find_all(exp.Anonymous), *tree.find_all(exp.Func), *tree.find_all(exp.TableSample)]
+    for node in functions:
+        said = node.name if isinstance(node, exp.Anonymous) else node.key if isinstance(node, exp.TableSample) else ""
+        said = said or (node.sql_name() if isinstance(node, exp.Func) else "SAMPLE")
+        sampled = isinstance(node, exp.TableSample)
+        if sampled or said.upper() in _NOT_REPEATABLE:
+            word = "sample" if sampled else said
+            code = [
+                (at, line) for at, line in enumerate(text.splitlines(), start=1) if not line.lstrip().startswith("--")
+            ]
+            at = next((at for at, line in code if re.search(rf"\b{re.escape(word)}", line, re.IGNORECASE)), 1)
+            raise StepError(
+                f"{name}, line {at}: {'SAMPLE' if sampled else said.upper()} gives other rows each time; "
+                "sample by hash instead"
+            )
 
 
 def _names(text: str) -> tuple[str, ...]:

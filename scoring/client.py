@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 _PLACEHOLDER = "no-key"
+_TURN_TOKENS = 8
+"""What an endpoint may add to each message of a conversation."""
+_LONGEST_ANSWER = 4096
+"""Tokens, where a request sets no limit of its own."""
 _DETAIL = 300
 """Characters of an endpoint's own message that an error quotes."""
 
@@ -33,6 +37,46 @@ class LLMError(SaeqlError):
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         self.cost = cost
+
+
+class BudgetSpent(SaeqlError):
+    """A request that was not sent, because a limit on calls or money was reached."""
+
+
+class Budget:
+    """A limit on paid calls and money over several clients and threads; None is no limit.
+
+    Before a request its largest possible cost is set aside, so that requests under way never pass the limit; a
+    request that does not fit waits for those under way, which mostly cost less.
+    """
+
+    def __init__(self, calls: int | None = None, cost: float | None = None) -> None:
+        self._calls, self._cost = calls, cost
+        self._under_way = 0
+        self._changed = threading.Condition()
+        self.spent = False
+        """Whether a request was refused."""
+
+    def take(self, most: float) -> None:
+        """Set aside one call of at most this cost. Raises BudgetSpent if there is not that much left."""
+        with self._changed:
+            while not self.spent and self._cost is not None and self._cost < most and self._under_way:
+                self._changed.wait()
+            short = self._cost is not None and self._cost < most
+            if self.spent or short or (self._calls is not None and self._calls < 1):
+                self.spent = True
+                self._changed.notify_all()
+                raise BudgetSpent("the limit on calls or cost of this refresh is reached")
+            self._calls = None if self._calls is None else self._calls - 1
+            self._cost = None if self._cost is None else self._cost - most
+            self._under_way += 1
+
+    def settle(self, unused: float) -> None:
+        """A request has ended, and cost this much less than was set aside for it."""
+        with self._changed:
+            self._cost = None if self._cost is None else self._cost + unused
+            self._under_way -= 1
+            self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +107,8 @@ class ChatClient:
 
     `base_url` and `api_key` default to OPENAI_BASE_URL and OPENAI_API_KEY; an endpoint of one's own needs no key.
     429, 5xx, timeouts and lost connections are tried again `max_retries` times with exponential back-off.
-    `timeout` is in seconds, per try. `prices` is the cost of a million (prompt, completion) tokens.
+    `timeout` is in seconds, per try. `prices` is the cost of a million (prompt, completion) tokens; `budget` limits
+    what is paid, over all clients that share it.
     Answers are keyed by model name, parameters and messages, not by endpoint.
     """
 
@@ -78,6 +123,7 @@ class ChatClient:
         timeout: float = 120.0,
         jobs: int = 8,
         prices: tuple[float, float] = (0.0, 0.0),
+        budget: Budget | None = None,
     ) -> None:
         if jobs < 1 or max_retries < 0 or timeout <= 0:
             raise InputError(
@@ -87,6 +133,7 @@ class ChatClient:
         self.jobs = jobs
         self.spent = Spent()
         self._answers = answers
+        self._budget = budget or Budget()
         self._base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or None
         self._retries, self._timeout, self._prices = max_retries, timeout, prices
@@ -100,7 +147,7 @@ class ChatClient:
         """The answer to one conversation, from the store if it was asked before.
 
         `params` go into the request as they are (temperature, max_tokens, seed, ...). Raises LLMError if the endpoint
-        fails for good, or if the answer is refused, empty or cut off.
+        fails for good, or if the answer is refused, empty or cut off; BudgetSpent if the budget does not allow it.
         """
         request = canonical_request(self.model, params, messages)
         known = self._answers.get(request)
@@ -108,11 +155,15 @@ class ChatClient:
             with self._lock:
                 self.spent.stored += 1
             return Answer(known.text, known.prompt_tokens, known.completion_tokens, stored=True, cost=known.cost)
+        most = self._most(messages, params)
+        self._budget.take(most)
         try:
             text, prompt, completion, cost = self._ask(messages, params)
         except LLMError as error:
+            self._budget.settle(most - error.cost)
             self._count(error.prompt_tokens, error.completion_tokens, error.cost, failed=True)
             raise
+        self._budget.settle(most - cost)
         self._count(prompt, completion, cost, failed=False)
         kept = self._answers.put(request, text, prompt_tokens=prompt, completion_tokens=completion, cost=cost)
         return Answer(kept.text, kept.prompt_tokens, kept.completion_tokens, stored=False, cost=kept.cost)
@@ -143,6 +194,12 @@ class ChatClient:
                     yield i, result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _most(self, messages: Sequence[Message], params: Mapping[str, Any]) -> float:
+        """The largest cost of a request: a token has a byte at least, and an answer ends at max_tokens."""
+        sent = sum(len(message["content"].encode()) for message in messages) + _TURN_TOKENS * len(messages)
+        answered = int(params.get("max_tokens") or params.get("max_completion_tokens") or _LONGEST_ANSWER)
+        return (sent * self._prices[0] + answered * self._prices[1]) / 1e6
 
     def _ask(self, messages: Sequence[Message], params: Mapping[str, Any]) -> tuple[str, int, int, float]:
         """Text, prompt tokens, completion tokens and cost of one paid request."""

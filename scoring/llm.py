@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from catalog.errors import InputError, SaeqlError
 from scoring import parse, templates
-from scoring.client import Answer, ChatClient, LLMError
+from scoring.client import Answer, BudgetSpent, ChatClient, LLMError
 from scoring.examples import Example, Judgement, Label, train_examples
 
 MOST_EXAMPLES = 40
@@ -35,6 +35,9 @@ class ExplainSettings:
     instructions: str = ""
     """Subject-specific instructions, put at the end of the system prompt."""
     template: str = "interpreter"
+    """A packaged template, or the path of one."""
+    text: str | None = None
+    """The template's own text, instead of `template`."""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 1000})
     """Sent with each request as they are."""
 
@@ -56,6 +59,8 @@ class PredictSettings:
     batch: int = 5
     """Windows per request; the last request of a label may hold fewer."""
     template: str = "predictor"
+    text: str | None = None
+    """The template's own text, instead of `template`."""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 200})
 
     def __post_init__(self) -> None:
@@ -78,34 +83,54 @@ def explain_many(
 ) -> Iterator[tuple[int, Label]]:
     """(index, label) of each feature's (activating, non-activating) windows, in the order of arrival.
 
+    A feature that the client's budget did not reach is left out.
     `details["shown"]` lists the (corpus, start) of the windows that the Interpreter saw.
     """
-    prompt = templates.load(settings.template)
     asked: dict[int, list[dict[str, str]]] = {}
     shown: dict[int, list[tuple[str, int]]] = {}
     for i, sides in enumerate(features):
-        active, inactive = train_examples(*sides)
-        if not active:
+        if not sides[0]:
             yield i, Label(None, problem="there are no activating windows to explain", model=client.model)
             continue
-        windows, others = shown_examples(active, settings), inactive[: settings.n_inactive]
-        shown[i] = [(example.corpus, example.start) for example in (*windows, *others)]
-        asked[i] = prompt.messages(
-            {
-                "constraints": _constraints(settings),
-                "instructions": settings.instructions,
-                "examples": "\n".join(
-                    (
-                        _numbered("Example", [example.highlighted() for example in windows]),
-                        *([_numbered("Counterexample", [example.highlighted() for example in others])] * bool(others)),
-                    )
-                ),
-            }
-        )
+        asked[i], shown[i] = explain_messages(*sides, settings)
     order = list(asked)
     for at, answer in client.complete_many([asked[i] for i in order], **settings.parameters):
         i = order[at]
+        if isinstance(answer, BudgetSpent):
+            continue
         yield i, _label(answer, settings, client.model, _hash(asked[i]), shown[i])
+
+
+def explain_messages(
+    active: Sequence[Example], inactive: Sequence[Example], settings: ExplainSettings
+) -> tuple[list[dict[str, str]], list[tuple[str, int]]]:
+    """(the Interpreter's conversation, the (corpus, start) of the windows in it). Raises InputError as `explain`."""
+    active, inactive = train_examples(active, inactive)
+    windows, others = shown_examples(active, settings), inactive[: settings.n_inactive]
+    counterexamples = [_numbered("Counterexample", [example.highlighted() for example in others])] if others else []
+    examples = [_numbered("Example", [example.highlighted() for example in windows]), *counterexamples]
+    values = {
+        "constraints": _constraints(settings),
+        "instructions": settings.instructions,
+        "examples": "\n".join(examples),
+    }
+    return _template(settings).messages(values), [(example.corpus, example.start) for example in (*windows, *others)]
+
+
+def predict_messages(
+    claim: str, examples: Sequence[str | Sequence[str]], settings: PredictSettings
+) -> list[tuple[list[dict[str, str]], list[int]]]:
+    """(the Predictor's conversation, the indexes of the examples in it) of each request about one label."""
+    prompt = _template(settings)
+    texts = [example if isinstance(example, str) else "".join(example) for example in examples]
+    order = _hash_order(claim, texts)
+    asked = []
+    for at in range(0, len(order), settings.batch):
+        batch = order[at : at + settings.batch]
+        numbered = _numbered("Example", [texts[j] for j in batch])
+        values = {"explanation": templates.one_line(claim), "examples": numbered, "n": str(len(batch))}
+        asked.append((prompt.messages(values), batch))
+    return asked
 
 
 def predict(
@@ -122,31 +147,29 @@ def predict_many(
 
     Examples are asked about in an order that follows from a hash of label and text: neither their side nor their
     place in the list shows. An answer that fails or is malformed costs its own batch alone: each of its examples
-    gets predicted None and the problem. A label without text gives problems.
+    gets predicted None and the problem. A label without text gives problems; one that the client's budget did not
+    reach is left out.
     """
-    prompt = templates.load(settings.template)
     results: dict[int, list[Judgement]] = {}
     requests: list[list[dict[str, str]]] = []
     places: list[tuple[int, list[int]]] = []
     waiting: dict[int, int] = {}
     for i, (label, examples) in enumerate(tasks):
-        texts = [example if isinstance(example, str) else "".join(example) for example in examples]
-        if label.text is None or not texts:
+        if label.text is None or not examples:
             problem = f"there is no label to predict from: {label.problem or 'it has no text'}"
-            yield i, [Judgement(None, problem=problem) for _ in texts]
+            yield i, [Judgement(None, problem=problem) for _ in examples]
             continue
-        claim = label.text
-        order = _hash_order(claim, texts)
-        batches = [order[at : at + settings.batch] for at in range(0, len(order), settings.batch)]
-        results[i] = [Judgement(None, problem="not asked")] * len(texts)
-        waiting[i] = len(batches)
-        for batch in batches:
-            numbered = _numbered("Example", [texts[j] for j in batch])
-            values = {"explanation": templates.one_line(claim), "examples": numbered, "n": str(len(batch))}
-            requests.append(prompt.messages(values))
-            places.append((i, batch))
+        asked = predict_messages(label.text, examples, settings)
+        results[i] = [Judgement(None, problem="not asked")] * len(examples)
+        waiting[i] = len(asked)
+        requests += [messages for messages, _ in asked]
+        places += [(i, batch) for _, batch in asked]
     for at, answer in client.complete_many(requests, **settings.parameters):
         i, batch = places[at]
+        if isinstance(answer, BudgetSpent):
+            results.pop(i, None)
+        if i not in results:
+            continue
         for j, judgement in zip(batch, _judgements(answer, len(batch)), strict=True):
             results[i][j] = judgement
         waiting[i] -= 1
@@ -155,8 +178,8 @@ def predict_many(
 
 
 def shown_examples(active: Sequence[Example], settings: ExplainSettings) -> list[Example]:
-    """The windows that the Interpreter sees: ties in activation are broken by corpus and position."""
-    ranked = sorted(active, key=lambda e: (-e.top, e.corpus, e.start))
+    """The windows that the Interpreter sees; of equal activations the one that was given first."""
+    ranked = sorted(active, key=lambda e: -e.top)
     if settings.sampling == "stratified":
         strata: dict[int, list[Example]] = {}
         for example in ranked:
@@ -225,6 +248,12 @@ def _share(total: int, i: int, n: int) -> int:
 
 def _numbered(heading: str, texts: Sequence[str]) -> str:
     return "\n".join(f"{heading} {i}: {templates.one_line(text)}" for i, text in enumerate(texts, 1))
+
+
+def _template(settings: ExplainSettings | PredictSettings) -> templates.Prompt:
+    if settings.text is not None:
+        return templates.parse(settings.text, "of this explainer or scorer")
+    return templates.load(settings.template)
 
 
 def _constraints(settings: ExplainSettings) -> str:

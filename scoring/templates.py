@@ -55,17 +55,23 @@ def load(name: str) -> Prompt:
     path = FOLDER / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml" or not path.is_file():
         raise UnknownName(f"no prompt template {name!r}; known: {', '.join(names())}, or the path of a .toml file")
-    raw = path.read_bytes()
+    return parse(path.read_text(encoding="utf-8", errors="surrogateescape"), str(path), name)
+
+
+@cache
+def parse(text: str, where: str, name: str = "") -> Prompt:
+    """A template from its TOML text. Raises InputError, naming `where`, if it lacks a part."""
     try:
-        parts = tomllib.loads(raw.decode())
+        raw = text.encode()
+        parts = tomllib.loads(text)
         shots = tuple((str(shot["user"]), str(shot["assistant"])) for shot in parts.get("shots", []))
         system, user = str(parts["system"]), str(parts["user"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"the prompt template {path} is not usable ({type(error).__name__}: {error}); it needs `system`, `user`, "
+            f"the prompt template {where} is not usable ({type(error).__name__}: {error}); it needs `system`, `user`, "
             "and `user` and `assistant` in each of its [[shots]]"
         ) from error
-    return Prompt(name, system, user, shots, "blake2b:" + hashlib.blake2b(raw, digest_size=16).hexdigest())
+    return Prompt(name or where, system, user, shots, "blake2b:" + hashlib.blake2b(raw, digest_size=16).hexdigest())
 
 
 def one_line(text: str) -> str:

@@ -6,9 +6,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import Postgres, programs, running
 
 STUDY = """
 name = "small"
@@ -32,6 +35,22 @@ name = "linear-algebra"
 words = ["matrix", "matrices", "eigenvalue", "eigenvalues", "linear", "diagonal"]
 shortlist = 12
 """
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole run."""
+    bin = programs()
+    if bin is None:
+        pytest.skip("no PostgreSQL server is installed here: apt-get install postgresql")
+    with running(bin) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def metadata(request: pytest.FixtureRequest) -> Postgres | None:
+    """Both kinds of metadata: what uses it runs twice. None for SQLite."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgres")
 
 
 @pytest.fixture(scope="session")

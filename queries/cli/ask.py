@@ -1,7 +1,6 @@
 """Commands that ask: sql, search, show."""
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -59,7 +58,7 @@ def show(context: click.Context, feature: int, sae: str | None, contexts: int, a
     from queries.card import card_json, print_card
     from queries.session import connect
 
-    card = connect(Path(catalog_path(context))).feature(feature, sae, contexts, at)
+    card = connect(catalog_path(context)).feature(feature, sae, contexts, at)
     if as_json:
         click.echo(card_json(card))
     else:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from queries.cli.place import DEFAULT, catalog_path
+from catalog.location import Location
+from queries.cli.place import DEFAULT, Place, catalog_path
 
 if TYPE_CHECKING:
     from catalog.study import Study
@@ -15,8 +16,8 @@ STUDY = "study.toml"
 
 
 @click.command()
-@click.argument("folder", default=DEFAULT, type=click.Path(path_type=Path))
-def demo(folder: Path) -> None:
+@click.argument("folder", default=str(DEFAULT), type=Place())
+def demo(folder: Location) -> None:
     """Build a catalog from the embedded model and installed docstrings in FOLDER, and show what is in it.
 
     A second run finds everything up to date. Needs no network and no GPU.
@@ -27,19 +28,23 @@ def demo(folder: Path) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-def init(folder: Path) -> None:
-    """Make an empty catalog in FOLDER with a commented study.toml to edit."""
+@click.argument("folder", type=Place())
+def init(folder: Location) -> None:
+    """Make an empty catalog in FOLDER with a commented study.toml to edit.
+
+    FOLDER may be postgres://USER@HOST/DATABASE?data=FOLDER: the metadata is then kept in that PostgreSQL database, for
+    a team that shares the folder. The password is taken from PGPASSWORD. Later the folder alone names the catalog.
+    """
     from catalog import Catalog
     from catalog.errors import InputError
     from catalog.study import template
 
-    path = folder / STUDY
+    path = folder.root / STUDY
     if path.exists():
         raise InputError(f"{path} is there already: edit it, then `saeql ingest {path}`")
     Catalog.create(folder).close()
     path.write_text(template(), encoding="utf-8")
-    click.echo(f"edit {path}, then: saeql ingest {path} && saeql -C {folder} refresh", err=True)
+    click.echo(f"edit {path}, then: saeql ingest {path} && saeql -C {folder.root} refresh", err=True)
 
 
 @click.command()
@@ -71,7 +76,7 @@ def refresh(context: click.Context, steps: tuple[str, ...], wait: float, retry: 
         context.exit(1)
 
 
-def run_ingest(root: Path, study: "Study", wait: float = 0.0) -> None:
+def run_ingest(root: Path | Location, study: "Study", wait: float = 0.0) -> None:
     """Ingest with progress on stderr, and say at the end what was left out."""
     from catalog import Catalog
     from ingest.run import ingest_study
@@ -91,21 +96,18 @@ def run_ingest(root: Path, study: "Study", wait: float = 0.0) -> None:
 
 
 def run_refresh(
-    root: Path, steps: tuple[str, ...] = (), wait: float = 0.0, retry: bool = False
+    root: Path | Location, steps: tuple[str, ...] = (), wait: float = 0.0, retry: bool = False
 ) -> "list[StepResult]":
     """Refresh with progress on stderr, with the parameters of the catalog's study."""
-    import json
-
     from catalog import Catalog
     from queries.cli.progress import Bars
-    from queries.engine import Listener, refresh
+    from queries.context import settings_of
+    from queries.engine import Listener, Options, refresh
 
     Catalog(root, read_only=True).close()
     with Catalog.create(root) as catalog, Bars() as bars:
-        source = catalog.value("SELECT source FROM study")
-        settings = json.loads(source).get("steps", {}) if source else {}
         listener = Listener(bars.step, bars.advance, bars.result)
-        results = refresh(catalog, steps, settings, listener, wait, retry)
+        results = refresh(catalog, steps, Options(settings=settings_of(catalog), retry=retry), listener, wait)
         counts = {state: sum(r.state == state for r in results) for state in ("done", "current", "failed", "waiting")}
         said = {"done": "refreshed", "current": "up to date", "failed": "failed", "waiting": "not run"}
         bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))

@@ -2,15 +2,16 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from catalog.errors import SaeqlError
+from catalog.location import Location
 from queries.cli.ask import search, show, sql
 from queries.cli.build import demo, ingest, init, refresh
 from queries.cli.care import doctor
+from queries.cli.place import Place
 from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
 
@@ -44,16 +45,21 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "-C", "--catalog", "root", envvar="SAEQL_CATALOG", type=click.Path(path_type=Path), help="Catalog to work on."
+    "-C",
+    "--catalog",
+    "location",
+    envvar="SAEQL_CATALOG",
+    type=Place(),
+    help="Catalog to work on: a folder, or postgres://USER@HOST/DATABASE?data=FOLDER.",
 )
 @click.version_option(package_name="saeql", prog_name="saeql")
 @click.pass_context
-def main(context: click.Context, root: Path | None) -> None:
+def main(context: click.Context, location: Location | None) -> None:
     """A catalog of the features of sparse autoencoders, with SQL as its interface.
 
     Start with `saeql demo`. A setting is taken from the flag, then SAEQL_*, then the study, then the default.
     """
-    context.obj = root
+    context.obj = location
 
 
 for command in (

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from catalog.location import Location
 from queries.cli.place import catalog_path
 
 
@@ -46,7 +47,7 @@ def sweep(
     from queries.cli.build import STUDY, run_ingest
 
     root = catalog_path(context)
-    study = Study.load(study_file or root / STUDY)
+    study = Study.load(study_file or root.root / STUDY)
     asked = {
         "name": name or f"{sae}-{setting}",
         "saes": [sae],
@@ -71,7 +72,7 @@ _AREAS = (
 )
 
 
-def _print(root: Path, query: str, sweep: Any) -> None:
+def _print(root: Path | Location, query: str, sweep: Any) -> None:
     from catalog import Catalog
     from queries.guard import run
     from queries.output import Output

@@ -1,12 +1,10 @@
 -- step: concept_positions
 -- writes: concept_positions
 -- key: concept, corpus, position
--- input: concept, corpus
+-- input: concept, corpus, shard
 -- kernel: scoring.kernels.concepts:positions
--- doc: the tokens that belong to each concept (C+)
-SELECT
-    c.concept, c.kind, c.definition, o.corpus,
-    (SELECT max(start + tokens) FROM documents AS d WHERE d.corpus = o.corpus) AS positions
+-- plan: runs
+-- doc: the tokens that belong to each concept (C+), shard by shard
+SELECT c.concept, c.kind, c.corpora, c.definition, s.corpus, s.shard, s.blake2b AS text
 FROM concepts AS c
-JOIN corpora AS o ON c.corpora IS NULL OR list_contains(c.corpora, o.corpus)
-WHERE EXISTS (FROM tokens AS t WHERE t.corpus = o.corpus)
+JOIN shards AS s ON s.relation = 'tokens' AND (c.corpora IS NULL OR list_contains(c.corpora, s.corpus))

@@ -1,6 +1,7 @@
 -- step: concept_sums
 -- writes: concept_sums
 -- key: sae, concept, corpus, shard, feature
+-- partition: sae, concept, corpus, shard
 -- doc: sums and histogram of each feature's activations on the concept's tokens, per shard
 WITH binned AS (
     SELECT
@@ -12,7 +13,7 @@ WITH binned AS (
         sum((a.activation * 16777216)::BIGINT) AS total,
         sum((a.activation::DOUBLE * a.activation * 281474976710656)::HUGEINT) AS squares
     FROM activations AS a
-    JOIN concept_positions AS c ON c.corpus = a.corpus AND c.position = a.position
+    JOIN concept_positions AS c ON c.corpus = a.corpus AND c.shard = a.shard AND c.position = a.position
     GROUP BY ALL
 )
 SELECT

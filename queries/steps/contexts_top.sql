@@ -2,13 +2,21 @@
 -- writes: contexts
 -- slice: kind = 'top'
 -- key: sae, corpus, feature, kind, split, stratum, rank
+-- partition: sae, corpus, shard
+-- whole: documents
 -- param: k = 20
 -- param: window = 32
 -- doc: the k strongest contexts of every live feature, one per sequence at most
 -- Most features are done with the few activations above a threshold read off their histogram. Those whose
 -- strongest activations crowd into fewer than k sequences are done again with all of theirs. The strongest token
 -- of a sequence, the first of equals, is found by one integer: activation in 2^-24, then nearness to the start.
-WITH entries AS (
+-- Contexts that were kept from other shards are ranked again only where a new one is among the k strongest.
+WITH held AS (
+    SELECT sae, corpus, feature, CASE WHEN count(*) >= $k THEN min(activation) ELSE 0 END AS least
+    FROM kept
+    GROUP BY sae, corpus, feature
+),
+entries AS (
     SELECT sae, corpus, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
 ),
 bins AS (
@@ -24,18 +32,22 @@ running AS (
 ),
 thresholds AS (
     SELECT
-        sae, corpus, feature,
+        r.sae, r.corpus, r.feature,
+        coalesce(any_value(h.least), 0) AS least,
         -- The highest bin that leaves 4 k activations above its lower edge; bin 0 holds all that is below 2^-15.
         coalesce(max(bin) FILTER (above >= 4 * $k), 0) AS bin,
         max(above) AS firings
-    FROM running
-    GROUP BY sae, corpus, feature
+    FROM running AS r
+    LEFT JOIN held AS h ON h.sae = r.sae AND h.corpus = r.corpus AND h.feature = r.feature
+    GROUP BY r.sae, r.corpus, r.feature
 ),
 likely AS (
     SELECT a.sae, a.corpus, a.feature, a.position, a.activation
     FROM activations AS a
     JOIN thresholds AS t ON t.sae = a.sae AND t.corpus = a.corpus AND t.feature = a.feature
-    WHERE t.bin = 0 OR a.activation >= pow(2, t.bin // 8 - 15) * (1 + (t.bin % 8) / 8)
+    WHERE
+        a.activation >= t.least
+        AND (t.bin = 0 OR a.activation >= pow(2, t.bin // 8 - 15) * (1 + (t.bin % 8) / 8))
 ),
 likely_best AS (
     SELECT
@@ -52,7 +64,7 @@ crowded AS (
     FROM likely_best AS b
     JOIN thresholds AS t ON t.sae = b.sae AND t.corpus = b.corpus AND t.feature = b.feature
     GROUP BY b.sae, b.corpus, b.feature
-    HAVING count(*) < $k AND sum(b.used) < any_value(t.firings)
+    HAVING count(*) < $k AND sum(b.used) < any_value(t.firings) AND any_value(t.least) = 0
 ),
 crowded_best AS (
     SELECT
@@ -71,6 +83,24 @@ best AS (
     UNION ALL
     SELECT * FROM crowded_best
 ),
+touched AS MATERIALIZED (
+    SELECT DISTINCT sae, corpus, feature FROM best
+),
+candidates AS (
+    SELECT
+        sae, corpus, feature, document, peak, activation,
+        greatest(sequence, least(peak - $window // 2, sequence + length - $window))::BIGINT AS start,
+        least($window, length)::SMALLINT AS length
+    FROM best
+    UNION ALL
+    SELECT k.sae, k.corpus, k.feature, d.document, k.peak, k.activation, k.start, k.length
+    FROM (
+        SELECT o.*
+        FROM kept AS o
+        SEMI JOIN touched AS n ON n.sae = o.sae AND n.corpus = o.corpus AND n.feature = o.feature
+    ) AS k
+    ASOF JOIN documents AS d ON d.corpus = k.corpus AND d.start <= k.peak
+),
 ranked AS (
     SELECT
         b.*, d.split,
@@ -78,7 +108,7 @@ ranked AS (
             PARTITION BY b.sae, b.corpus, b.feature
             ORDER BY b.activation DESC, d.hash, b.peak - d.start
         ) AS rank
-    FROM best AS b
+    FROM candidates AS b
     JOIN documents AS d ON (d.corpus, d.document) = (b.corpus, b.document)
     QUALIFY rank <= $k
 )
@@ -88,8 +118,9 @@ SELECT
     split,
     0::TINYINT AS stratum,
     rank::INTEGER AS rank,
-    greatest(sequence, least(peak - $window // 2, sequence + length - $window))::BIGINT AS start,
-    least($window, length)::SMALLINT AS length,
-    peak,
-    activation
+    start, length, peak, activation
 FROM ranked
+UNION ALL
+SELECT k.sae, k.corpus, k.feature, 'top', k.split, 0::TINYINT, k.rank, k.start, k.length, k.peak, k.activation
+FROM kept AS k
+ANTI JOIN touched AS n ON n.sae = k.sae AND n.corpus = k.corpus AND n.feature = k.feature

@@ -1,6 +1,7 @@
 -- step: feature_sums
 -- writes: feature_sums
 -- key: sae, corpus, shard, feature
+-- partition: sae, corpus, shard
 -- doc: sums, maximum and 256-bin log histogram of each feature's activations, per shard
 -- Activations are multiples of 2^-24 (half precision), their squares of 2^-48: the sums are exact integers.
 -- A bin is an octave (floor(log2 a), from 2^-15) and one of its 8 equal parts.

@@ -21,17 +21,8 @@ every AS (
     FROM saes AS s
     JOIN harvested AS h ON h.sae = s.sae
 ),
-wanted AS (
-    SELECT t.corpus, t.position
-    FROM tokens AS t
-    JOIN documents AS d ON (d.corpus, d.document) = (t.corpus, t.document)
-    WHERE d.split = $split
-),
 fired AS (
-    SELECT a.sae, a.corpus, a.feature, count(*) AS firings
-    FROM activations AS a
-    JOIN wanted AS w ON (w.corpus, w.position) = (a.corpus, a.position)
-    GROUP BY a.sae, a.corpus, a.feature
+    SELECT sae, corpus, feature, firings FROM firing_counts WHERE split = $split
 )
 SELECT
     e.sae, e.corpus,

@@ -3,6 +3,7 @@
 -- key: sae, feature, label_feature, explainer, scorer, corpus, example
 -- input: sae, feature, label_feature, explainer, scorer
 -- kernel: scoring.kernels.judgements:judgements
+-- asks: scoring.kernels.judgements:asks
 -- prompts: predictor
 -- doc: does the feature fire in this test window, given only a label: its own, or another feature's (the null)
 -- The classes are of one size: as many silent windows as firing ones, drawn through the strata in turn.

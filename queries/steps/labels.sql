@@ -4,6 +4,7 @@
 -- input: sae, feature, explainer
 -- param: top = 20
 -- kernel: scoring.kernels.labels:labels
+-- asks: scoring.kernels.labels:asks
 -- prompts: interpreter
 -- doc: what each shortlisted feature fires on, said by each explainer from train contexts alone
 -- The examples are rendered here and not through context_tokens: materialised parts keep the optimiser from

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from catalog.answers import Answers
 from scoring import lexical, llm
 from scoring.examples import Judgement, Label
-from scoring.kernels.contract import Run
-from scoring.kernels.labels import chat_client, sampler
+from scoring.kernels.contract import Asked, Run
+from scoring.kernels.endpoint import counted_client, digest, request, sampler
 
 BATCH = 16
 """Labels whose judgements are committed together."""
@@ -21,9 +20,7 @@ def judgements(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
     ready: list[dict[str, Any]] = []
     for _, group in groupby(sorted(rows, key=lambda row: row["scorer"]), key=lambda row: row["scorer"]):
         for row, judged in _judged(list(group), run):
-            ready += [
-                _judgement_row(row, window, one) for window, one in zip(row["examples"], judged, strict=True)
-            ]
+            ready += [_judgement_row(row, window, one) for window, one in zip(row["examples"], judged, strict=True)]
             done += 1
             run.progress(done, len(rows))
             if done % BATCH == 0:
@@ -42,13 +39,26 @@ def _judged(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, An
         for row, claim, tokens in zip(rows, claims, windows, strict=True):
             yield row, lexical.predict(claim, tokens)
         return
-    asked = llm.PredictSettings(batch=settings["batch"], parameters=sampler(settings))
-    with Answers(run.catalog.root / "answers.sqlite") as answers:
-        client = chat_client(rows[0]["model"], settings, answers)
-        before_calls, before_cost = run.calls, run.cost
-        for at, judged in llm.predict_many(list(zip(claims, windows, strict=True)), asked, client):
-            run.calls, run.cost = before_calls + client.spent.paid, before_cost + client.spent.cost
+    with counted_client(rows[0]["model"], settings, run) as (client, counter):
+        for at, judged in llm.predict_many(list(zip(claims, windows, strict=True)), _asked(settings), client):
+            counter.update()
             yield rows[at], judged
+
+
+def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
+    """What a row shows its scorer: the rendered prompts, or label and windows for the lexical one."""
+    settings = json.loads(row["settings"])
+    windows = [window["tokens"] for window in row["examples"]]
+    places = [[w["corpus"], w["start"], w["activation"]] for w in row["examples"]]
+    if row["provider"] == "lexical":
+        return Asked(digest([row["label"], row["details"], windows, places]))
+    asked = llm.predict_messages(row["label"], windows, _asked(settings))
+    requests = tuple(request(row["model"], settings, messages) for messages, _ in asked)
+    return Asked(digest([[r.text for r in requests], places]), requests)
+
+
+def _asked(settings: dict[str, Any]) -> llm.PredictSettings:
+    return llm.PredictSettings(batch=settings["batch"], text=settings.get("template"), parameters=sampler(settings))
 
 
 def _judgement_row(row: dict[str, Any], window: dict[str, Any], judged: Judgement) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from catalog.answers import Answers
 from catalog.errors import InputError
 from scoring import lexical, llm
-from scoring.client import ChatClient
 from scoring.examples import Example, Label
-from scoring.kernels.contract import Run
+from scoring.kernels.contract import Asked, Run
+from scoring.kernels.endpoint import counted_client, digest, request, sampler
 
 BATCH = 16
 """Labels that are committed together."""
@@ -32,6 +31,29 @@ def labels(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]
         yield ready
 
 
+def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
+    """What a row shows its explainer: the rendered prompt, or all windows for the lexical one."""
+    settings = json.loads(row["settings"])
+    expected = {name: row[name] for name in ("sae", "feature", "explainer")} | {
+        **{"label": UNKNOWN, "problem": None, "kept_constraints": True, "details": "{}", "model": row["model"] or ""},
+        **{"prompt_hash": None, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0},
+    }
+    if row["provider"] == "lexical":
+        windows = [w for w in row["examples"] or [] if w["kind"] in ("stratum", "random")]
+        said = sorted([w["tokens"], w["activations"], w["kind"], w["stratum"]] for w in windows)
+        return Asked(digest([settings["max_terms"], said]), (), (expected,))
+    active, inactive = _windows(row, _kind(settings))
+    if not active:
+        return Asked(digest("no windows"), ())
+    messages, _ = llm.explain_messages(active, inactive, _asked(settings))
+    limits = [settings["min_words"], settings["max_words"], sampler(settings)]
+    return Asked(digest([row["model"], messages, limits]), (request(row["model"], settings, messages),), (expected,))
+
+
+UNKNOWN = "a claim that nobody has made yet, of about as many words as it may have"
+"""Stands for a label in a plan, so that what asks about labels can be counted."""
+
+
 def _explained(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, Any], Label]]:
     """Rows of one explainer with their labels, in order of arrival."""
     settings = json.loads(rows[0]["settings"])
@@ -41,32 +63,27 @@ def _explained(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str,
             active, inactive = _windows(row, "stratum")
             yield row, lexical.explain(active, inactive, chosen)
         return
-    asked = llm.ExplainSettings(
+    windows = [_windows(row, _kind(settings)) for row in rows]
+    with counted_client(rows[0]["model"], settings, run) as (client, counter):
+        for at, label in llm.explain_many(windows, _asked(settings), client):
+            counter.update()
+            yield rows[at], label
+
+
+def _kind(settings: dict[str, Any]) -> str:
+    return "top" if settings["sampling"] == "top" else "stratum"
+
+
+def _asked(settings: dict[str, Any]) -> llm.ExplainSettings:
+    return llm.ExplainSettings(
         n_examples=settings["examples"],
         sampling=settings["sampling"],
         min_words=settings["min_words"],
         max_words=settings["max_words"],
         instructions=settings["instructions"],
+        text=settings.get("template"),
         parameters=sampler(settings),
     )
-    kind = "top" if settings["sampling"] == "top" else "stratum"
-    with Answers(run.catalog.root / "answers.sqlite") as answers:
-        client = chat_client(rows[0]["model"], settings, answers)
-        before_calls, before_cost = run.calls, run.cost
-        for at, label in llm.explain_many([_windows(row, kind) for row in rows], asked, client):
-            run.calls, run.cost = before_calls + client.spent.paid, before_cost + client.spent.cost
-            yield rows[at], label
-
-
-def chat_client(model: str, settings: dict[str, Any], answers: Answers) -> ChatClient:
-    """The endpoint that an explainer or a scorer names."""
-    prices = (settings["price_prompt"], settings["price_completion"])
-    return ChatClient(model, settings["base_url"], answers=answers, jobs=settings["jobs"], prices=prices)
-
-
-def sampler(settings: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that go into each request as they are."""
-    return {"temperature": settings["temperature"], "max_tokens": settings["max_tokens"]}
 
 
 def _windows(row: dict[str, Any], kind: str) -> tuple[list[Example], list[Example]]:

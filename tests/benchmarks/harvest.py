@@ -170,7 +170,7 @@ def random_sae() -> Any:
 def steps(_tokens: int, root: Path) -> dict[str, Any]:
     """The SQL steps over the harvested catalog: seconds, milliseconds per feature, peak memory."""
     from catalog import Catalog
-    from queries.engine import refresh
+    from queries.engine import Options, refresh
 
     settings = {"shortlist.min_firings": 1}
     with Catalog(root / "catalog") as catalog:
@@ -190,7 +190,7 @@ def steps(_tokens: int, root: Path) -> dict[str, Any]:
             row = {"concept": "algebra", "kind": "words", "definition": definition, "shortlist": 500}
             tx.insert("concepts", [row])
         wanted = ("feature_stats", "contexts_top", "contexts_stratum", "contexts_random", "shortlist_auroc")
-        results = refresh(catalog, wanted, settings)
+        results = refresh(catalog, wanted, Options(settings=settings))
         failed = [f"{r.step}: {r.error}" for r in results if r.error]
         if failed:
             raise click.ClickException("; ".join(failed))

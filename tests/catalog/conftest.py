@@ -1,6 +1,5 @@
 """A catalog with a little of everything in it, copied for each test: making one takes seconds."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,12 +8,13 @@ import pytest
 from catalog import Catalog
 from catalog.vectors import Vectors, name_version
 from tests.catalog.small_catalog import activations, decoder, digest, documents, shard, tokens
+from tests.postgres import Postgres, copied
 
 
 @pytest.fixture(scope="session")
-def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _full(tmp_path_factory: pytest.TempPathFactory, metadata: Postgres | None) -> Path:
     root = tmp_path_factory.mktemp("template") / "catalog"
-    with Catalog.create(root) as catalog:
+    with Catalog.create(metadata.location(root) if metadata else root) as catalog:
         weights = catalog.weights / "s" / "sae.safetensors"
         weights.parent.mkdir()
         weights.write_bytes(b"weights")
@@ -34,9 +34,9 @@ def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(_full: Path, tmp_path: Path) -> Path:
-    """Directory of a whole catalog, moved to this place by copying."""
-    return Path(shutil.copytree(_full, tmp_path / "catalog"))
+def root(_full: Path, tmp_path: Path, metadata: Postgres | None) -> Path:
+    """Directory of a whole catalog, moved to this place by copying; the folder alone names it."""
+    return copied(_full, tmp_path / "catalog", metadata)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from catalog import Catalog
+from catalog import Catalog, Location
 from catalog.errors import CatalogError, InputError
 from catalog.finding import Finding
 from catalog.keys import KEYS
 from catalog.migrate import migrations
 from tests.catalog.small_catalog import TOKENS
+from tests.postgres import Postgres, copied
 
 
 def broken(catalog: Catalog) -> list[Finding]:
@@ -24,11 +25,14 @@ def broken(catalog: Catalog) -> list[Finding]:
     return [finding for finding in examine(catalog) if finding.severity != "ok"]
 
 
-def test_a_new_catalog_is_whole_and_creating_it_again_changes_nothing(tmp_path: Path) -> None:
-    with Catalog.create(tmp_path / "c") as catalog:
+def test_a_new_catalog_is_whole_and_creating_it_again_changes_nothing(
+    tmp_path: Path, metadata: Postgres | None
+) -> None:
+    location = metadata.location(tmp_path / "c") if metadata else Location(tmp_path / "c")
+    with Catalog.create(location) as catalog:
         before = catalog.snapshot()
         assert broken(catalog) == []
-    with Catalog.create(tmp_path / "c") as catalog:
+    with Catalog.create(location) as catalog:
         assert catalog.snapshot() == before
 
 
@@ -45,8 +49,12 @@ def test_no_catalog_or_a_file_in_its_place_is_said(tmp_path: Path) -> None:
 
 
 def test_a_moved_catalog_reads_its_own_files(root: Path, tmp_path: Path) -> None:
+    server = Location.parse(root).server
     moved = Path(shutil.move(root, tmp_path / "it's elsewhere"))
-    with Catalog(moved) as catalog:
+    if server is not None:
+        with pytest.raises(InputError, match=r"was copied or is mounted elsewhere: .* name the catalog by its address"):
+            Catalog(moved)
+    with Catalog(Location(moved, server)) as catalog:
         assert catalog.value("SELECT count(*) FROM activations WHERE activation = 0.5") == 2 * TOKENS
         assert catalog.value("SELECT count(text) FROM token_text") == 2 * TOKENS
         assert broken(catalog) == []
@@ -138,8 +146,10 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [100_000_000, 1])
-def test_a_full_disk_is_said_and_harms_nothing(root: Path, small_disk: Path, rows: int) -> None:
-    place = Path(shutil.copytree(root, small_disk / "catalog"))
+def test_a_full_disk_is_said_and_harms_nothing(
+    root: Path, small_disk: Path, rows: int, metadata: Postgres | None
+) -> None:
+    place = copied(root, small_disk / "catalog", metadata)
     ballast = small_disk / "ballast"
     with Catalog(place) as catalog:
         before = catalog.snapshot()

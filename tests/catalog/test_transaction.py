@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from catalog import Catalog
 from catalog.errors import CatalogError, StepError
 from tests.catalog.small_catalog import activations, shard
+from tests.postgres import Postgres
 
 KEY = ["sae", "feature", "explainer"]
 Rows = dict[tuple[int, str], tuple[str | None, float]]
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return Catalog.create(tmp_path_factory.mktemp("shared") / "catalog")
+def shared(tmp_path_factory: pytest.TempPathFactory, metadata: Postgres | None) -> Catalog:
+    folder = tmp_path_factory.mktemp("shared") / "catalog"
+    return Catalog.create(metadata.location(folder) if metadata else folder)
 
 
 def load(catalog: Catalog, rows: list[tuple[Any, ...]]) -> None:

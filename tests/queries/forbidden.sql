@@ -1,5 +1,5 @@
 -- Statements that must not pass, one a line; \n is a line break, {canary} a folder with secrets, {root} the catalog,
--- {db} an empty SQLite file. See test_guard.py.
+-- {db} an empty SQLite file, {server} a PostgreSQL database: that of the metadata, or none. See test_guard.py.
 COPY problems TO '{canary}/out.csv'
 COPY (SELECT 1) TO '{canary}/out.parquet' (FORMAT parquet)
 COPY problems FROM '{canary}/secret.csv'
@@ -33,6 +33,26 @@ SELECT * FROM sqlite_query('lake', 'DELETE FROM ducklake_table')
 SELECT * FROM SQLITE_SCAN('{canary}/made.sqlite', 't')
 CALL sqlite_attach('{root}/catalog.sqlite')
 SELECT * FROM sqlite_master
+ATTACH '{server}' AS x (TYPE postgres)
+ATTACH 'postgres:{server}' AS x
+ATTACH 'ducklake:postgres:{server}' AS again
+CREATE SECRET s (TYPE postgres, PASSWORD 'x')
+CALL postgres_attach('{server}')
+CALL postgres_execute('__ducklake_metadata_lake', 'DELETE FROM ducklake_table')
+CALL postgres_execute('lake', 'DELETE FROM ducklake_table')
+FROM postgres_execute('__ducklake_metadata_lake', 'DELETE FROM ducklake_table')
+FROM postgres_query('__ducklake_metadata_lake', 'SELECT * FROM ducklake_table')
+FROM postgres_query('__ducklake_metadata_lake', 'DELETE FROM ducklake_table RETURNING table_name')
+SELECT * FROM POSTGRES_SCAN('{server}', 'public', 'ducklake_table')
+SELECT (SELECT any_value(table_name) FROM postgres_scan('{server}', 'public', 'ducklake_table'))
+FROM postgres_scan_pushdown('{server}', 'public', 'ducklake_table')
+FROM read_postgres_binary('{canary}/secret.csv', columns = {'x': 'INT'})
+CALL postgres_configure_pool(catalog_name = '__ducklake_metadata_lake', max_connections = 0)
+CALL pg_clear_cache()
+SET pg_debug_show_queries = true
+FROM __ducklake_metadata_lake.public.ducklake_table
+FROM public.ducklake_table
+FROM 'postgres:{server}'
 SELECT * FROM read_csv('{canary}/secret.csv')
 SELECT * FROM read_csv_auto(['{canary}/secret.csv'])
 SELECT * FROM "read_csv"('{canary}/secret.csv')

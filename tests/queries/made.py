@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from catalog import Catalog
 from ingest.text.splits import document_hash, shingles, split_of
-from queries.engine import StepResult, refresh
+from queries.engine import Options, StepResult, refresh
 from tests.catalog.small_catalog import shard
 
 _TEXT = """
@@ -223,6 +223,7 @@ STEPS = ("scores", "shortlist_auroc", "contexts_top")
 
 def refresh_made(catalog: Catalog, **settings: Any) -> dict[str, StepResult]:
     """Refresh; the result of each step by name. `settings` are named `step__parameter`."""
-    results = refresh(catalog, STEPS, {name.replace("__", "."): value for name, value in settings.items()})
+    named = {name.replace("__", "."): value for name, value in settings.items()}
+    results = refresh(catalog, STEPS, Options(settings=named))
     assert [r.error for r in results if r.error] == []
     return {result.step: result for result in results}

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from catalog import Catalog
 from catalog.errors import InputError, QueryRefused, SaeqlError, UnknownName
+from catalog.location import Server
 from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
 from queries.guard import check, run
+from tests.postgres import Postgres
 
 SECRET = "xyzzy-plugh-31337"
 
@@ -31,10 +33,16 @@ class World:
     catalog: Catalog
     canary: Path
     version: int
+    postgres: Postgres | None
+
+    @property
+    def server(self) -> Server:
+        return self.catalog.location.server or Server("127.0.0.1", 1, "saeql", "none")
 
     def state(self) -> dict[str, str]:
-        """Every path under the catalog and the canary, with the digest of each file."""
-        return {
+        """Every path under the catalog and the canary with the digest of each file, and the metadata's database."""
+        dump = self.postgres.contents(self.server.database) if self.postgres else ""
+        return {"database": dump} | {
             str(path): hashlib.blake2b(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for root in (self.catalog.root, self.canary)
             for path in sorted(root.rglob("*"))
@@ -45,13 +53,14 @@ class World:
     def attack(self, sql: str) -> str:
         """`sql` with {canary}, {csv}... filled in."""
         paths = {"canary": self.canary, "root": self.catalog.root, "db": self.canary / "other.sqlite"}
-        for name, path in paths.items():
+        address = self.server.parameters(read_only=False).replace("'", "")
+        for name, path in {**paths, "server": address}.items():
             sql = sql.replace("{" + name + "}", str(path))
         return sql
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, metadata: Postgres | None) -> Iterator[World]:
     root = tmp_path_factory.mktemp("guard")
     canary = root / "canary"
     canary.mkdir()
@@ -61,7 +70,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     engine.execute(f"COPY (SELECT '{SECRET}' AS secret) TO '{canary}/secret.parquet'")
     engine.close()
     (canary / "other.sqlite").write_bytes(b"")
-    with Catalog.create(root / "catalog") as catalog:
+    place = root / "catalog"
+    with Catalog.create(metadata.location(place) if metadata else place) as catalog:
         with catalog.write("first") as tx:
             for count in (1, 2, 3):
                 row = {"stage": "tokenise", "subject": f"doc {count}", "reason": "too [bold]short[/bold]"}
@@ -70,8 +80,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with catalog.write("second") as tx:
             tx.insert("problems", [{"stage": "harvest", "subject": "sae", "reason": "overflow", "count": 10}])
             _study(tx.insert)
-    with Catalog(root / "catalog", read_only=True) as catalog:
-        yield World(catalog, canary, version)
+    with Catalog(place, read_only=True) as catalog:
+        yield World(catalog, canary, version, metadata)
 
 
 def _study(insert: Callable[[str, list[dict[str, Any]]], None]) -> None:
@@ -252,9 +262,12 @@ def test_a_failure_while_rows_stream_is_an_input_error(world: World) -> None:
         reader.read_all()
 
 
-def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(tmp_path: Path) -> None:
+def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(
+    tmp_path: Path, metadata: Postgres | None
+) -> None:
     (tmp_path / "secret.txt").write_text(SECRET)
-    with Catalog.create(tmp_path / "c") as catalog:
+    place = tmp_path / "c"
+    with Catalog.create(metadata.location(place) if metadata else place) as catalog:
         catalog.connection.execute(f"CREATE VIEW bad AS FROM read_text('{tmp_path}/secret.txt')")
         catalog.connection.execute("CREATE VIEW worse AS SELECT * FROM bad")
         for sql in ("FROM bad", "FROM worse", "WITH x AS (FROM worse) FROM x"):
@@ -266,12 +279,28 @@ def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(tmp_path: Pat
             run("SELECT lower('A')", catalog)
 
 
-def test_a_writable_catalog_is_read_through_its_own_connection(tmp_path: Path) -> None:
-    with Catalog.create(tmp_path / "c") as catalog:
+def test_a_writable_catalog_is_read_through_its_own_connection(
+    tmp_path: Path, metadata: Postgres | None
+) -> None:
+    place = tmp_path / "c"
+    with Catalog.create(metadata.location(place) if metadata else place) as catalog:
         assert run("SELECT count(*) AS n FROM problems", catalog).read_all().to_pylist() == [{"n": 0}]
         with catalog.write("after") as tx:
             tx.insert("problems", [{"stage": "a", "subject": "b", "reason": "c", "count": 1}])
         assert run("SELECT count(*) AS n FROM problems", catalog).read_all().to_pylist() == [{"n": 1}]
+
+
+def test_the_server_itself_refuses_to_write_for_a_reader(untouched: World) -> None:
+    """Past the gate and the engine: what is sent to the server as it is."""
+    if untouched.postgres is None:
+        pytest.skip("SQLite has no server")
+    cursor = untouched.catalog.connection.cursor()
+    for sql in ("DELETE FROM ducklake_table", "CREATE TABLE made (i INT)"):
+        with pytest.raises(duckdb.Error, match="read-only transaction"):
+            cursor.execute("CALL postgres_execute('__ducklake_metadata_lake', ?)", [sql])
+    # Not only because the engine opens its transactions so: that would be another's default.
+    asked = "SELECT current_setting(''default_transaction_read_only'')"
+    assert cursor.execute(f"FROM postgres_query('__ducklake_metadata_lake', '{asked}')").fetchall() == [("on",)]
 
 
 def test_the_connection_is_locked_down(world: World) -> None:
@@ -321,7 +350,7 @@ def test_every_listed_function_exists_and_none_reaches_out() -> None:
     assert {name for name, kind in found if kind != "pragma"} >= FUNCTIONS
     assert {name for name, kind in found if kind == "table"} >= TABLE_FUNCTIONS
     reaching = re.compile(
-        r"^(read_|write_|sqlite|duckdb_|ducklake_|pragma_|pg_|current_|icu_|set(seed|_config)|has_)"
+        r"^(postgres|read_|write_|sqlite|duckdb_|ducklake_|pragma_|pg_|current_|icu_|set(seed|_config)|has_)"
         r"|_scan|glob|query|setting|variable|env$|nextval|sleep|random|uuid|serialize|_logs?$|secret|parquet"
     )
     assert [name for name in FUNCTIONS | TABLE_FUNCTIONS if reaching.search(name)] == []

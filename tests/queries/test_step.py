@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from catalog.errors import StepError
+from queries import source as source_module
 from queries import step as step_module
-from queries.step import Step, kernel_source, ordered, packaged_steps, parse_step
+from queries.lineage import check_steps, column_sources, ordered
+from queries.source import kernel_source
+from queries.step import Step, packaged_steps, parse_step
+from queries.step import fingerprint as fingerprint_of
 
 TEXT = """-- step: shout
 -- writes: shouts
@@ -109,7 +113,8 @@ def test_sampling_is_refused(sample: str) -> None:
 
 
 def simple(name: str, writes: str, *reads: str, slice: str = "true") -> Step:
-    return Step(name, writes, ("x",), "SELECT 1", "", frozenset(reads), slice)
+    query = f"-- step: {name}\n-- slice: {slice}\nSELECT 1\nFROM {', '.join(reads) or 'nothing'}"
+    return Step(name, writes, ("x",), query, "", frozenset(reads), f"{name}.sql", slice)
 
 
 def test_steps_come_after_those_that_write_what_they_read() -> None:
@@ -119,13 +124,13 @@ def test_steps_come_after_those_that_write_what_they_read() -> None:
 
 def test_a_step_waits_for_every_slice_of_a_table_and_sees_through_views() -> None:
     views = {"v": {"w"}, "w": {"t"}}
-    steps = (simple("a", "out", "v"), simple("top", "t", slice="k = 1"), simple("z", "t", slice="k = 2"))
+    steps = (simple("a", "out", "v"), simple("top", "t", slice="k = '1'"), simple("z", "t", slice="k = '2'"))
     assert [step.name for step in ordered(steps, views)] == ["top", "z", "a"]
 
 
 def test_a_cycle_is_named() -> None:
     steps = (simple("a", "ta", "tb"), simple("b", "tb", "ta"), simple("c", "tc"))
-    with pytest.raises(StepError, match="wait for each other: a, b"):
+    with pytest.raises(StepError, match=r"wait for each other: a\.sql, line 4 reads tb; b.sql, line 4 reads ta"):
         ordered(steps, {})
 
 
@@ -138,12 +143,68 @@ def test_packaged_steps_write_disjoint_slices() -> None:
         assert len(slices) == 1 or "true" not in slices, table
 
 
+@pytest.mark.parametrize(
+    ("slices", "told"),
+    [
+        (("true", "true"), "where true and true"),
+        (("k = 'x'", "true"), "where k = 'x' and true"),
+        (("k = 'x'", "k = 'x'"), "must differ in the value of one column"),
+        (("k = 'x'", "j = 'y'"), "must differ in the value of one column"),
+    ],
+)
+def test_steps_whose_slices_overlap_are_refused_with_file_and_line(slices: tuple[str, str], told: str) -> None:
+    steps = [simple(name, "t", slice=slice) for name, slice in zip("ab", slices, strict=True)]
+    with pytest.raises(StepError, match=r"line 2 and b\.sql, line 2: both write t") as error:
+        check_steps(steps, ["t"])
+    assert told in str(error.value)
+
+
+def test_a_table_that_there_is_not_is_named_with_its_line() -> None:
+    text = header().replace("FROM own AS o JOIN Features", "FROM own AS o\nJOIN Futures")
+    with pytest.raises(StepError, match=r"shout.sql, line 13: .*no table or view 'futures'"):
+        check_steps([parse_step(text, "shout.sql")], ["labels", "features", "shouts"])
+
+
+@pytest.mark.parametrize("source", ["read_parquet('/etc/x')", "sqlite_scan('a', 'b')", "'file.parquet'"])
+def test_a_table_from_outside_of_the_catalog_is_refused(source: str) -> None:
+    text = header().replace("JOIN Features AS f", f"JOIN {source} AS f")
+    with pytest.raises(StepError, match=r"shout.sql, line 1[23]"):
+        check_steps([parse_step(text, "shout.sql")], ["labels", "features", "shouts"])
+
+
+@pytest.mark.parametrize(
+    ("query", "parents"),
+    [
+        ("SELECT 1 FROM (WITH a AS (FROM b) FROM a) AS x JOIN a ON true", {"a", "b"}),
+        ("WITH a AS (FROM a) FROM a", {"a"}),
+        ("WITH a AS (FROM c), b AS (SELECT * FROM a UNION ALL FROM d) FROM b WHERE x IN (FROM e)", {"c", "d", "e"}),
+        ("WITH RECURSIVE a AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM a JOIN t ON n < t.k) FROM a", {"t"}),
+        ("SELECT (SELECT max(x) FROM a) FROM b SEMI JOIN c ON true, unnest([1]) AS u", {"a", "b", "c"}),
+    ],
+)
+def test_parents_follow_from_the_scope_of_each_name(query: str, parents: set[str]) -> None:
+    assert parse_step(f"-- step: a\n-- writes: a\n-- key: x\n-- doc: d\n{query}", "a.sql").parents == parents
+
+
+def test_each_column_of_a_step_is_traced_to_the_columns_it_is_made_of() -> None:
+    sources = column_sources(
+        "WITH own AS (SELECT sae, feature + 1 AS next FROM labels) "
+        "SELECT o.sae, o.next * f.firings AS x FROM own AS o JOIN features AS f ON f.feature = o.next",
+        SCHEMA,
+    )
+    assert sources == {"sae": ["labels.sae"], "x": ["features.firings", "labels.feature"]}
+
+
 # --- fingerprint
 
+SCHEMA = {
+    "labels": {"sae": "VARCHAR", "feature": "INTEGER", "label": "VARCHAR"},
+    "features": {"feature": "INTEGER", "firings": "BIGINT"},
+}
 
 def fingerprint(text: str, **parameters: Any) -> str:
     step = parse_step(text, "shout.sql")
-    return step.fingerprint({**step.parameters, **parameters})
+    return fingerprint_of(step.made_of({**step.parameters, **parameters}, SCHEMA))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +215,8 @@ def fingerprint(text: str, **parameters: Any) -> str:
         ("FROM own AS o JOIN", "FROM own AS o\n\n    JOIN"),
         ("SELECT sae, feature FROM labels", "select SAE, feature from LABELS"),
         ("own AS o", "own o"),
+        ("SELECT o.sae, o.feature", "SELECT sae, o.feature AS feature"),
+        ("SELECT sae, feature FROM labels", "SELECT labels.sae, labels.feature FROM labels"),
         ("-- doc: a step: with a colon", "-- doc: other words"),
     ],
 )
@@ -193,9 +256,9 @@ def test_a_kernels_source_has_the_modules_that_it_uses_without_their_comments() 
 def test_an_edit_of_a_helper_of_a_kernel_changes_the_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = step_module._module_file
+    found = source_module._module_file
     helper = tmp_path / "parse.py"
-    monkeypatch.setattr(step_module, "_module_file", lambda name: helper if name == "scoring.parse" else found(name))
+    monkeypatch.setattr(source_module, "_module_file", lambda name: helper if name == "scoring.parse" else found(name))
     prints = []
     for text in ("X = 1\n", "# why\nX  =  1\n", '"""Doc."""\nX = 1\n', "X = 2\n"):
         helper.write_text(text)

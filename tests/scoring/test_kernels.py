@@ -15,7 +15,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.answers import Answers
-from queries.engine import refresh
+from queries.engine import Options, refresh
 from tests.queries.made import STEPS, explainer, make, refresh_made, scorer
 from tests.scoring.chat_server import Endpoint, Reply
 
@@ -234,6 +234,6 @@ def test_a_retry_asks_again_for_what_has_a_problem_and_for_nothing_else(catalog:
     endpoint.answer = sensible
     assert refresh_made(catalog)["labels"].state == "current"
     assert len(endpoint.requests) == asked
-    results = {result.step: result for result in refresh(catalog, retry=True)}
+    results = {result.step: result for result in refresh(catalog, options=Options(retry=True))}
     assert (results["labels"].state, results["labels"].calls, results["labels"].failed) == ("done", 1, 0)
     assert catalog.value("SELECT count(*) FROM labels WHERE problem IS NOT NULL") == 0

@@ -1,0 +1,63 @@
+"""The source text behind a step: its kernel with the modules of our own that it imports, and its prompt templates."""
+
+import ast
+import importlib.util
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+_FLOORS = ("scoring", "ingest")
+
+
+def kernel_source(kernel: str) -> str:
+    """The source that a kernel runs: its module and our own modules that it imports, as syntax trees."""
+    seen: dict[str, str] = {}
+    waiting = [kernel.partition(":")[0]]
+    while waiting:
+        module = waiting.pop()
+        path = _module_file(module)
+        if module not in seen and path is not None:
+            seen[module], imported = _read(path, path.stat().st_mtime_ns)
+            waiting += imported
+    return "\n".join(f"# {name}\n{seen[name]}" for name in sorted(seen))
+
+
+@cache
+def _read(path: Path, _changed: int) -> tuple[str, list[str]]:
+    """A module's code, docstrings and comments left out, and the modules of our own that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in _FLOORS:
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names if alias.name.split(".")[0] in _FLOORS]
+    return ast.unparse(_without_docstrings(tree)), imported
+
+
+def template_text(name: str) -> str:
+    """A prompt template's text."""
+    return (resources.files("scoring") / "prompts" / f"{name}.toml").read_text()
+
+
+@cache
+def _module_file(module: str) -> Path | None:
+    """The file of one of our own modules, found without importing it (torch would come along)."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    base = Path(spec.submodule_search_locations[0], *rest)
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body
+            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                node.body = body[1:] or [ast.Pass()]
+    return tree

@@ -1,0 +1,26 @@
+"""Three writers and four readers at once, on either kind of metadata: no row is lost, doubled or seen by half."""
+
+from pathlib import Path
+
+import pytest
+
+from catalog import Catalog
+from catalog.doctor import examine
+from tests.benchmarks.concurrency import contend, lock_of_a_step
+
+
+@pytest.mark.slow
+def test_writers_and_readers_at_once(root: Path) -> None:
+    found = contend(root, seconds=10)
+    assert found["commits"] >= 3
+    assert found["moved"] > 0, "the writers never met: nothing was tested"
+    assert found["reads"] > 4
+    with Catalog(root) as catalog:
+        assert {finding.severity for finding in examine(catalog, only=["files", "keys", "views"])} == {"ok"}
+
+
+@pytest.mark.slow
+def test_the_lock_is_held_for_a_part_of_what_a_step_takes(root: Path) -> None:
+    found = lock_of_a_step(root, rows=20_000)
+    assert found["commit_lock_ms"] < found["write_lock_ms"] / 2
+    assert found["commit_lock_ms"] < found["commit_whole_ms"] / 2
