@@ -71,7 +71,10 @@ def collect_garbage(
         if stale:
             _remember_changes(catalog, stale)
             with _nobody_writing(catalog):
-                catalog.rows("SELECT snapshot_id FROM ducklake_expire_snapshots('lake', versions => ?)", [stale])
+                # Nobody can tag one from here on; somebody may have since the first look.
+                stale = sorted(set(stale) - set(tags(catalog).values()))
+                if stale:
+                    catalog.rows("SELECT snapshot_id FROM ducklake_expire_snapshots('lake', versions => ?)", [stale])
         files, size = _unlink_files(catalog)
         vectors = Vectors(catalog.vectors)
         vector_files, vector_bytes = _measure(vectors.folder)

@@ -1,7 +1,8 @@
 """Which snapshots changed what a feature is said to be: its labels and its scores, and why."""
 
 import json
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from catalog import Catalog
 from catalog.errors import UnknownName
@@ -53,10 +54,16 @@ def blame(catalog: Catalog, sae: str, feature: int) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["snapshot"], row["table"], row["explainer"], row["scorer"] or ""))
 
 
-def _changes(
-    catalog: Catalog, table: str, sae: str, feature: int
-) -> list[tuple[int, tuple[Any, ...], str, dict[str, Any] | None, dict[str, Any] | None]]:
-    """(snapshot, key, change, old, new) of each change of the shown columns."""
+class _Change(NamedTuple):
+    snapshot: int
+    key: tuple[Any, ...]
+    kind: str
+    old: dict[str, Any] | None
+    new: dict[str, Any] | None
+
+
+def _changes(catalog: Catalog, table: str, sae: str, feature: int) -> list[_Change]:
+    """Each change of the shown columns."""
     key, shown = _SHOWN[table]
     there = numbers(catalog)
     listed = ", ".join(map(named, (*key, *shown)))
@@ -74,14 +81,14 @@ def _changes(
     for (number, where), both in sides.items():
         old, new = both.get("old"), both.get("new")
         if old != new:
-            change = "added" if old is None else "removed" if new is None else "changed"
-            found.append((number, where, change, old, new))
+            kind = "added" if old is None else "removed" if new is None else "changed"
+            found.append(_Change(number, where, kind, old, new))
     return _before(catalog, table, sae, feature, there[0], sides.keys()) + found
 
 
 def _before(
-    catalog: Catalog, table: str, sae: str, feature: int, first: int, changed: Any
-) -> list[tuple[int, tuple[Any, ...], str, dict[str, Any] | None, dict[str, Any] | None]]:
+    catalog: Catalog, table: str, sae: str, feature: int, first: int, changed: Collection[tuple[int, tuple[Any, ...]]]
+) -> list[_Change]:
     """What the first snapshot that there is has from those before it."""
     born = catalog.value(f"SELECT min(begin_snapshot) FROM {TABLES}.ducklake_table WHERE table_name = ?", [table])
     if born > first:
@@ -97,7 +104,7 @@ def _before(
         where = tuple(row[: len(key)])
         if (first, where) not in changed:
             value = dict(zip(shown, row[len(key) :], strict=True))
-            found.append((first, where, "there before", None, value))
+            found.append(_Change(first, where, "there before", None, value))
     return found
 
 

@@ -38,7 +38,15 @@ class Rollback:
     steps: list[RolledBack]
 
 
-def rollback(catalog: Catalog, step: str, to: int | str, *, downstream: bool = False, wait: float = 0.0) -> Rollback:
+def rollback(
+    catalog: Catalog,
+    step: str,
+    to: int | str,
+    *,
+    downstream: bool = False,
+    wait: float = 0.0,
+    steps: tuple[Step, ...] | None = None,
+) -> Rollback:
     """Make the rows of `step` equal to those at snapshot or tag `to`, in one new snapshot.
 
     With `downstream`, the steps that read from it, directly or through others, are rolled back as well. Raises
@@ -47,12 +55,13 @@ def rollback(catalog: Catalog, step: str, to: int | str, *, downstream: bool = F
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
         number = resolve(catalog, to)
-        steps = _chosen(catalog, step, downstream)
-        fresh = {s.name: _rows_at(catalog, s, number, f"_then_{i}") for i, s in enumerate(steps)}
-        done = []
-        why = f"rolled back to snapshot {number}" + (f" ({to})" if str(to) != str(number) else "")
-        with catalog.write(f"rollback {step} to {number}", step=step, to=number, why=[why]) as tx:
-            for s in steps:
+        chosen = _chosen(catalog, steps or packaged_steps(), step, downstream)
+        fresh = {s.name: _rows_at(catalog, s, number, f"_then_{i}") for i, s in enumerate(chosen)}
+        why = f"rolled back to snapshot {number}" + ("" if str(to) == str(number) else f" ({to})")
+
+        def put_back(tx: Transaction) -> list[RolledBack]:
+            done = []
+            for s in chosen:
                 changes = tx.replace(s.writes, fresh[s.name], list(s.key), s.slice)
                 done.append(RolledBack(s.name, s.writes, changes))
                 if changes:
@@ -63,20 +72,23 @@ def rollback(catalog: Catalog, step: str, to: int | str, *, downstream: bool = F
                 removed=sum(r.changes.removed for r in done),
                 steps=[r.step for r in done if r.changes],
             )
-            changed = tx.changed
+            return done
+
+        done = catalog.commit(f"rollback {step} to {number}", put_back, step=step, to=number, why=[why])
+        changed = any(part.changes for part in done)
         return Rollback(number, catalog.newest() if changed else None, done)
 
 
-def _chosen(catalog: Catalog, name: str, downstream: bool) -> list[Step]:
+def _chosen(catalog: Catalog, steps: tuple[Step, ...], name: str, downstream: bool) -> list[Step]:
     """The step, and with `downstream` those after it, in the order of what they read."""
-    known = {step.name: step for step in packaged_steps()}
+    known = {step.name: step for step in steps}
     if name not in known:
         raise StepError(f"there is no step {name!r}; the steps are {', '.join(sorted(known))}")
     if not downstream:
         return [known[name]]
     views = view_parents(catalog)
     chosen, written = [], {known[name].writes}
-    for step in ordered(packaged_steps(), views):
+    for step in ordered(steps, views):
         if step.name == name or parent_tables(step.parents, views) & written:
             chosen.append(step)
             written.add(step.writes)

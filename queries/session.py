@@ -128,7 +128,7 @@ def chosen_sae(catalog: Catalog, name: str | None) -> str:
     if name is None and len(known) == 1:
         return str(known[0])
     if name not in known:
-        asked = "several SAEs: name one with --sae" if name is None else f"no SAE {name!r}"
+        asked = f"no SAE {name!r}" if name is not None else "several SAEs: name one with --sae" if known else "no SAE"
         raise UnknownName(f"the catalog has {asked}; known: {', '.join(known) or 'none'}")
     return str(name)
 

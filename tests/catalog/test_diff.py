@@ -131,9 +131,7 @@ def test_a_table_or_column_that_came_later_is_told(scored: tuple[Catalog, int, i
 def test_a_table_that_was_made_anew_is_compared_whole(scored: tuple[Catalog, int, int]) -> None:
     catalog, _, b = scored
     with catalog.write("anew") as tx:
-        tx.execute(
-            "CREATE TABLE lake.other AS SELECT * REPLACE (if(feature = 0, 0.1, f1) AS f1) FROM lake.scores"
-        )
+        tx.execute("CREATE TABLE lake.other AS SELECT * REPLACE (if(feature = 0, 0.1, f1) AS f1) FROM lake.scores")
         tx.execute("DROP TABLE lake.scores")
         tx.execute("ALTER TABLE lake.other RENAME TO scores")
     (row,) = diff_rows(catalog, b, catalog.snapshot(), "scores").rows

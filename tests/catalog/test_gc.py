@@ -1,7 +1,6 @@
 """gc: what no remaining snapshot names goes, in all stores; the newest and the tagged stay whole."""
 
 import random
-import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,19 +10,20 @@ from catalog import Catalog
 from catalog.doctor import examine
 from catalog.errors import CatalogError, CatalogLocked, InputError, UnknownName
 from catalog.gc import collect_garbage
+from catalog.lake import TABLES
 from catalog.locks import locked
 from catalog.vectors import Vectors, name_version, named_version, referenced_versions
 from catalog.versions import numbers, resolve, set_tag
 from tests.catalog.small_catalog import activations, decoder, digest, shard
 
 KEY = ["sae", "feature"]
-TABLES = ("activations", "tokens", "documents", "shards", "saes", "lance", "training")
+COMPARED = ("activations", "tokens", "documents", "shards", "saes", "lance", "training")
 
 
 def content(catalog: Catalog, at: int | None = None) -> dict[str, list[tuple[object, ...]]]:
     """Every row of the tables, now or at a snapshot."""
     when = "" if at is None else f" AT (VERSION => {at})"
-    return {table: catalog.rows(f"FROM lake.{table}{when} ORDER BY ALL") for table in TABLES}
+    return {table: catalog.rows(f"FROM lake.{table}{when} ORDER BY ALL") for table in COMPARED}
 
 
 def errors(catalog: Catalog) -> list[str]:
@@ -49,8 +49,7 @@ def harvest_again(catalog: Catalog, number: int) -> Path:
 def age(catalog: Catalog, snapshot: int, days: float) -> None:
     """Make a snapshot older, or younger, than it is: what a clock does that is set."""
     at = (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S.%f+00")
-    with sqlite3.connect(catalog.root / "catalog.sqlite", timeout=10) as metadata:
-        metadata.execute("UPDATE ducklake_snapshot SET snapshot_time = ? WHERE snapshot_id = ?", [at, snapshot])
+    catalog.rows(f"UPDATE {TABLES}.ducklake_snapshot SET snapshot_time = ? WHERE snapshot_id = ?", [at, snapshot])
 
 
 def test_after_a_reharvest_and_changed_vectors_all_reads_whole(store: Catalog) -> None:
@@ -228,11 +227,10 @@ def test_a_file_that_is_gone_already_does_not_stop_it(store: Catalog) -> None:
 
 def test_a_file_in_use_that_is_marked_for_deletion_is_not_unlinked(store: Catalog) -> None:
     live = store.data / store.value("SELECT path FROM shards WHERE relation = 'tokens' AND shard = 0")
-    with sqlite3.connect(store.root / "catalog.sqlite", timeout=10) as metadata:
-        metadata.execute(
-            "INSERT INTO ducklake_files_scheduled_for_deletion VALUES (9999, ?, 1, '2020-01-01 00:00:00+00')",
-            [str(live.relative_to(store.data))],
-        )
+    store.rows(
+        f"INSERT INTO {TABLES}.ducklake_files_scheduled_for_deletion VALUES (9999, ?, 1, ?)",
+        [str(live.relative_to(store.data)), "2020-01-01 00:00:00+00"],
+    )
     with pytest.raises(CatalogError, match="marked for deletion, and a snapshot names it"):
         collect_garbage(store, 0)
     assert live.exists()

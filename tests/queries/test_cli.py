@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
 from catalog import Catalog
+from catalog.locks import locked
 from catalog.study import Study
 from queries.cli.main import main
+from queries.engine import refresh
 
 REPOSITORY = Path(__file__).parents[2]
 QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY separation DESC LIMIT 10"
@@ -51,7 +54,9 @@ def test_every_command_and_option_has_help(run: Run) -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.opts}"
-    assert {"demo", "init", "ingest", "refresh", "sql", "search", "show", "log", "doctor"} <= set(main.commands)
+    built = {"demo", "init", "ingest", "refresh", "sql", "search", "show", "doctor"}
+    versions = {"log", "diff", "blame", "rollback", "tag", "gc"}
+    assert built | versions <= set(main.commands)
 
 
 def test_the_version_is_told(run: Run) -> None:
@@ -236,6 +241,141 @@ def test_doctor_exits_with_1_if_something_is_broken(run: Run, own: Path) -> None
     broken = run("-C", own, "doctor", "--json")
     assert broken.exit_code == 1
     assert [row for row in json.loads(broken.stdout) if row["severity"] == "error"]
+
+
+# --- versions
+
+
+@pytest.fixture
+def edited(mine: Catalog, labelled: int) -> tuple[Path, int, int]:
+    """A catalog, a snapshot, and the one after it, in which one label is another."""
+    before = mine.snapshot()
+    with mine.write("edit", why=["by hand"]) as tx:
+        tx.execute("UPDATE lake.labels SET label = 'another' WHERE feature = ?", [labelled])
+        tx.execute("UPDATE lake.scores SET f1 = 0 WHERE feature = ?", [labelled])
+    return mine.root, before, mine.snapshot()
+
+
+def test_the_commands_about_versions_print_json(run: Run, edited: tuple[Path, int, int], labelled: int) -> None:
+    root, before, after = edited
+
+    def asked(*arguments: object) -> list[dict[str, Any]]:
+        result = run("-C", root, *arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        rows: list[dict[str, Any]] = json.loads(result.stdout)
+        return rows
+
+    label = f"SELECT label FROM labels WHERE feature = {labelled}"
+    (old,) = asked("sql", "--at", before, label)
+    assert asked("sql", label) == [{"label": "another"}] != [old]
+    assert asked("tag", "good", before) == [{"tag": "good", "snapshot": before, "deleted": False}]
+    assert asked("sql", "--at", "good", label) == [old]
+    assert asked("sql", f"SELECT label FROM labels AT (VERSION => 'good') WHERE feature = {labelled}") == [old]
+    assert [row["table"] for row in asked("diff", "good", after)] == ["labels", "scores"]
+    (row,) = asked("diff", "good", after, "--table", "labels")
+    assert (row["change"], row["feature"], row["old"], row["new"]) == ("changed", labelled, old, {"label": "another"})
+    (row,) = asked("diff", after, "good", "--table", "scores")
+    assert row["delta_f1"] > 0
+    assert row["delta_f1"] == pytest.approx(row["new"]["f1"])
+    assert asked("diff", after, after) == []
+    for place in ([labelled], ["s", labelled], [labelled, "--sae", "s"]):
+        assert [r["why"] for r in asked("blame", *place) if r["snapshot"] == after] == ["by hand", "by hand"]
+    (row,) = asked("rollback", "labels", "--to", "good")
+    assert (row["step"], row["to"], row["changed"]) == ("labels", before, 1)
+    assert asked("sql", label) == [old]
+    assert asked("log", "--table", "labels", "-n", 1)[0]["message"] == f"rollback labels to {before}"
+    assert asked("tag")[0]["tag"] == "good"
+    dry = asked("gc", "--keep-days", 0, "--dry-run")
+    done = asked("gc", "--keep-days", 0)
+    assert [row["store"] for row in done] == ["tables", "vectors", "weights"]
+    assert [(r["count"], r["files"], r["bytes"]) for r in done] == [(r["count"], r["files"], r["bytes"]) for r in dry]
+    assert done[0]["bytes"] > 0
+    assert asked("sql", "--at", "good", label) == [old]
+    assert asked("tag", "--delete", "good")[0]["deleted"]
+    assert asked("tag") == []
+
+
+def test_versions_leave_as_tables_and_csv_too(run: Run, edited: tuple[Path, int, int]) -> None:
+    root, before, after = edited
+    lines = run("-C", root, "diff", before, after, "--table", "labels", "--csv").stdout.splitlines()
+    assert lines[0] == "change,sae,feature,explainer,old,new"
+    assert '{""label"": ""another""}' in lines[1]
+    assert len(run("-C", root, "diff", before, after).stdout.splitlines()) == 2
+
+
+def test_a_diff_that_is_cut_says_so(run: Run, edited: tuple[Path, int, int]) -> None:
+    root, before, _ = edited
+    result = run("-C", root, "diff", 8, before, "--table", "contexts", "--limit", 2)
+    assert len(result.stdout.splitlines()) == 2
+    assert "2 of " in result.stderr
+    assert "--limit" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("sql", "--at", "nonsense", "SELECT 1"), 2, "neither a snapshot nor a tag"),
+        (("sql", "--at", "999", "SELECT 1"), 2, "is not there yet; there are 0-"),
+        (("show", "1", "--at", "999"), 2, "is not there yet"),
+        (("show", "1", "--at", "0"), 1, "snapshot 0 does not have what this needs"),
+        (("search", "x", "--at", "999"), 2, "is not there yet"),
+        (("sql", "FROM features AT (VERSION => 20)"), 2, "with --at"),
+        (("diff", "1"), 2, "Missing argument"),
+        (("diff", "1", "gone"), 2, "neither a snapshot nor a tag"),
+        (("diff", "1", "9", "--table", "nothing"), 2, "has a table 'nothing'"),
+        (("blame", "x"), 2, "not a valid integer"),
+        (("blame", "s", "1", "--sae", "s"), 2, "its SAE before it or as --sae"),
+        (("blame", "t", "1"), 2, "no SAE 't'; known: s"),
+        (("blame", "99"), 2, "features 0 to 8, not 99"),
+        (("log", "--step", "label"), 2, "no step 'label'"),
+        (("tag", "12"), 1, "cannot be a tag"),
+        (("tag", "--delete"), 2, "takes the NAME alone"),
+        (("tag", "--delete", "gone"), 2, "no tag 'gone'"),
+        (("rollback", "labels"), 2, "Missing option"),
+        (("rollback", "labels", "--to", "1"), 1, "was not there yet"),
+        (("rollback", "nothing", "--to", "1"), 1, "no step 'nothing'"),
+        (("gc",), 2, "Missing option"),
+        (("gc", "--keep-days", "-1"), 1, "0 or more"),
+    ],
+)
+def test_mistakes_about_versions_are_told(
+    run: Run, mine: Catalog, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    newest = mine.snapshot()
+    result = run("-C", mine.root, *arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert said in result.stderr
+    assert mine.snapshot() == newest
+
+
+def test_nothing_to_roll_back_is_said(run: Run, mine: Catalog) -> None:
+    result = run("-C", mine.root, "rollback", "labels", "--to", mine.snapshot())
+    assert result.exit_code == 0
+    assert "nothing to change" in result.stderr
+    assert json.loads(result.stdout)["snapshot"] is None
+
+
+def test_a_writer_that_is_busy_exits_with_4(run: Run, mine: Catalog) -> None:
+    with locked(mine.root / "refresh.lock", wait=0):
+        for command in (["rollback", "labels", "--to", "20"], ["gc", "--keep-days", "0"]):
+            result = run("-C", mine.root, *command)
+            assert result.exit_code == 4
+            assert f"process {os.getpid()}" in result.stderr
+
+
+def test_search_at_a_snapshot_uses_its_labels_and_vectors(run: Run, own: Path) -> None:
+    with Catalog(own) as catalog:
+        before = catalog.snapshot()
+        feature = catalog.value("SELECT min(feature) FROM labels WHERE label IS NOT NULL")
+        with catalog.write("other labels") as tx:
+            tx.execute("UPDATE lake.labels SET label = 'zebras in the savanna' WHERE feature = ?", [feature])
+        refreshed = {result.step: result.state for result in refresh(catalog, ("label_vectors",))}
+    assert refreshed["label_vectors"] == "done"
+    question = ("search", "zebras in the savanna", "-k", 1, "--json")
+    then = json.loads(run("-C", own, *question, "--at", before).stdout)[0]
+    now = json.loads(run("-C", own, *question).stdout)[0]
+    assert then["label"] != "zebras in the savanna"
+    assert (now["label"], now["feature"]) == ("zebras in the savanna", feature)
 
 
 # --- hostile text

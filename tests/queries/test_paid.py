@@ -58,10 +58,11 @@ def paid(text_root: Path, tmp_path: Path, endpoint: Endpoint) -> Iterator[Catalo
 def configure(catalog: Catalog, endpoint: Endpoint, **settings: dict[str, Any]) -> None:
     """Put the explainers a and b with these settings of theirs, and an asking scorer, into the catalog."""
     common = {"base_url": endpoint.url, **PRICES}
+    own = {name: {"instructions": f"You are {name}.", **settings.get(name, {})} for name in "ab"}
     with catalog.write("explainers") as tx:
         tx.execute("DELETE FROM lake.explainers")
         tx.execute("DELETE FROM lake.scorers")
-        tx.insert("explainers", [explainer(name, "openai", **common, **settings.get(name, {})) for name in "ab"])
+        tx.insert("explainers", [explainer(name, "openai", **common, **own[name]) for name in "ab"])
         tx.insert("scorers", [scorer("detection", "openai", examples=6, **common)])
 
 
