@@ -28,6 +28,7 @@ WRITING = "writing.lock"
 """Held together by all who have files on disk that no snapshot names yet."""
 _FREE_TRIES = 2
 """How often a commit is tried without the lock before its work is done under it."""
+_ROW_CHANGES = ("inserted_into_table", "deleted_from_table")
 T = TypeVar("T")
 
 
@@ -186,6 +187,27 @@ class Catalog:
         if "last_changes" in found:
             for table, snapshot in self.rows("FROM lake.last_changes"):
                 found[table] = max(found.get(table, 0), snapshot)
+        return found
+
+    def changes_between(self, since: int, until: int) -> dict[str, int]:
+        """The snapshot that last changed each table, of the snapshots after `since` up to `until`."""
+        names = {
+            str(number): name
+            for number, name in self.rows(
+                f"SELECT table_id, table_name FROM {lake.TABLES}.ducklake_table WHERE end_snapshot IS NULL"
+            )
+        }
+        rows = self.rows(
+            f"SELECT snapshot_id, changes_made FROM {lake.TABLES}.ducklake_snapshot_changes "
+            "WHERE snapshot_id > ? AND snapshot_id <= ? ORDER BY snapshot_id",
+            [since, until],
+        )
+        found = {}
+        for snapshot, made in rows:
+            for change in (made or "").split(","):
+                what, _, number = change.partition(":")
+                if what in _ROW_CHANGES and number in names:
+                    found[names[number]] = int(snapshot)
         return found
 
     @contextmanager

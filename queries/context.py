@@ -1,5 +1,6 @@
 """What the steps of one refresh or plan share: the schema, what changed when, parts, and what a plan expects."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,8 @@ def where(text: str, catalog: Catalog) -> Where:
     try:
         tree, *more = sqlglot.parse(f"SELECT 1 WHERE {text}", read="duckdb")
         condition = tree.find(exp.Where) if tree else None
-        plain = tree is not None and not more and condition is not None and {k for k, v in tree.args.items() if v} <= {"expressions", "where", "kind"}
-        if not plain or condition is None or condition.find(exp.Query):
+        others = {name for name, value in tree.args.items() if value} - {"expressions", "where"} if tree else set()
+        if condition is None or more or others or condition.find(exp.Query):
             raise InputError(f"--where {text!r} is not one condition over key columns, such as 'feature < 100'")
     except sqlglot.errors.SqlglotError as error:
         raise InputError(f"--where {text!r} does not parse: write a condition such as 'feature < 100'") from error
@@ -81,38 +82,45 @@ class Context:
         """Tables whose rows a plan cannot know."""
         self._parted: dict[str, parts.Parted | None] = {}
         self._changes: tuple[int, dict[str, int]] | None = None
-        self._messages: dict[int, str] | None = None
         self._grown: dict[tuple[int, str], str] = {}
         made = catalog.rows("SELECT step, fingerprint, inputs, made FROM runs")
         self.runs: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
             step: (fingerprint, json.loads(inputs), json.loads(of or "{}")) for step, fingerprint, inputs, of in made
         }
         """(fingerprint, inputs, what it was made of) of the last run of each step."""
+        said = json.dumps([sqlglot.__version__, self.schema], sort_keys=True)
+        self._dialect = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
     def last_changes(self) -> dict[str, int]:
         """The snapshot that last changed each table, as of the current transaction."""
         now = int(self.catalog.value("SELECT id FROM lake.current_snapshot()"))
-        if self._changes is None or self._changes[0] != now:
+        if self._changes is None or now < self._changes[0]:
             self._changes = (now, self.catalog.last_changes())
-            self._parted.clear() if not self.dry else None
+        elif self._changes[0] < now:
+            since, before = self._changes
+            self._changes = (now, {**before, **self.catalog.changes_between(since, now)})
+            if not self.dry:
+                self._parted.clear()
         return self._changes[1]
 
-    def changed_by(self, since: int, table: str) -> str:
-        """What changed a table after a snapshot, as far as the snapshots say."""
-        if self._messages is None:
-            rows = self.catalog.rows("SELECT snapshot_id, commit_message FROM lake.snapshots()")
-            self._messages = {int(number): message or "" for number, message in rows}
-        last = self.last_changes()[table]
+    def changed_by(self, since: int, last: int, table: str) -> str:
+        """What changed a table after the snapshot `since`, at last in `last`, as far as the snapshots say."""
         if (since, table) not in self._grown:
             self._grown[since, table] = self._new_shards(since, table)
         if self._grown[since, table]:
             return self._grown[since, table]
-        message = self._messages.get(last)
+        message = self._message(last)
         return f"{message!r} (snapshot {last})" if message else f"snapshot {last}"
+
+    def _message(self, snapshot: int) -> str | None:
+        """The message of a snapshot, None if it was expired."""
+        said = f"SELECT coalesce(commit_message, '') FROM {TABLES}.ducklake_snapshot_changes WHERE snapshot_id = ?"
+        message = self.catalog.value(said, [snapshot])
+        return None if message is None else str(message)
 
     def _new_shards(self, since: int, table: str) -> str:
         """`docs grew by shard 3`, if that is what happened to a table of files since a snapshot."""
-        if table not in parts.FILES or since not in (self._messages or {}):
+        if table not in parts.FILES or self._message(since) is None:
             return ""
         mine = "SELECT corpus, sae, shard, blake2b FROM lake.shards{} WHERE relation = ?"
         now = set(self.catalog.rows(mine.format(""), [table]))
@@ -156,6 +164,11 @@ class Context:
     def forget(self, table: str) -> None:
         """The parts of a table have changed."""
         self._parted.pop(table, None)
+
+    def made_of(self, step: "Step", parameters: dict[str, Any]) -> dict[str, Any]:
+        """`Step.made_of`; what has the same text as in its last run is not taken apart again."""
+        last = self.runs.get(step.name)
+        return step.made_of(parameters, self.schema, last[2] if last else {}, self._dialect)
 
     def expect(self, table: str, scope: str, fresh: str, columns: list[str]) -> None:
         """A plan has other rows for a table."""

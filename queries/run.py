@@ -16,7 +16,6 @@ import duckdb
 
 from catalog import Catalog
 from catalog.errors import InputsMoved, SaeqlError, StepError
-from catalog.lake import quoted
 from catalog.transaction import Changes, Comparison, Transaction, compare, named
 from queries import parts
 from queries.context import Context
@@ -88,7 +87,7 @@ class StepRun:
         self.context, self.catalog, self.step = context, context.catalog, step
         self.parameters, self.advance = parameters, advance
         self.reads = parent_tables(step.parents, context.view_parents)
-        self.made = step.made_of(parameters, context.schema)
+        self.made = context.made_of(step, parameters)
         self.fingerprint = fingerprint(self.made)
         self.columns = dict(context.schema[step.writes])
         # A row that keeps the digest of its input is stale by itself; else the step's parts are recorded.
@@ -162,7 +161,7 @@ class StepRun:
                 yield f"parameter {name}: {old} -> {value}"
         for table, snapshot in inputs.items():
             if before.get(table) != snapshot:
-                yield f"inputs: {table} changed: {self.context.changed_by(before.get(table, 0), table)}"
+                yield f"inputs: {table} changed: {self.context.changed_by(before.get(table, 0), snapshot, table)}"
         for table in sorted(self.reads & self.context.expected):
             yield f"inputs: {table} will change"
         if again:
@@ -201,7 +200,8 @@ class StepRun:
             grown = {column: shape[column] for column in kept}
             parts.stage_parts(self.catalog, "_parts", shape, selection.read)
             parts.stage_parts(self.catalog, "_grown", grown, selection.grown)
-            parts.stage_parts(self.catalog, "_groups", grown, selection.groups)
+            anew = set(selection.groups) - set(selection.grown)
+            parts.stage_parts(self.catalog, "_groups", grown, sorted(anew))
             parents = self._parted_parents()
 
             def narrow(table: str, relation: str) -> str:
@@ -215,8 +215,11 @@ class StepRun:
                 return parts.narrowed(relation, columns, read, "_parts")
 
             if not selection.everything:
-                listed = ", ".join(map(named, kept))
-                scope = f"({scope}) AND ({listed}) IN (SELECT ({listed}) FROM _groups)"
+                listed, touched = ", ".join(map(named, kept)), ", ".join(map(named, self.step.touches))
+                replaced = f"({listed}) IN (SELECT ({listed}) FROM _groups)"
+                if selection.grown:
+                    replaced += f" OR ({touched}) IN (SELECT ({touched}) FROM {_FRESH})"
+                scope = f"({scope}) AND ({replaced})"
         query = self.context.relations.query(self.step.query, narrow)
         cast = ", ".join(f"CAST({named(name)} AS {kind}) AS {named(name)}" for name, kind in self.columns.items())
         where = "true"
@@ -310,14 +313,11 @@ class StepRun:
     ) -> None:
         if not self._has_parts:
             return
-        rows = []
+        rows = {}
         for part, digest in now.items():
             made = self.recorded.get(part, parts.Made(""))
-            count, content = contents.get(part, (made.rows, made.content))
-            named_part = {"step": self.step.name, "part": json.dumps(list(part))}
-            rows.append({**named_part, "digest": digest, "rows": count, "content": content})
-        self.catalog.stage("partitions", rows, "_made_parts")
-        tx.replace("partitions", "_made_parts", ["step", "part"], f"step = {quoted(self.step.name)}")
+            rows[part] = parts.Made(digest, *contents.get(part, (made.rows, made.content)))
+        parts.record(self.catalog, tx, self.step.name, self.recorded, rows)
         self.context.forget(self.step.writes)
 
     # -- a step with a kernel -----------------------------------------------------------------------------------
@@ -491,6 +491,7 @@ class StepRun:
             return
         copy = f"_plan_{self.step.name}"
         self.catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {copy} AS FROM {_FRESH}")
+        scope = scope.replace(f"FROM {_FRESH})", f"FROM {copy})")
         for staged in ("_groups", "_keys"):
             if f"FROM {staged})" in scope:
                 self.catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {copy}{staged} AS FROM {staged}")

@@ -1,7 +1,9 @@
 """The source text behind a step: its kernel with the modules of our own that it imports, and its prompt templates."""
 
 import ast
+import hashlib
 import importlib.util
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -9,8 +11,8 @@ from pathlib import Path
 _FLOORS = ("scoring", "ingest")
 
 
-def kernel_source(kernel: str) -> str:
-    """The source that a kernel runs: its module and our own modules that it imports, as syntax trees."""
+def kernel_source(kernel: str) -> dict[str, str]:
+    """The source that a kernel runs: its module and our own modules that it imports, as code without comments."""
     seen: dict[str, str] = {}
     waiting = [kernel.partition(":")[0]]
     while waiting:
@@ -19,7 +21,17 @@ def kernel_source(kernel: str) -> str:
         if module not in seen and path is not None:
             seen[module], imported = _read(path, path.stat().st_mtime_ns)
             waiting += imported
-    return "\n".join(f"# {name}\n{seen[name]}" for name in sorted(seen))
+    return seen
+
+
+def source_digests(modules: Iterable[str]) -> dict[str, str]:
+    """BLAKE2b-128 of the file of each of these modules, comments and all; modules without a file are left out."""
+    paths = {module: _module_file(module) for module in modules}
+    return {
+        module: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        for module, path in sorted(paths.items())
+        if path is not None
+    }
 
 
 @cache

@@ -14,9 +14,9 @@ from sqlglot import exp
 
 from catalog.errors import StepError
 from queries.lineage import KEPT, Schema, canonical, table_nodes, tables_read
-from queries.source import kernel_source, template_text
+from queries.source import kernel_source, source_digests, template_text
 
-_HEADER = re.compile(r"--\s*(step|writes|key|slice|partition|whole|input|param|kernel|asks|plan|prompts|doc):\s*(.*)")
+_HEADER = re.compile(r"--\s*(step|writes|key|slice|partition|whole|touches|input|param|kernel|asks|plan|prompts|doc):\s*(.*)")
 _SLICE = re.compile(r"(\w+)\s*=\s*'([^']*)'")
 _VOLATILE = """
     RANDOM RAND SETSEED UUID UUIDV4 UUIDV7 GEN_RANDOM_UUID NEXTVAL CURRVAL TXID_CURRENT
@@ -46,6 +46,8 @@ class Step:
     """Columns that its inputs are parted by: parts that did not change are not read again."""
     whole: tuple[str, ...] = ()
     """Tables that have these columns and are read whole all the same."""
+    touches: tuple[str, ...] = ()
+    """Columns of what `kept` rows are grouped by: the query gives the groups that new parts have something for."""
     folds: bool = False
     """Whether the query reads `kept`, its own rows, so that parts which only grew are added to them."""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -76,24 +78,41 @@ class Step:
                 return at
         return 1
 
-    def made_of(self, parameters: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    def made_of(
+        self, parameters: Mapping[str, Any], schema: Schema, last: Mapping[str, Any] | None = None, dialect: str = ""
+    ) -> dict[str, Any]:
         """All that decides the rows besides the inputs: digests of the texts, and the parameters.
 
-        The query counts as its qualified syntax tree, the kernel as the syntax trees of its module and of those of
+        `last` is what this gave before, `dialect` a digest of the schema and of what reads the query: a text that
+        is still the same is not taken apart again. The query counts as its qualified syntax tree, the kernel as the syntax trees of its module and of those of
         our own that it imports: comments, layout and letter case change nothing.
         """
-        said = canonical(sqlglot.parse_one(self.query, read="duckdb"), schema)
+        last = last or {}
+        text = _digest([self.query, dialect])
+        query = last.get("query") if last.get("text") == text else None
+        if query is None:
+            said = canonical(sqlglot.parse_one(self.query, read="duckdb"), schema)
+            query = _digest([said, self.slice, list(self.key), list(self.partition)])
+        kernel, files = None, {}
+        if self.kernel:
+            files = last.get("files") or {}
+            kernel = last.get("kernel")
+            if not kernel or not files or files != source_digests(files):
+                source = kernel_source(self.kernel)
+                kernel, files = _digest([self.kernel, self.asks, source]), source_digests(source)
         return {
-            "query": _digest([said, self.slice, list(self.key), list(self.partition)]),
-            "kernel": _digest([self.kernel, self.asks, kernel_source(self.kernel)]) if self.kernel else None,
+            "query": query,
+            "kernel": kernel,
             "prompts": {name: _digest(template_text(name)) for name in self.prompts},
             "parameters": dict(parameters),
+            "text": text,
+            "files": files,
         }
 
 
 def fingerprint(made: Mapping[str, Any]) -> str:
-    """BLAKE2b-128 of what `Step.made_of` gives."""
-    return _digest(made)
+    """BLAKE2b-128 of what `Step.made_of` gives, the raw texts left out."""
+    return _digest({name: made[name] for name in ("query", "kernel", "prompts", "parameters")})
 
 
 def parse_step(text: str, name: str) -> Step:
@@ -111,6 +130,9 @@ def parse_step(text: str, name: str) -> Step:
     except sqlglot.errors.SqlglotError as error:
         raise StepError(f"{name}: the query does not parse: {error}") from error
     _check_repeatable(tree, text, name)
+    folds = any(table.name.lower() == KEPT for table in table_nodes(tree, name))
+    if folds and not ("touches" in said and "partition" in said):
+        raise StepError(f"{name}: a step that reads {KEPT} declares its partition, and the groups that it touches")
     kernel = said.get("kernel", [None])[0]
     if kernel and "input" not in said:
         raise StepError(f"{name}: a step with a kernel declares its input key")
@@ -128,7 +150,8 @@ def parse_step(text: str, name: str) -> Step:
         slice=slice_,
         partition=_names(said.get("partition", [""])[0]),
         whole=_names(said.get("whole", [""])[0]),
-        folds=any(table.name.lower() == KEPT for table in table_nodes(tree, name)),
+        touches=_names(said.get("touches", [""])[0]),
+        folds=folds,
         parameters=dict(_parameter(line, name) for line in said.get("param", [])),
         kernel=kernel,
         asks=said.get("asks", [None])[0],

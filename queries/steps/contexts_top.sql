@@ -4,13 +4,14 @@
 -- key: sae, corpus, feature, kind, split, stratum, rank
 -- partition: sae, corpus, shard
 -- whole: documents
+-- touches: sae, corpus, feature
 -- param: k = 20
 -- param: window = 32
 -- doc: the k strongest contexts of every live feature, one per sequence at most
 -- Most features are done with the few activations above a threshold read off their histogram. Those whose
 -- strongest activations crowd into fewer than k sequences are done again with all of theirs. The strongest token
 -- of a sequence, the first of equals, is found by one integer: activation in 2^-24, then nearness to the start.
--- Contexts that were kept from other shards are ranked again only where a new one is among the k strongest.
+-- Contexts that were kept from other shards are ranked again where a new one may be among the k strongest.
 WITH held AS (
     SELECT sae, corpus, feature, CASE WHEN count(*) >= $k THEN min(activation) ELSE 0 END AS least
     FROM kept
@@ -121,7 +122,3 @@ SELECT
     rank::INTEGER AS rank,
     start, length, peak, activation
 FROM ranked
-UNION ALL
-SELECT k.sae, k.corpus, k.feature, 'top', k.split, 0::TINYINT, k.rank, k.start, k.length, k.peak, k.activation
-FROM kept AS k
-ANTI JOIN touched AS n ON n.sae = k.sae AND n.corpus = k.corpus AND n.feature = k.feature

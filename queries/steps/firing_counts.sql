@@ -2,16 +2,19 @@
 -- writes: firing_counts
 -- key: sae, corpus, split, feature
 -- partition: sae, corpus, shard
+-- touches: sae, corpus, split, feature
 -- doc: how many tokens of each split every feature fires on
-WITH fired AS (
-    SELECT a.sae, a.corpus, d.split, a.feature, count(*) AS firings
-    FROM activations AS a
-    JOIN tokens AS t ON (t.corpus, t.shard, t.position) = (a.corpus, a.shard, a.position)
+WITH places AS (
+    SELECT t.corpus, t.position, d.split
+    FROM tokens AS t
     JOIN documents AS d ON (d.corpus, d.document) = (t.corpus, t.document)
-    GROUP BY a.sae, a.corpus, d.split, a.feature
-    UNION ALL
-    SELECT sae, corpus, split, feature, firings FROM kept
+),
+fired AS (
+    SELECT a.sae, a.corpus, p.split, a.feature, count(*) AS firings
+    FROM activations AS a
+    JOIN places AS p ON p.corpus = a.corpus AND p.position = a.position
+    GROUP BY a.sae, a.corpus, p.split, a.feature
 )
-SELECT sae, corpus, split, feature, sum(firings)::BIGINT AS firings
-FROM fired
-GROUP BY sae, corpus, split, feature
+SELECT f.sae, f.corpus, f.split, f.feature, f.firings + coalesce(k.firings, 0) AS firings
+FROM fired AS f
+LEFT JOIN kept AS k ON (k.sae, k.corpus, k.split, k.feature) = (f.sae, f.corpus, f.split, f.feature)

@@ -22,7 +22,10 @@ AT = (
     "ASOF JOIN documents AS d ON d.corpus = x.corpus AND d.start <= x.{position} ORDER BY ALL"
 )
 PLACED = {
-    "contexts": ("x.sae, x.feature, x.kind, x.split, x.stratum, x.rank, x.length, x.peak - x.start, x.activation", "start"),
+    "contexts": (
+        "x.sae, x.feature, x.kind, x.split, x.stratum, x.rank, x.length, x.peak - x.start, x.activation",
+        "start",
+    ),
     "concept_positions": ("x.concept", "position"),
     "leaks": ("x.corpus", "position"),
     "judgements": (
