@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import sqlglot
@@ -88,7 +89,7 @@ class Context:
             step: (fingerprint, json.loads(inputs), json.loads(of or "{}")) for step, fingerprint, inputs, of in made
         }
         """(fingerprint, inputs, what it was made of) of the last run of each step."""
-        said = json.dumps([sqlglot.__version__, self.schema], sort_keys=True)
+        said = json.dumps([version("sqlglot"), self.schema], sort_keys=True)
         self._dialect = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
     def last_changes(self) -> dict[str, int]:

@@ -13,8 +13,10 @@ from catalog import Catalog
 from catalog.errors import StepError
 from catalog.locks import locked
 from queries.context import Context, Options, check_settings
+from queries.kernel_run import KernelStepRun
 from queries.lineage import check_steps, ordered, parent_tables
-from queries.run import StepResult, StepRun
+from queries.query_run import QueryRun
+from queries.run import StepResult
 from queries.step import Step, packaged_steps
 
 
@@ -79,7 +81,8 @@ def _walk(context: Context, names: tuple[str, ...], listener: Listener) -> list[
             parameters = {
                 name: options.settings.get(f"{step.name}.{name}", value) for name, value in step.parameters.items()
             }
-            result = StepRun(context, step, parameters, partial(listener.advance, step)).run()
+            kind = KernelStepRun if step.kernel else QueryRun
+            result = kind(context, step, parameters, partial(listener.advance, step)).run()
         if result.state in ("failed", "waiting"):
             failed.add(step.writes)
         results.append(result)

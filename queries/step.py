@@ -16,7 +16,8 @@ from catalog.errors import StepError
 from queries.lineage import KEPT, Schema, canonical, table_nodes, tables_read
 from queries.source import kernel_source, source_digests, template_text
 
-_HEADER = re.compile(r"--\s*(step|writes|key|slice|partition|whole|touches|input|param|kernel|asks|plan|prompts|doc):\s*(.*)")
+_KEYS = "step|writes|key|slice|partition|whole|touches|input|param|kernel|asks|plan|prompts|doc"
+_HEADER = re.compile(rf"--\s*({_KEYS}):\s*(.*)")
 _SLICE = re.compile(r"(\w+)\s*=\s*'([^']*)'")
 _VOLATILE = """
     RANDOM RAND SETSEED UUID UUIDV4 UUIDV7 GEN_RANDOM_UUID NEXTVAL CURRVAL TXID_CURRENT
@@ -84,8 +85,9 @@ class Step:
         """All that decides the rows besides the inputs: digests of the texts, and the parameters.
 
         `last` is what this gave before, `dialect` a digest of the schema and of what reads the query: a text that
-        is still the same is not taken apart again. The query counts as its qualified syntax tree, the kernel as the syntax trees of its module and of those of
-        our own that it imports: comments, layout and letter case change nothing.
+        is still the same is not taken apart again. The query counts as its qualified syntax tree, the kernel as the
+        syntax trees of its module and of those of our own that it imports: comments, layout and letter case change
+        nothing.
         """
         last = last or {}
         text = _digest([self.query, dialect])
@@ -93,7 +95,8 @@ class Step:
         if query is None:
             said = canonical(sqlglot.parse_one(self.query, read="duckdb"), schema)
             query = _digest([said, self.slice, list(self.key), list(self.partition)])
-        kernel, files = None, {}
+        kernel: str | None = None
+        files: dict[str, str] = {}
         if self.kernel:
             files = last.get("files") or {}
             kernel = last.get("kernel")

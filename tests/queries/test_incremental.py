@@ -111,7 +111,7 @@ def test_a_shard_that_is_there_is_not_read_again(begun: Catalog, texts: list[Doc
     for step in ("feature_sums", "concept_sums", "concept_positions"):
         assert results[step].changes.added > 0, step
         assert results[step].changes.changed == results[step].changes.removed == 0, step
-    assert results["feature_sums"].why == ("inputs: activations changed: c grew by shard 2",)
+    assert results["feature_sums"].why == ("inputs: activations: c grew by shard 2",)
     assert set(before) <= set(begun.rows("SELECT step, part, digest, rows, content FROM partitions"))
     assert set(old) <= set(begun.rows("SELECT * EXCLUDE (bins) FROM feature_sums"))
 

@@ -123,7 +123,7 @@ def test_an_edited_template_asks_for_its_own_labels_alone_and_once(paid: Catalog
     planned = {result.step: result for result in plan(paid, STEPS)}
     assert planned["labels"].changes.changed == planned["labels"].estimate.calls == features  # type: ignore[union-attr]
     assert {key[2] for key in planned["labels"].keys} == {"a"}
-    assert "explainers changed" in planned["labels"].why[0]
+    assert planned["labels"].why[0].startswith("inputs: explainers: 'explainers' (snapshot ")
     assert {name for name, r in planned.items() if r.state != "current"} <= {"labels", "judgements", "scores"}
     results = run(paid, "labels")
     assert results["labels"].calls == calls(endpoint) == features
