@@ -54,6 +54,8 @@ def connect(
         }
     )
     kind = "postgres" if server else "sqlite"
+    # On a terminal the engine would draw a bar of its own into the output.
+    connection.execute("SET enable_progress_bar = false")
     connection.execute(f"LOAD {quoted(_extension_file(f'duckdb_extension_{kind}_scanner', f'{kind}_scanner'))}")
     connection.execute(f"LOAD {quoted(_extension_file('duckdb_extension_ducklake', 'ducklake'))}")
     connection.execute(f"SET temp_directory = {quoted(root / 'cache' / 'spill')}")

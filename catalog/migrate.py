@@ -17,6 +17,11 @@ def migrations() -> list[tuple[int, str, str]]:
     return [(int(name[:4]), name.removesuffix(".sql"), (folder / name).read_text()) for name in names]
 
 
+def newest() -> int:
+    """Number of the newest schema that this version of saeql knows."""
+    return migrations()[-1][0]
+
+
 def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -> int:
     """Number of the newest migration in the catalog, 0 for a new one.
 
@@ -33,14 +38,14 @@ def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -
     if at_newest:
         last = connection.execute("SELECT max(snapshot_id) FROM lake.snapshots()").fetchall()[0][0]
         at = f" AT (VERSION => {int(last)})"
-    newest = int(connection.execute(f"SELECT coalesce(max(number), 0) FROM lake.migrations{at}").fetchall()[0][0])
-    known = migrations()[-1][0]
-    if newest > known:
+    found = int(connection.execute(f"SELECT coalesce(max(number), 0) FROM lake.migrations{at}").fetchall()[0][0])
+    known = newest()
+    if found > known:
         raise CatalogError(
-            f"the catalog has schema {newest}, and this saeql knows schemas up to {known}: "
+            f"the catalog has schema {found}, and this saeql knows schemas up to {known}: "
             "it was made by a newer version; install that one"
         )
-    return newest
+    return found
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -17,7 +17,7 @@ from catalog import lake
 from catalog.errors import CatalogError, InputError, InputsMoved
 from catalog.location import METADATA, Location
 from catalog.locks import locked, shared
-from catalog.migrate import applied, migrate
+from catalog.migrate import applied, migrate, newest
 from catalog.transaction import Transaction, named
 
 if TYPE_CHECKING:
@@ -91,6 +91,15 @@ class Catalog:
                 connection.close()
             location.remember()
         return cls(location)
+
+    @classmethod
+    def writable(cls, root: str | Path | Location) -> "Catalog":
+        """Open a catalog that is there for writing, and bring it to the newest schema. Raises as opening one does."""
+        catalog = cls(root)
+        if applied(catalog.connection) == newest():
+            return catalog
+        catalog.close()
+        return cls.create(root)
 
     @property
     def data(self) -> Path:

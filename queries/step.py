@@ -91,7 +91,8 @@ class Step:
         """
         last = last or {}
         text = _digest([self.query, dialect])
-        query = last.get("query") if last.get("text") == text else None
+        last = last if last.get("text") == text else {}
+        query = last.get("query")
         if query is None:
             said = canonical(sqlglot.parse_one(self.query, read="duckdb"), schema)
             query = _digest([said, self.slice, list(self.key), list(self.partition)])

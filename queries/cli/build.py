@@ -83,8 +83,7 @@ def add(
     from queries.cli.progress import Bars
 
     root = catalog_path(context)
-    Catalog(root, read_only=True).close()
-    with Catalog.create(root) as catalog, Bars() as bars:
+    with Catalog.writable(root) as catalog, Bars() as bars:
         report = add_text(catalog, corpus, list(files), field, bars.show, wait)
     text = report.text
     row = {"corpus": corpus, "added": text.added, "known": text.known, "duplicates": text.duplicates}

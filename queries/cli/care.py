@@ -17,8 +17,7 @@ def doctor(context: click.Context, fix: bool, everything: bool, output: Output) 
     from catalog.doctor import examine
 
     root = catalog_path(context)
-    Catalog(root, read_only=True).close()
-    with Catalog.create(root) if fix else Catalog(root, read_only=True) as catalog:
+    with Catalog.writable(root) if fix else Catalog(root, read_only=True) as catalog:
         findings = examine(catalog, fix=fix, sample=None if everything else 16)
     output.show(
         [

@@ -1,5 +1,7 @@
 """Commands that bring results up to date: plan and refresh."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +66,7 @@ def plan(
     from catalog import Catalog
     from queries.cli.progress import say
     from queries.output import visible
-    from queries.planning import explained, explanation_text, plan_rows, planned
+    from queries.planning import explained, explanation_text, plan_rows, plan_text, planned
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
         options = _read(catalog, study_file, where, keep_labels, retry)
@@ -76,7 +78,11 @@ def plan(
             else:
                 click.echo("\n".join(visible(line) for line in explanation_text(said).splitlines()))
         else:
-            output.show(plan_rows(results))
+            rows = plan_rows(results)
+            if rows and not output.asked and sys.stdout.isatty():
+                click.echo(plan_text(rows, shutil.get_terminal_size().columns))
+            else:
+                output.show(rows)
             _say_totals(results)
             if all(result.state == "current" for result in results):
                 say(f"nothing to do: {len(results)} steps are up to date")
@@ -143,8 +149,7 @@ def run_refresh(
     from queries.engine import Listener, refresh
     from queries.planning import configure
 
-    Catalog(root, read_only=True).close()
-    with Catalog.create(root) as catalog, Bars() as bars:
+    with Catalog.writable(root) as catalog, Bars() as bars:
         if study_file is not None:
             configure(catalog, study_file, wait)
         options = chosen(catalog) if chosen else Options(settings=settings_of(catalog))

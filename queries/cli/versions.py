@@ -67,8 +67,7 @@ def rollback(context: click.Context, step: str, to: str, downstream: bool, wait:
     from queries.rollback import rollback as roll_back
 
     root = catalog_path(context)
-    Catalog(root, read_only=True).close()
-    with Catalog.create(root) as catalog:
+    with Catalog.writable(root) as catalog:
         done = roll_back(catalog, step, to, downstream=downstream, wait=wait)
     rows: list[dict[str, Any]] = [
         {
@@ -110,8 +109,7 @@ def tag(context: click.Context, name: str | None, at: str | None, move: bool, de
         with Catalog(root, read_only=True) as catalog:
             output.show(tag_rows(catalog))
         return
-    Catalog(root, read_only=True).close()
-    with Catalog.create(root) as catalog:
+    with Catalog.writable(root) as catalog:
         number = delete_tag(catalog, name) if delete else set_tag(catalog, name, at, move=move)
     output.show([{"tag": name, "snapshot": number, "deleted": delete}])
 
@@ -152,8 +150,7 @@ def gc(context: click.Context, keep_days: float, dry_run: bool, wait: float, out
     from queries.versions import freed_rows
 
     root = catalog_path(context)
-    Catalog(root, read_only=True).close()
-    with Catalog(root, read_only=True) if dry_run else Catalog.create(root) as catalog:
+    with Catalog(root, read_only=True) if dry_run else Catalog.writable(root) as catalog:
         freed = collect_garbage(catalog, keep_days, dry_run=dry_run, wait=wait)
     output.show(freed_rows(freed))
     kept = ", ".join(f"{number} ({name})" for name, number in freed.kept.items())
