@@ -8,7 +8,6 @@ from catalog import Catalog
 from catalog.locks import locked
 from catalog.study import Study
 from queries.engine import Listener, Options, StepResult, plan
-from queries.output import visible
 
 if TYPE_CHECKING:
     from queries.step import Step
@@ -60,30 +59,6 @@ def plan_rows(results: list[StepResult]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def plan_text(rows: list[dict[str, Any]], width: int) -> str:
-    """The rows of `plan_rows` as a table of at most `width` columns; what is paid for only where something is."""
-    paid = ("calls", "prompt_tokens", "completion_tokens", "cost") if any(row["calls"] for row in rows) else ()
-    columns = ("step", "new", "changed", "gone", "unchanged", *paid, "why")
-    shown = [{column: _cell(row, column) for column in columns} for row in rows]
-    widths = {column: max(len(column), *(len(row[column]) for row in shown)) for column in columns}
-    lines = []
-    for row in ({column: column.replace("_tokens", "") for column in columns}, *shown):
-        cells = [
-            row[column].ljust(widths[column]) if column in ("step", "why") else row[column].rjust(widths[column])
-            for column in columns
-        ]
-        line = "  ".join(cells).rstrip()
-        lines.append(line if len(line) <= width else line[: width - 1] + "…")
-    return "\n".join(lines)
-
-
-def _cell(row: dict[str, Any], column: str) -> str:
-    value = row[column]
-    if value is None:
-        return "?"
-    return f"{value:.4f}" if isinstance(value, float) else visible(str(value))
 
 
 def refresh_rows(results: list[StepResult]) -> list[dict[str, Any]]:

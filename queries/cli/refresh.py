@@ -1,13 +1,12 @@
 """Commands that bring results up to date: plan and refresh."""
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from queries.cli.lines import show_lines
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 
@@ -66,7 +65,7 @@ def plan(
     from catalog import Catalog
     from queries.cli.progress import say
     from queries.output import visible
-    from queries.planning import explained, explanation_text, plan_rows, plan_text, planned
+    from queries.planning import explained, explanation_text, plan_rows, planned
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
         options = _read(catalog, study_file, where, keep_labels, retry)
@@ -79,10 +78,8 @@ def plan(
                 click.echo("\n".join(visible(line) for line in explanation_text(said).splitlines()))
         else:
             rows = plan_rows(results)
-            if rows and not output.asked and sys.stdout.isatty():
-                click.echo(plan_text(rows, shutil.get_terminal_size().columns))
-            else:
-                output.show(rows)
+            paid = ("calls", "prompt_tokens", "completion_tokens", "cost") if any(row["calls"] for row in rows) else ()
+            show_lines(rows, ("step", "new", "changed", "gone", "unchanged", *paid, "why"), output)
             _say_totals(results)
             if all(result.state == "current" for result in results):
                 say(f"nothing to do: {len(results)} steps are up to date")

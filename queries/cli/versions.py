@@ -4,9 +4,14 @@ from typing import Any
 
 import click
 
+from queries.cli.lines import show_lines
 from queries.cli.place import catalog_path
 from queries.cli.progress import say
 from queries.output import Output, output_options
+
+_LOG = ("snapshot", "time", "message", "tags", "added", "changed", "removed", "failed", "calls", "cost", "why")
+
+_BLAME = ("snapshot", "time", "table", "explainer", "change", "old_f1", "new_f1", "new_label", "why")
 
 
 @click.command()
@@ -21,18 +26,18 @@ def log(context: click.Context, limit: int, step: str | None, table: str | None,
     from queries.history import snapshots
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
-        output.show(snapshots(catalog, limit, step, table))
+        show_lines(snapshots(catalog, limit, step, table), _LOG, output)
 
 
 @click.command()
 @click.argument("a")
-@click.argument("b")
+@click.argument("b", required=False)
 @click.option("--table", help="The rows of this table that differ; else the tables, with counts.")
 @click.option("--limit", default=1000, show_default=True, help="At most so many rows of a table; 0 for all.")
 @output_options
 @click.pass_context
-def diff(context: click.Context, a: str, b: str, table: str | None, limit: int, output: Output) -> None:
-    """What differs from snapshot A to snapshot B: numbers or tags, in either order.
+def diff(context: click.Context, a: str, b: str | None, table: str | None, limit: int, output: Output) -> None:
+    """What differs from snapshot A to snapshot B, the newest if left out: numbers or tags, in either order.
 
     Rows are matched by key. Tables with scores are sorted by the change of f1, separation or fve, biggest loss first.
     """
@@ -41,12 +46,12 @@ def diff(context: click.Context, a: str, b: str, table: str | None, limit: int, 
     from queries.versions import difference_rows, table_rows
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
-        first, second = resolve(catalog, a), resolve(catalog, b)
+        first, second = resolve(catalog, a), catalog.newest() if b is None else resolve(catalog, b)
         if table is None:
             output.show(table_rows(catalog, first, second))
             return
         total, rows = difference_rows(catalog, first, second, table, limit or None)
-        output.show(rows)
+        show_lines(rows, tuple(rows[0]) if rows else (), output)
         if len(rows) < total:
             say(f"{len(rows)} of {total} rows that differ are shown: see --limit")
 
@@ -131,7 +136,7 @@ def blame(context: click.Context, place: tuple[str, ...], sae: str | None, outpu
         raise click.UsageError(f"{place[-1]!r} is not a valid integer: FEATURE is the number of a latent")
     with Catalog(catalog_path(context), read_only=True) as catalog:
         name = chosen_sae(catalog, place[0] if len(place) == 2 else sae)
-        output.show(changes(catalog, name, int(place[-1])))
+        show_lines(changes(catalog, name, int(place[-1])), _BLAME, output)
 
 
 @click.command()
