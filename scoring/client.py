@@ -174,7 +174,7 @@ class ChatClient:
         """(index, answer or error) of each conversation, in the order of arrival; one failure stops no other.
 
         Equal conversations are asked once. If the caller stops early, requests under way finish and are stored,
-        the others are dropped.
+        the others are dropped. Raises CatalogError if an answer cannot be stored: what cannot be kept is not paid for.
         """
         same: dict[str, list[int]] = {}
         for i, messages in enumerate(conversations):
@@ -188,7 +188,7 @@ class ChatClient:
                 result: Answer | SaeqlError
                 try:
                     result = future.result()
-                except SaeqlError as error:
+                except (LLMError, BudgetSpent) as error:
                     result = error
                 for i in futures[future]:
                     yield i, result

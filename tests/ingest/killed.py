@@ -14,8 +14,8 @@ from catalog.study import Study
 from ingest.run import ingest_study
 
 
-def kill_at(target: str, n: int, when: str) -> None:
-    """Wrap `module:attribute` so that its n-th call ends this process as a power cut would."""
+def kill_at(target: str, n: int, when: str, said: str | None = None) -> None:
+    """Wrap `module:attribute` so that its n-th call, with `said` among its arguments, ends this process at once."""
     module, _, attribute = target.partition(":")
     *owners, name = attribute.split(".")
     owner: Any = importlib.import_module(module)
@@ -27,11 +27,12 @@ def kill_at(target: str, n: int, when: str) -> None:
     @wraps(real)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        calls += 1
-        if calls == n and when == "before":
+        counts = said is None or said in args
+        calls += counts
+        if counts and calls == n and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = real(*args, **kwargs)
-        if calls == n:
+        if counts and calls == n:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -1,6 +1,5 @@
 """What is paid for: each prompt once, as planned, within the limits, whatever fails or is killed in between."""
 
-import json
 import os
 import shutil
 import signal
@@ -19,21 +18,13 @@ from ingest.configurations import record_configurations
 from queries.context import Options
 from queries.engine import StepResult, plan, refresh
 from tests.queries.made import explainer, make, scorer
-from tests.scoring.chat_server import Endpoint, Reply, endpoint
+from tests.scoring.chat_server import Endpoint, Reply, answer, endpoint
 
 __all__ = ["endpoint"]
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = ("scores",)
 PRICES = {"price_prompt": 1.0, "price_completion": 2.0}
-
-
-def answer(number: int, body: dict[str, Any]) -> Reply:
-    """A label for the Interpreter, a list for the Predictor: what the prompt asks for."""
-    text = body["messages"][-1]["content"]
-    if "[EXPLANATION]" in json.dumps(body["messages"][:-1]) and "Explanation" not in text.split("\n")[0]:
-        return Reply(f"[EXPLANATION]: words about {len(text)} letters and {text[-20:]!r}")
-    return Reply(str([i % 2 for i in range(text.count("Example "))]))
 
 
 @pytest.fixture(scope="module")

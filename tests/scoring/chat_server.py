@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,12 +37,27 @@ class Endpoint:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def answer(number: int, body: dict[str, Any]) -> Reply:
+    """A label for the Interpreter, a list for the Predictor: what the prompt asks for."""
+    text = body["messages"][-1]["content"]
+    if "[EXPLANATION]" in json.dumps(body["messages"][:-1]) and "Explanation" not in text.split("\n")[0]:
+        return Reply(f"[EXPLANATION]: words about {len(text)} letters and {text[-20:]!r}")
+    return Reply(str([i % 2 for i in range(text.count("Example "))]))
+
+
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     # The client's waits between tries, so that tests of its back-off do not take seconds.
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    with serving() as state:
+        yield state
+
+
+@contextmanager
+def serving() -> Iterator[Endpoint]:
+    """The server, for as long as the block runs."""
     state = Endpoint()
     under_way = 0
 

@@ -1,6 +1,7 @@
 """The chat client against a real server: retries, limits, storing, secrecy."""
 
 import logging
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catalog.answers import Answers
-from catalog.errors import InputError
+from catalog.errors import CatalogError, InputError
 from scoring.client import Answer, ChatClient, LLMError
 from tests.scoring.chat_server import Endpoint, Reply
 
@@ -153,6 +154,17 @@ def test_stopping_early_drops_what_was_not_asked_yet(endpoint: Endpoint, answers
     arriving.close()  # type: ignore[attr-defined]
     assert len(endpoint.requests) < 10
     assert len(answers) == len(endpoint.requests)
+
+
+def test_nothing_more_is_paid_for_once_an_answer_cannot_be_stored(endpoint: Endpoint, answers: Answers) -> None:
+    endpoint.answer = lambda n, body: Reply(delay=0.05)
+    chat = client(endpoint, answers, jobs=2)
+    with sqlite3.connect(answers.path) as other:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    with pytest.raises(CatalogError, match=r"answers.sqlite failed: disk is full"):
+        list(chat.complete_many([asked(str(i)) for i in range(50)]))
+    assert len(endpoint.requests) <= 4
+    assert chat.spent.paid == len(endpoint.requests)
 
 
 def test_the_environment_names_endpoint_and_key(

@@ -1,0 +1,74 @@
+"""A program: refresh catalogs in child processes that are killed at a chosen moment. See disturbed.Killer.
+
+A line on stdin is one refresh; the line that comes back is how it ended, after how many seconds.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import openai  # noqa: F401  (here once, not in each child)
+import pyarrow.dataset  # noqa: F401
+
+import ingest.sae.model  # noqa: F401
+from catalog import Catalog
+from ingest.encoder import load_encoder
+from queries.engine import refresh
+from queries.source import kernel_source
+from queries.step import packaged_steps
+from scoring.kernels import judgements, labels
+from tests.ingest.killed import kill_at
+
+STEPS = ("scores", "contexts_top", "label_vectors", "decoder_vectors")
+"""With what these read: every kind of step."""
+BATCHES = {labels: 3, judgements: 6}
+"""How many are committed together: several batches even of a few."""
+
+
+def refreshed(root: str) -> list[Any]:
+    """Refresh in small batches; the errors."""
+    for kernel, size in BATCHES.items():
+        kernel.BATCH = size
+    with Catalog(root) as catalog:
+        return [result.error for result in refresh(catalog, STEPS) if result.error]
+
+
+def child(job: dict[str, Any]) -> None:
+    """Refresh in this process, which may not live to its end."""
+    end = 1
+    try:
+        if "target" in job:
+            kill_at(job["target"], job["n"], job["when"], job.get("said"))
+        errors = refreshed(job["root"])
+        sys.stderr.write("".join(f"{error}\n" for error in errors))
+        end = len(errors)
+    finally:
+        os._exit(end)
+
+
+def main() -> None:
+    # Nothing has started a thread yet, so the children are whole; what takes long is loaded once.
+    load_encoder()
+    for step in packaged_steps():
+        kernel_source(step.kernel or "")
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        job = json.loads(line)
+        begun = time.monotonic()
+        number = os.fork()
+        if not number:
+            child(job)
+        if "after" in job:
+            time.sleep(job["after"])
+            os.kill(number, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        sys.stdout.write(json.dumps([code, time.monotonic() - begun]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
