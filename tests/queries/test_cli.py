@@ -54,7 +54,7 @@ def test_every_command_and_option_has_help(run: Run) -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.opts}"
-    built = {"demo", "init", "ingest", "refresh", "sql", "search", "show", "doctor"}
+    built = {"demo", "init", "ingest", "add", "plan", "refresh", "sql", "search", "show", "doctor"}
     versions = {"log", "diff", "blame", "rollback", "tag", "gc"}
     assert built | versions <= set(main.commands)
 
@@ -438,6 +438,61 @@ def test_a_failed_refresh_exits_with_1_and_says_why(run: Run, mine: Catalog) -> 
     assert "concept_positions: FAILED: concept 'algebra' matches no token" in result.stderr
     assert "not run" in result.stderr
     assert result.exit_code == 1
+
+
+def test_a_plan_with_work_exits_with_3_if_asked_to_and_the_refresh_then_does_it(run: Run, mine: Catalog) -> None:
+    with mine.write("a shorter list") as tx:
+        tx.execute("UPDATE lake.concepts SET shortlist = 3")
+    steps = ("scores", "contexts_top")
+    assert run("-C", mine.root, "plan", *steps).exit_code == 0
+    planned = run("-C", mine.root, "plan", *steps, "--exit-code", "--json")
+    assert planned.exit_code == 3
+    rows = {row["step"]: row for row in json.loads(planned.stdout)}
+    assert rows["shortlist"]["gone"] > 0
+    assert rows["shortlist"]["why"].startswith("inputs: concepts: 'a shorter list' (snapshot ")
+    done = run("-C", mine.root, "refresh", *steps, "--json")
+    assert done.exit_code == 0
+    made = {row["step"]: row for row in json.loads(done.stdout)}
+    assert made["shortlist"]["removed"] == rows["shortlist"]["gone"]
+    again = run("-C", mine.root, "plan", *steps, "--exit-code", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (0, [])
+    assert "nothing to do" in again.stderr
+
+
+def test_a_plan_explains_a_step(run: Run, made_root: Path) -> None:
+    (said,) = json.loads(run("-C", made_root, "plan", "--explain", "shortlist", "--json").stdout)
+    assert said["parents"] == ["concepts", "feature_stats", "separation"]
+    assert said["lineage"]["separation"] == ["separation.separation"]
+    assert said["state"] == "current"
+    page = run("-C", made_root, "plan", "--explain", "contexts_top").output
+    assert "parts    sae, corpus, shard" in page
+    assert "QUALIFY rank <= $k" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("refresh", "--where", "feature < 3; DROP TABLE labels"), 1, "is not one condition over key columns"),
+        (("refresh", "--max-calls", "-1"), 2, "max-calls"),
+        (("plan", "--explain", "scorse"), 1, "there is no step 'scorse'"),
+        (("plan", "--study", "nowhere.toml"), 1, "nowhere.toml cannot be read"),
+        (("add", "dox", "README.md"), 2, "there is no corpus 'dox'"),
+        (("add", "c"), 2, "Missing argument"),
+    ],
+)
+def test_mistakes_about_plan_refresh_and_add_are_told(
+    run: Run, mine: Catalog, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    result = run("-C", mine.root, *arguments)
+    assert (result.exit_code, said in result.output) == (code, True), result.output
+
+
+def test_text_is_added_from_the_command_line(run: Run, own: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("The determinant of a matrix is the product of its eigenvalues.")
+    (row,) = json.loads(run("-C", own, "add", "docs", tmp_path / "note.txt", "--json").stdout)
+    assert (row["added"], row["known"], row["shards"]) == (1, 0, 1)
+    (row,) = json.loads(run("-C", own, "add", "docs", tmp_path / "note.txt", "--json").stdout)
+    assert (row["added"], row["known"], row["shards"]) == (0, 1, 0)
 
 
 def test_an_unknown_step_is_told_with_the_known_ones(run: Run, mine: Catalog) -> None:
