@@ -228,6 +228,29 @@ class Catalog:
             self._finish(tx, message)
         return result
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All that is read inside is of one snapshot, whatever others commit meanwhile.
+
+        Nothing can be written inside but temporary tables, which are gone after it. A statement that fails may end
+        the transaction: what is read after it then fails too, see `readable`.
+        """
+        self.connection.execute("BEGIN")
+        try:
+            # A transaction begins with its first look at the catalog.
+            self.connection.execute("SELECT id FROM lake.current_snapshot()")
+            yield
+        finally:
+            self._roll_back()
+
+    def readable(self) -> bool:
+        """Whether a transaction goes on after a statement in it failed."""
+        try:
+            self.value("SELECT 1")
+        except duckdb.TransactionException:
+            return False
+        return True
+
     def _checked(self, tx: Transaction, work: Callable[[Transaction], T], check: Callable[[], bool] | None) -> T:
         if check is not None and not check():
             raise InputsMoved(f"what was read from {self.root} has changed since: read it again")
