@@ -29,6 +29,8 @@ WRITING = "writing.lock"
 _FREE_TRIES = 2
 """How often a commit is tried without the lock before its work is done under it."""
 _ROW_CHANGES = ("inserted_into_table", "deleted_from_table")
+_FULL = ("No space left", "disk is full")
+"""What the system says of a full disk, and what SQLite says, whose COMMIT then fails."""
 T = TypeVar("T")
 
 
@@ -257,6 +259,29 @@ class Catalog:
             self._finish(tx, message)
         return result
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All that is read inside is of one snapshot, whatever others commit meanwhile.
+
+        Nothing can be written inside but temporary tables, which are gone after it. A statement that fails may end
+        the transaction: what is read after it then fails too, see `readable`.
+        """
+        self.connection.execute("BEGIN")
+        try:
+            # A transaction begins with its first look at the catalog.
+            self.connection.execute("SELECT id FROM lake.current_snapshot()")
+            yield
+        finally:
+            self._roll_back()
+
+    def readable(self) -> bool:
+        """Whether a transaction goes on after a statement in it failed."""
+        try:
+            self.value("SELECT 1")
+        except duckdb.TransactionException:
+            return False
+        return True
+
     def _checked(self, tx: Transaction, work: Callable[[Transaction], T], check: Callable[[], bool] | None) -> T:
         if check is not None and not check():
             raise InputsMoved(f"what was read from {self.root} has changed since: read it again")
@@ -288,7 +313,7 @@ class Catalog:
                 # DuckLake removes whole files itself; a statement that failed half-way leaves a part of one.
                 if not isinstance(error, InputsMoved | _Moved) and alone():
                     self._sweep()
-                if isinstance(error, (duckdb.IOException, OSError)) and "No space left" in str(error):
+                if isinstance(error, (duckdb.Error, OSError)) and any(sign in str(error) for sign in _FULL):
                     raise InputError(
                         f"the disk that holds {self.root} is full; nothing of this step was kept: make room, run again"
                     ) from error

@@ -60,14 +60,27 @@ def plan(
     Steps in SQL are run, and their rows put beside the catalog's for those that follow; nothing is written. Where
     a model will have to be asked, counts of what follows are those of labels that nobody has seen yet.
     `expected` has rows to plan with instead of those of whole tables, such as explainers that are not recorded yet.
+
+    All of it is about one snapshot: a refresh that goes on meanwhile is seen as it was before.
     """
-    context = Context(catalog, steps or packaged_steps(), options or Options(), dry=True)
-    for table, rows in (expected or {}).items():
-        context.expect_rows(table, rows)
-    return _walk(context, names, listener or Listener())
+    broken: dict[str, StepResult] = {}
+    while True:
+        with catalog.reading():
+            context = Context(catalog, steps or packaged_steps(), options or Options(), dry=True)
+            for table, rows in (expected or {}).items():
+                context.expect_rows(table, rows)
+            results = _walk(context, names, listener or Listener(), broken)
+            if catalog.readable():
+                return results
+        # The first step that failed ended the transaction, and all after it with it: again without that step.
+        first = next(result for result in results if result.state == "failed" and result.step not in broken)
+        broken[first.step] = first
 
 
-def _walk(context: Context, names: tuple[str, ...], listener: Listener) -> list[StepResult]:
+def _walk(
+    context: Context, names: tuple[str, ...], listener: Listener, broken: Mapping[str, StepResult] | None = None
+) -> list[StepResult]:
+    """Each step's result, those of `broken` as they are."""
     options = context.options
     check_steps(context.steps, context.schema)
     check_settings(context.steps, options.settings)
@@ -76,6 +89,8 @@ def _walk(context: Context, names: tuple[str, ...], listener: Listener) -> list[
     for step in chosen(ordered(context.steps, context.view_parents), names, context):
         if parent_tables(step.parents, context.view_parents) & failed:
             result = StepResult(step.name, "waiting")
+        elif broken and step.name in broken:
+            result = broken[step.name]
         else:
             listener.begin(step)
             parameters = {

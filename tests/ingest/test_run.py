@@ -3,8 +3,7 @@
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -230,22 +229,6 @@ def test_kill_9_at_any_point_ends_with_the_tables_of_an_undisturbed_run(
             assert file_digest(weights(catalog)) == digest, name
             assert [f for f in examine(catalog, only=WHOLE) if f.severity == "error"] == [], name
         assert [table for table in expected if found[table] != expected[table]] == [], name
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system of a given size; only root can."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(size: str) -> Path:
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True)
-        if made.returncode:
-            pytest.skip("a small disk cannot be mounted here")
-        return place
-
-    yield mount
-    subprocess.run(["umount", "-l", str(place)], capture_output=True)
 
 
 @pytest.mark.slow

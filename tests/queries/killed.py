@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import openai  # noqa: F401  (here once, not in each child)
@@ -28,10 +29,8 @@ BATCHES = {labels: 3, judgements: 6}
 """How many are committed together: several batches even of a few."""
 
 
-def refreshed(root: str) -> list[Any]:
-    """Refresh in small batches; the errors."""
-    for kernel, size in BATCHES.items():
-        kernel.BATCH = size
+def refresh_all(root: Path | str) -> list[Any]:
+    """Refresh; the errors."""
     with Catalog(root) as catalog:
         return [result.error for result in refresh(catalog, STEPS) if result.error]
 
@@ -42,7 +41,9 @@ def child(job: dict[str, Any]) -> None:
     try:
         if "target" in job:
             kill_at(job["target"], job["n"], job["when"], job.get("said"))
-        errors = refreshed(job["root"])
+        for kernel, size in BATCHES.items():
+            kernel.BATCH = size
+        errors = refresh_all(job["root"])
         sys.stderr.write("".join(f"{error}\n" for error in errors))
         end = len(errors)
     finally:
