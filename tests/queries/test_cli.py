@@ -320,7 +320,7 @@ def test_a_diff_that_is_cut_says_so(run: Run, edited: tuple[Path, int, int]) -> 
         (("show", "1", "--at", "0"), 1, "snapshot 0 does not have what this needs"),
         (("search", "x", "--at", "999"), 2, "is not there yet"),
         (("sql", "FROM features AT (VERSION => 20)"), 2, "with --at"),
-        (("diff", "1"), 2, "Missing argument"),
+        (("diff",), 2, "Missing argument"),
         (("diff", "1", "gone"), 2, "neither a snapshot nor a tag"),
         (("diff", "1", "9", "--table", "nothing"), 2, "has a table 'nothing'"),
         (("blame", "x"), 2, "not a valid integer"),
