@@ -33,6 +33,7 @@ class Bars:
         )
         self._task: TaskID | None = None
         self._what, self._figures, self._begun = "", "", time.monotonic()
+        self._told = self._begun
 
     def __enter__(self) -> Self:
         if self._live:
@@ -51,8 +52,11 @@ class Bars:
         if what != self._what:
             self._finish(done=True)
             self._what, self._begun = what, time.monotonic()
+            self._told = self._begun
             if self._live:
                 self._task = self._bars.add_task(escape(what), total=total, figures="")
+        else:
+            self._told = time.monotonic()
         self._figures = figures
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total, figures=escape(figures))
@@ -77,7 +81,9 @@ class Bars:
         self._console.print(line, markup=False, soft_wrap=True)
 
     def _finish(self, *, done: bool) -> None:
-        seconds = time.monotonic() - self._begun
+        # What lies between its last word and the next thing's first belongs to neither: it may be another's beginning.
+        last = self._told if self._told > self._begun else time.monotonic()
+        seconds = last - self._begun
         if done and self._what and seconds >= _SHOWN_AFTER:
             self.say(f"{self._what}: {seconds:.1f} s" + (f", {self._figures}" if self._figures else ""))
         self._drop()
