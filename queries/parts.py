@@ -55,7 +55,18 @@ class Made:
 def recorded(catalog: Catalog, step: str) -> dict[Part, Made]:
     """The parts that a step has made."""
     rows = catalog.rows("SELECT part, digest, rows, content FROM partitions WHERE step = ?", [step])
-    return {tuple(json.loads(part)): Made(*row) for part, *row in rows}
+    return {_values(part): Made(*row) for part, *row in rows}
+
+
+def written(columns: Iterable[str], part: Part) -> str:
+    """A part as it is recorded: with the columns' names, so that its rows can be found without its step."""
+    return json.dumps(dict(zip(columns, part, strict=True)))
+
+
+def _values(text: str) -> Part:
+    said = json.loads(text)
+    # The first catalogs have lists, without the names.
+    return tuple(said.values() if isinstance(said, dict) else said)
 
 
 def joined(columns: tuple[str, ...], parents: Mapping[str, Parted], seed: str) -> dict[Part, str]:

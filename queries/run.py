@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,8 @@ class StepRun:
         self.why: tuple[str, ...] = ()
         self.inputs: dict[str, int] = {}
         self.recorded: dict[parts.Part, parts.Made] = {}
+        self.touched: list[parts.Part] = []
+        """Parts whose rows this run replaces, of a step that records parts."""
 
     def run(self) -> StepResult:
         """Bring the step's table up to date, or say what that would do; every failure becomes a result."""
@@ -148,7 +150,9 @@ class StepRun:
         if recorded is None:
             yield "first run" if not self.context.was_rolled_back(self.step.name) else "rolled back"
             return
-        _, before, made = recorded
+        fingerprint, before, made = recorded
+        if not fingerprint:
+            yield "the last refresh left some of its rows as they were"
         if made.get("query") != self.made["query"]:
             yield "query edited"
         if made.get("kernel") != self.made["kernel"]:
@@ -229,8 +233,11 @@ class StepRun:
 
     @property
     def _filter(self) -> str | None:
-        """The condition of `--where`, if the step's key, or its kernel's, has all columns that it names."""
-        where = self.context.options.where
+        """The condition of `--where`, if the step's key, or its kernel's, has all columns that it names.
+
+        A kernel that writes all of its rows at once, such as a version of the vectors, needs all of its input.
+        """
+        where = None if self.whole else self.context.options.where
         by = self.step.input if self.step.kernel else self.step.key
         return where.sql if where is not None and set(where.columns) <= set(by) else None
 
@@ -256,6 +263,7 @@ class StepRun:
         idle = selection is not None and not found.stale and not found.gone and self.step.name in self.context.runs
         scope = self.step.slice if idle else self._query_rows(selection)
         contents = {} if idle else self._part_rows(selection)
+        self.touched = selection.read if selection else []
         self.partial = self._filter is not None
 
         def work(tx: Transaction) -> Changes:
@@ -302,22 +310,52 @@ class StepRun:
             tx.insert("runs", [row])
             self._record_parts(tx, now, contents)
             self.context.runs[self.step.name] = (self.fingerprint, json.loads(inputs), self.made)
+        elif changes:
+            self._unsettle(tx, now)
         said = {name: value for name, value in row.items() if name != "made"}
         tx.details.update(said, inputs=json.loads(inputs), why=list(self.why))
+
+    def _unsettle(self, tx: Transaction, now: dict[parts.Part, str]) -> None:
+        """Write down that some rows are not those of the recorded run: whatever comes next looks at them again.
+
+        Else an edit that is taken back would find the step up to date, and a part that was read for some keys would
+        be added to them once more.
+        """
+        last = self.context.runs.get(self.step.name)
+        if last and last[0]:
+            tx.execute("UPDATE lake.runs SET fingerprint = '' WHERE step = ?", [self.step.name])
+            self.context.runs[self.step.name] = ("", *last[1:])
+        if self._has_parts and self.touched:
+            # Differs from what the parts will be made from, and with what these rows were made from.
+            digests = {part: _digest([now[part], self._filter]) for part in self.touched}
+            self._write_parts(tx, digests, {}, everything=False)
 
     def _record_parts(
         self, tx: Transaction, now: dict[parts.Part, str], contents: dict[parts.Part, tuple[int, str]]
     ) -> None:
         if not self._has_parts:
             return
+        kept = {part: (made.rows, made.content) for part, made in self.recorded.items()}
+        self._write_parts(tx, now, {**kept, **contents})
+
+    def _write_parts(
+        self,
+        tx: Transaction,
+        digests: dict[parts.Part, str],
+        contents: Mapping[parts.Part, tuple[int | None, str | None]],
+        *,
+        everything: bool = True,
+    ) -> None:
+        """Replace what is recorded of all parts, or of these."""
+        columns = self.step.input if self.step.kernel else self.step.partition
         rows = []
-        for part, digest in now.items():
-            made = self.recorded.get(part, parts.Made(""))
-            count, content = contents.get(part, (made.rows, made.content))
-            named_part = {"step": self.step.name, "part": json.dumps(list(part))}
-            rows.append({**named_part, "digest": digest, "rows": count, "content": content})
+        for part, digest in digests.items():
+            count, content = contents.get(part, (None, None))
+            row = {"step": self.step.name, "part": parts.written(columns, part), "digest": digest}
+            rows.append({**row, "rows": count, "content": content})
         self.catalog.stage("partitions", rows, "_made_parts")
-        tx.replace("partitions", "_made_parts", ["step", "part"], f"step = {quoted(self.step.name)}")
+        scope = f"step = {quoted(self.step.name)}" + ("" if everything else " AND part IN (SELECT part FROM _made_parts)")
+        tx.replace("partitions", "_made_parts", ["step", "part"], scope)
         self.context.forget(self.step.writes)
 
     # -- a step with a kernel -----------------------------------------------------------------------------------
@@ -380,6 +418,7 @@ class StepRun:
         if self.keyed:
             self._run_keyed(rows, digests, found, run, inputs)
             return
+        self.touched = found.stale
         stale = found.stale or found.gone
         fresh = list(rows.values()) if self.whole else [rows[key] for key in found.stale]
         output = [row for batch in self._kernel(fresh, run) for row in batch] if stale and fresh else []
@@ -442,6 +481,8 @@ class StepRun:
                 run = self.kernel_run
                 counts = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
                 tx.details.update(counts, step=self.step.name, fingerprint=self.fingerprint, why=list(self.why))
+                if changes:
+                    self._unsettle(tx, {})
                 if run:
                     tx.details.update(calls=run.calls, tokens=run.tokens, cost=run.cost)
             return changes
@@ -573,3 +614,7 @@ class StepRun:
             "error": error,
         }
         return StepResult(self.step.name, state, **{**said, **more})
+
+
+def _digest(said: Any) -> str:
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
