@@ -1,4 +1,4 @@
-"""Examine a catalog: schema, keys, files, vectors, weights. Nothing that is broken stops the rest of the examination.
+"""Examine a catalog: schema, keys, parts, files, vectors, weights. What is broken stops nothing else.
 
 `fix=True` removes what no snapshot names (orphaned files, unnamed Lance versions) and changes nothing else.
 """
@@ -10,6 +10,7 @@ from datetime import timedelta
 import duckdb
 
 from catalog.doctor_files import lost_files, orphans, shard_files, weight_files
+from catalog.doctor_parts import parts
 from catalog.doctor_rows import activations, harvest, keys, schema, views
 from catalog.doctor_vectors import vector_rows, vector_versions
 from catalog.errors import CatalogError, SaeqlError, UnknownName
@@ -24,6 +25,7 @@ CHECKS: dict[str, Callable[[Examination], Iterator[Finding]]] = {
     "orphans": orphans,
     "weights": weight_files,
     "keys": keys,
+    "parts": parts,
     "views": views,
     "activations": activations,
     "harvest": harvest,
@@ -42,10 +44,10 @@ def examine(
 ) -> list[Finding]:
     """Run every check, or those in `only`; one finding of severity "ok" for each that found nothing.
 
-    `sample` limits how many shard files are read whole (all by default; sizes are always compared). With `fix`,
-    garbage older than `age` is removed. Raises UnknownName for a check that there is not, CatalogError for
-    `fix` on a catalog that is open for reading, and CatalogLocked for `fix` during a refresh: what a refresh has
-    written is named only when it commits.
+    `sample` limits how many shard files, and parts of each step, are read whole (all by default; sizes are always
+    compared). With `fix`, garbage older than `age` is removed. Raises UnknownName for a check that there is not,
+    CatalogError for `fix` on a catalog that is open for reading, and CatalogLocked for `fix` during a refresh: what
+    a refresh has written is named only when it commits.
     """
     unknown = sorted(set(only or ()) - CHECKS.keys())
     if unknown:

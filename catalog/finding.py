@@ -28,6 +28,6 @@ class Examination:
     catalog: Catalog
     fix: bool
     sample: int | None
-    """How many shard files are read whole, at random; None for all."""
+    """How many shard files, and parts of each step, are read whole, at random; None for all."""
     age: timedelta
     """What is younger may belong to a commit that is under way."""

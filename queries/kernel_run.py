@@ -105,6 +105,7 @@ class KernelStepRun(StepRun):
         if self.keyed:
             self._run_keyed(rows, digests, found, run, inputs)
             return
+        self.touched = found.stale
         stale = found.stale or found.gone
         fresh = list(rows.values()) if self.whole else [rows[key] for key in found.stale]
         output = [row for batch in self._kernel(fresh, run) for row in batch] if stale and fresh else []
@@ -170,6 +171,8 @@ class KernelStepRun(StepRun):
                 counts = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
                 tx.details.update(counts, step=self.step.name, fingerprint=self.fingerprint, why=list(self.why))
                 tx.details.update(calls=self.calls, tokens=self.tokens, cost=self.cost)
+                if changes:
+                    self._unsettle(tx, {})
             return changes
 
         self.changes = self._sum(self._commit(work, inputs))

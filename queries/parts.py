@@ -55,21 +55,37 @@ class Made:
 def recorded(catalog: Catalog, step: str) -> dict[Part, Made]:
     """The parts that a step has made."""
     rows = catalog.rows("SELECT part, digest, rows, content FROM partitions WHERE step = ?", [step])
-    return {tuple(json.loads(part)): Made(*row) for part, *row in rows}
+    return {tuple(json.loads(part).values()): Made(*row) for part, *row in rows}
+
+
+def written(columns: Iterable[str], part: Part) -> str:
+    """A part as it is recorded: with the columns' names, so that its rows can be found without its step."""
+    return json.dumps(dict(zip(columns, part, strict=True)))
 
 
 def record(
-    catalog: Catalog, tx: Transaction, step: str, before: Mapping[Part, Made], after: Mapping[Part, Made]
+    catalog: Catalog,
+    tx: Transaction,
+    step: str,
+    columns: Iterable[str],
+    before: Mapping[Part, Made],
+    after: Mapping[Part, Made],
 ) -> None:
     """Write down what a step has made, where that differs from what is recorded."""
+    columns = list(columns)
     changed = {part: made for part, made in after.items() if before.get(part) != made}
-    stale = [json.dumps(list(part)) for part in before if part not in after or part in changed]
+    stale = [written(columns, part) for part in before if part not in after or part in changed]
     if stale:
         tx.execute("DELETE FROM lake.partitions WHERE step = ? AND list_contains(?, part)", [step, stale])
     if changed:
-        rows = [{"step": step, "part": json.dumps(list(part)), **asdict(made)} for part, made in changed.items()]
+        rows = [{"step": step, "part": written(columns, part), **asdict(made)} for part, made in changed.items()]
         fresh = catalog.stage("partitions", rows, "_made_parts")
         tx.execute(f"INSERT INTO lake.partitions BY NAME FROM {fresh}")
+
+
+def digest_of(*texts: str | None) -> str:
+    """BLAKE2b-128 of these texts together."""
+    return hashlib.blake2b("|".join(text or "" for text in texts).encode(), digest_size=16).hexdigest()
 
 
 def joined(columns: tuple[str, ...], parents: Mapping[str, Parted], seed: str) -> dict[Part, str]:
@@ -88,7 +104,7 @@ def joined(columns: tuple[str, ...], parents: Mapping[str, Parted], seed: str) -
             for more, digest in index.get(tuple(values[c] for c in bound), [])
         ]
     return {
-        tuple(values[c] for c in columns): hashlib.blake2b("|".join(digests).encode(), digest_size=16).hexdigest()
+        tuple(values[c] for c in columns): digest_of(*digests)
         for values, digests in found
         if set(columns) <= values.keys()
     }

@@ -89,7 +89,7 @@ def explained(catalog: Catalog, name: str, results: list[StepResult], limit: int
     At most `limit` stale keys are listed; `stale` counts them all.
     """
     from queries.context import Context
-    from queries.lineage import column_sources, parent_tables
+    from queries.lineage import KEPT, column_sources, parent_tables
     from queries.step import packaged_steps
 
     step = next(step for step in packaged_steps() if step.name == name)
@@ -107,7 +107,7 @@ def explained(catalog: Catalog, name: str, results: list[StepResult], limit: int
         "parts": list(step.partition),
         "kernel": step.kernel,
         "parents": sorted(parent_tables(step.parents, context.view_parents)),
-        "lineage": column_sources(step.query, context.schema),
+        "lineage": column_sources(step.query, {**context.schema, KEPT: context.schema[step.writes]}),
         "stale": sum((result.changes.added, result.changes.changed, result.changes.removed)),
         "keys": [dict(zip(columns, key, strict=True)) for key in result.keys[:limit]],
         "query": step.query,

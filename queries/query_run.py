@@ -16,6 +16,7 @@ class QueryRun(StepRun):
         idle = selection is not None and not found.stale and not found.gone and self.step.name in self.context.runs
         scope = self.step.slice if idle else self._query_rows(selection)
         contents = {} if idle else self._part_rows(selection)
+        self.touched = selection.read if selection else []
         self.partial = self._filter is not None
 
         def work(tx: Transaction) -> Changes:

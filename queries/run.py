@@ -8,7 +8,7 @@ shows is what a refresh does. How the rows come about is `QueryRun`'s and `Kerne
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,8 @@ class StepRun:
         self.why: tuple[str, ...] = ()
         self.inputs: dict[str, int] = {}
         self.recorded: dict[parts.Part, parts.Made] = {}
+        self.touched: list[parts.Part] = []
+        """Parts whose rows this run replaces, of a step that records parts."""
 
     def run(self) -> StepResult:
         """Bring the step's table up to date, or say what that would do; every failure becomes a result."""
@@ -136,7 +138,9 @@ class StepRun:
         if recorded is None:
             yield "first run" if not self.context.was_rolled_back(self.step.name) else "rolled back"
             return
-        _, before, made = recorded
+        fingerprint, before, made = recorded
+        if not fingerprint:
+            yield "the last refresh left some of its rows as they were"
         if made.get("query") != self.made["query"]:
             yield "query edited"
         if made.get("kernel") != self.made["kernel"]:
@@ -162,8 +166,11 @@ class StepRun:
 
     @property
     def _filter(self) -> str | None:
-        """The condition of `--where`, if the step's key, or its kernel's, has all columns that it names."""
-        where = self.context.options.where
+        """The condition of `--where`, if the step's key, or its kernel's, has all columns that it names.
+
+        A kernel that writes all of its rows at once, such as a version of the vectors, needs all of its input.
+        """
+        where = None if self.whole else self.context.options.where
         by = self.step.input if self.step.kernel else self.step.key
         return where.sql if where is not None and set(where.columns) <= set(by) else None
 
@@ -201,8 +208,25 @@ class StepRun:
             tx.insert("runs", [row])
             self._record_parts(tx, now, contents)
             self.context.runs[self.step.name] = (self.fingerprint, json.loads(inputs), self.made)
+        elif changes:
+            self._unsettle(tx, now)
         said = {name: value for name, value in row.items() if name != "made"}
         tx.details.update(said, inputs=json.loads(inputs), why=list(self.why))
+
+    def _unsettle(self, tx: Transaction, now: dict[parts.Part, str]) -> None:
+        """Write down that some rows are not those of the recorded run: whatever comes next looks at them again.
+
+        Else an edit that is taken back would find the step up to date, and a part that was read for some keys would
+        be added to them once more.
+        """
+        tx.execute("UPDATE lake.runs SET fingerprint = '' WHERE step = ? AND fingerprint <> ''", [self.step.name])
+        last = self.context.runs.get(self.step.name)
+        if last:
+            self.context.runs[self.step.name] = ("", *last[1:])
+        if self._has_parts and self.touched:
+            # Differs from what the parts will be made from, and with what these rows were made from.
+            touched = {part: parts.Made(parts.digest_of(now[part], self._filter)) for part in self.touched}
+            self._write_parts(tx, {**self.recorded, **touched})
 
     def _record_parts(
         self, tx: Transaction, now: dict[parts.Part, str], contents: dict[parts.Part, tuple[int, str]]
@@ -213,7 +237,11 @@ class StepRun:
         for part, digest in now.items():
             made = self.recorded.get(part, parts.Made(""))
             rows[part] = parts.Made(digest, *contents.get(part, (made.rows, made.content)))
-        parts.record(self.catalog, tx, self.step.name, self.recorded, rows)
+        self._write_parts(tx, rows)
+
+    def _write_parts(self, tx: Transaction, after: Mapping[parts.Part, parts.Made]) -> None:
+        columns = self.step.input if self.step.kernel else self.step.partition
+        parts.record(self.catalog, tx, self.step.name, columns, self.recorded, after)
         self.context.forget(self.step.writes)
 
     def _compared(self, scope: str) -> Comparison:

@@ -94,8 +94,9 @@ class Step:
         last = last if last.get("text") == text else {}
         query = last.get("query")
         if query is None:
-            said = canonical(sqlglot.parse_one(self.query, read="duckdb"), schema)
-            query = _digest([said, self.slice, list(self.key), list(self.partition)])
+            known = {**schema, KEPT: schema[self.writes]}
+            said = canonical(sqlglot.parse_one(self.query, read="duckdb"), known)
+            query = _digest([said, self.slice, list(self.key), list(self.partition), list(self.touches)])
         kernel: str | None = None
         files: dict[str, str] = {}
         if self.kernel:

@@ -9,7 +9,7 @@ CREATE TABLE partitions (
 );
 COMMENT ON TABLE partitions IS 'the parts that a step was made in: a part whose inputs did not change is not read again';
 COMMENT ON COLUMN partitions.step IS 'step';
-COMMENT ON COLUMN partitions.part IS 'values of the columns that the step is parted by, JSON list';
+COMMENT ON COLUMN partitions.part IS 'value of each column that the step is parted by, JSON object';
 COMMENT ON COLUMN partitions.digest IS 'BLAKE2b-128 of the step and of what the part was made from';
 COMMENT ON COLUMN partitions.rows IS 'rows of the part; NULL where the step keeps no part apart';
 COMMENT ON COLUMN partitions.content IS 'sum of the MD5 of these rows, so that a lost or altered row is noticed';

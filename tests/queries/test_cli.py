@@ -475,7 +475,7 @@ def test_a_plan_explains_a_step(run: Run, made_root: Path) -> None:
         (("refresh", "--where", "feature < 3; DROP TABLE labels"), 1, "is not one condition over key columns"),
         (("refresh", "--max-calls", "-1"), 2, "max-calls"),
         (("plan", "--explain", "scorse"), 1, "there is no step 'scorse'"),
-        (("plan", "--study", "nowhere.toml"), 1, "nowhere.toml cannot be read"),
+        (("plan", "--study", "nowhere.toml"), 2, "nowhere.toml cannot be read"),
         (("add", "dox", "README.md"), 2, "there is no corpus 'dox'"),
         (("add", "c"), 2, "Missing argument"),
     ],

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
+from catalog.doctor import examine
 from catalog.errors import SaeqlError
 from queries.context import Options, where
 from queries.engine import StepResult, plan, refresh
-from queries.step import packaged_steps, parse_step
+from queries.rollback import rollback
+from queries.step import Step, packaged_steps, parse_step
 from tests.queries.made import STEPS, Document, documents, grow, make
 
 LAST = 40
@@ -228,3 +230,90 @@ def test_kept_labels_are_scored_on_the_new_text(begun: Catalog, texts: list[Docu
     assert results["scores"].changes.changed > 0
     after = run(begun)
     assert after["labels"].changes.changed > 0
+
+
+def altered(catalog: Catalog, sample: int | None = None) -> list[tuple[str, str]]:
+    """(step, detail) of each part that the doctor finds altered."""
+    found = examine(catalog, only=["parts"], sample=sample)
+    return [(f.subject, f.detail.partition(":")[0]) for f in found if f.severity == "error"]
+
+
+@pytest.mark.parametrize("table", ["feature_sums", "concept_sums"])
+def test_a_row_of_a_part_that_was_lost_or_altered_is_found(begun: Catalog, table: str) -> None:
+    assert altered(begun) == []
+    made, then = begun.rows(f"SELECT * FROM {table} ORDER BY ALL"), begun.snapshot()
+    shards = dict(begun.rows(f"SELECT shard, count(*) FROM {table} GROUP BY shard"))
+    with begun.write("behind the engine's back") as tx:
+        tx.execute(f"DELETE FROM lake.{table} WHERE shard = 0 AND feature = 2")
+        tx.execute(f"UPDATE lake.{table} SET firings = firings + 1 WHERE shard = 1 AND feature = 2")
+    concept = "concept = 'algebra', " if table == "concept_sums" else ""
+    part = f"the part sae = 's', {concept}corpus = 'c', shard = "
+    assert sorted(altered(begun)) == [
+        (table, f"{part}0 has {shards[0] - 1} rows, not {shards[0]}"),
+        (table, f"{part}1 has other rows than the {shards[1]} that were made"),
+    ]
+    assert altered(begun, sample=0) == []
+    assert len(altered(begun, sample=1)) == 1
+    # As the finding says.
+    rollback(begun, table, then)
+    run(begun)
+    assert altered(begun) == []
+    assert begun.rows(f"SELECT * FROM {table} ORDER BY ALL") == made
+
+
+def edited(step: str, old: str, new: str) -> tuple[Step, ...]:
+    """The steps, with one query edited."""
+    steps = {s.name: s for s in packaged_steps()}
+    assert old in steps[step].query
+    steps[step] = parse_step(steps[step].query.replace(old, new), steps[step].file)
+    return tuple(steps.values())
+
+
+@pytest.mark.parametrize(
+    ("step", "edit"),
+    [
+        ("feature_sums", ("max(maximum) AS", "2 * max(maximum) AS")),
+        ("firing_counts", ("f.firings + coalesce", "2 * f.firings + coalesce")),
+        ("labels", ("x.split = 'train' AND", "x.split = 'train' AND x.kind <> 'stratum' AND")),
+    ],
+)
+def test_an_edit_that_was_refreshed_for_some_keys_and_taken_back_leaves_nothing(
+    begun: Catalog, step: str, edit: tuple[str, str]
+) -> None:
+    before = by_content(begun)
+    some = Options(where=where("feature < 5", begun))
+    results = {r.step: r for r in refresh(begun, ALL, some, steps=edited(step, *edit))}
+    assert results[step].state == "part"
+    assert results[step].changes.changed > 0
+    assert by_content(begun) != before
+    assert altered(begun) == []
+    planned = next(r for r in plan(begun, (step,)) if r.step == step)
+    assert planned.changes.changed == results[step].changes.changed
+    assert "the last refresh left some of its rows as they were" in planned.why
+    run(begun)
+    assert by_content(begun) == before
+    assert altered(begun) == []
+
+
+def test_new_text_that_was_refreshed_for_some_keys_is_counted_once(
+    begun: Catalog, texts: list[Document], at_once: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    grow(begun, texts[-LAST:], 2)
+    for condition in ("feature < 4", "feature < 6"):
+        refresh(begun, ALL, Options(where=where(condition, begun)))
+        assert altered(begun) == []
+    run(begun)
+    assert by_content(begun) == at_once
+    assert altered(begun) == []
+
+
+def test_a_refresh_of_some_keys_keeps_the_vectors_of_the_others(begun: Catalog) -> None:
+    run(begun)
+    assert [r.error for r in refresh(begun, ("label_vectors",)) if r.error] == []
+    labels = begun.value("SELECT count(label) FROM labels")
+    with begun.write("another label") as tx:
+        tx.execute("UPDATE lake.labels SET label = 'another' WHERE feature = (SELECT min(feature) FROM lake.labels)")
+    step = [s for s in packaged_steps() if s.name == "label_vectors"]
+    results = refresh(begun, (), Options(where=where("feature < 4", begun)), steps=tuple(step))
+    assert [(r.state, r.changes.changed) for r in results] == [("done", 1)]
+    assert begun.value("SELECT rows FROM lance WHERE collection = 'labels'") == labels > 1
