@@ -54,6 +54,8 @@ class Size:
     """How large the study is; `scale` 1 ends within 40 minutes on two cores."""
 
     scale: float = 1.0
+    width: int = 1024
+    """Latents of every SAE."""
 
     def values(self) -> dict[str, int]:
         """The template's numbers."""
@@ -61,7 +63,7 @@ class Size:
             "pool_tokens": round(2_000_000 * self.scale),
             "domain_tokens": round(160_000 * self.scale),
             "budget": round(200_000 * self.scale),
-            "width": 1024,
+            "width": self.width,
             "general_steps": max(round(2500 * self.scale), 40),
             "resample_every": max(round(500 * self.scale), 10),
             "steps": max(round(300 * self.scale), 20),
@@ -70,7 +72,7 @@ class Size:
         }
 
 
-def run_ssae(root: Path, pool: Path | None, seed: Path | None, ood: Path | None, scale: float) -> Path:
+def run_ssae(root: Path, pool: Path | None, seed: Path | None, ood: Path | None, size: Size) -> Path:
     """Write the study's file into `root`, build the catalog or bring it up to date; the study's file.
 
     `pool`, `seed` and `ood` are JSON Lines with the text under `text`: the pool, the subdomain (train documents are the
@@ -84,7 +86,7 @@ def run_ssae(root: Path, pool: Path | None, seed: Path | None, ood: Path | None,
     if not path.exists():
         if ood is None:
             write_code(root / OOD_FILE)
-        path.write_text(study_text(pool, seed, ood, Size(scale)), encoding="utf-8")
+        path.write_text(study_text(pool, seed, ood, size), encoding="utf-8")
     run_ingest(root, Study.load(path))
     failed = [result for result in run_refresh(root, STEPS) if result.state == "failed"]
     if failed:

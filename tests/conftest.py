@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import once
 from tests.postgres import Postgres, programs, running
 
 STUDY = """
@@ -62,13 +63,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ingest.run import ingest_study
     from queries.engine import refresh
 
-    root = tmp_path_factory.mktemp("built")
-    (root / "study.toml").write_text(STUDY)
-    with Catalog.create(root) as catalog:
-        ingest_study(catalog, Study.load(root / "study.toml"))
-        results = refresh(catalog)
-        assert [r.error for r in results if r.error] == []
-    return root
+    def build(root: Path) -> None:
+        (root / "study.toml").write_text(STUDY)
+        with Catalog.create(root) as catalog:
+            ingest_study(catalog, Study.load(root / "study.toml"))
+            results = refresh(catalog)
+            assert [r.error for r in results if r.error] == []
+
+    return once(tmp_path_factory, "built", build)
 
 
 @pytest.fixture

@@ -92,7 +92,8 @@ def study() -> None:
 @click.option("--seed", type=click.Path(path_type=Path), help="JSON Lines of the subdomain; else sympy.physics.")
 @click.option("--ood", type=click.Path(path_type=Path), help="JSON Lines of the subdomain in another form.")
 @click.option("--scale", default=1.0, show_default=True, help="Size: 1 ends within 40 minutes on two cores.")
-def ssae(folder: Path, pool: Path | None, seed: Path | None, ood: Path | None, scale: float) -> None:
+@click.option("--width", default=1024, show_default=True, type=click.IntRange(min=1), help="Latents of every SAE.")
+def ssae(folder: Path, pool: Path | None, seed: Path | None, ood: Path | None, scale: float, width: int) -> None:
     """Specialized SAEs: ways of selecting text and a tilted loss, compared at equal L0, in FOLDER.
 
     A general SAE is fine-tuned on the pool, a random part of it, the seed set again and again, and what BM25, dense
@@ -100,9 +101,9 @@ def ssae(folder: Path, pool: Path | None, seed: Path | None, ood: Path | None, s
     """
     from catalog.errors import InputError
     from queries.figures import draw_figures
-    from queries.ssae import run_ssae, table
+    from queries.ssae import Size, run_ssae, table
 
-    run_ssae(folder, pool, seed, ood, scale)
+    run_ssae(folder, pool, seed, ood, Size(scale, width))
     for name in ("points", "area", "tail"):
         click.echo(f"\n{name}", err=True)
         _print(folder, table(name), None)

@@ -12,6 +12,7 @@ from catalog.errors import UnknownName
 from catalog.gc import collect_garbage
 from catalog.versions import numbers, set_tag
 from tests.catalog.small_catalog import activations, shard
+from tests.empty import make_empty
 
 COLUMNS = ("precision", "f1", "recall")
 
@@ -46,7 +47,7 @@ def naive(catalog: Catalog, a: int, b: int) -> tuple[set[int], set[int], set[int
 @pytest.mark.parametrize("seed", [0, 101])
 def test_a_diff_is_what_comparing_whole_tables_gives(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    with Catalog.create(tmp_path / "c") as catalog:
+    with make_empty(tmp_path / "c") as catalog:
         first = catalog.snapshot()
         for _ in range(14):
             change(catalog, chance)
@@ -70,7 +71,7 @@ def test_a_diff_is_what_comparing_whole_tables_gives(tmp_path: Path, seed: int) 
 @pytest.fixture
 def scored(tmp_path: Path) -> Any:
     """Four scores, and a second snapshot with one better, one worse, one gone, one new."""
-    with Catalog.create(tmp_path / "c") as catalog:
+    with make_empty(tmp_path / "c") as catalog:
         key = ["sae", "feature", "explainer", "scorer"]
         fixed = {"sae": "s", "explainer": "e", "scorer": "d", "failed": 0, "n_null": 0}
 

@@ -9,6 +9,7 @@ import torch
 
 from catalog import Catalog
 from ingest.models import LanguageModel
+from tests.empty import make_empty
 from tests.ingest.tiny import loaded, save_model
 
 
@@ -44,7 +45,7 @@ def neox(neox_folder: Path) -> LanguageModel:
 @pytest.fixture(scope="session")
 def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("empty") / "catalog"
-    Catalog.create(root).close()
+    make_empty(root).close()
     return root
 
 

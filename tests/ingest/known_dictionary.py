@@ -34,8 +34,9 @@ class Known:
     def draw(self, n: int, *stream: int) -> tuple[Floats, Floats]:
         """(rows [n, D], the amplitudes [n, ATOMS] that they were made of)."""
         rng = np.random.default_rng([self.seed, 1, *stream])
-        present = rng.random((n, ATOMS), dtype=np.float32) < SUPPORT / ATOMS
-        amplitudes = present * (1 + 0.25 * np.abs(rng.standard_normal((n, ATOMS), dtype=np.float32)))
+        amplitudes = np.zeros((n, ATOMS), dtype=np.float32)
+        present = np.flatnonzero(rng.random((n, ATOMS), dtype=np.float32) < SUPPORT / ATOMS)
+        amplitudes.flat[present] = 1 + 0.25 * np.abs(rng.standard_normal(len(present), dtype=np.float32))
         noise = 0.05 * rng.standard_normal((n, D), dtype=np.float32)
         return amplitudes @ self.atoms + noise + self.mean, amplitudes
 

@@ -21,6 +21,7 @@ from ingest.sae.config import SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 from ingest.sequences import load_sequences
+from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, texts, write_lines
 
 WIDTH, K = 40, 4
@@ -53,7 +54,7 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 @pytest.fixture(scope="module")
 def _ingested(tmp_path_factory: pytest.TempPathFactory, llama: LanguageModel) -> Path:
     root = tmp_path_factory.mktemp("evaluated")
-    with Catalog.create(root / "catalog") as catalog:
+    with make_empty(root / "catalog") as catalog:
         for number, name in enumerate(("docs", "more")):
             lines = write_lines(root / f"{name}.jsonl", texts(60, number))
             ingest_corpus(catalog, corpus_of(lines, name=name), llama)

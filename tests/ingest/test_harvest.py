@@ -20,6 +20,7 @@ from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
 from ingest.sequences import load_sequences
 from ingest.sparse import file_digest
+from tests.empty import make_empty
 from tests.ingest.tiny import D, content, corpus_of, loaded, texts, write_lines
 
 WIDTH, K = 40, 4
@@ -42,7 +43,7 @@ def reader(
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory: pytest.TempPathFactory, llama: LanguageModel) -> Path:
     root = tmp_path_factory.mktemp("harvested")
-    with Catalog.create(root / "catalog") as catalog:
+    with make_empty(root / "catalog") as catalog:
         ingest_corpus(catalog, corpus_of(write_lines(root / "d.jsonl", texts(40))), llama)
     return root / "catalog"
 

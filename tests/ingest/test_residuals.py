@@ -16,6 +16,7 @@ from ingest.corpus import ingest_corpus
 from ingest.models import LanguageModel
 from ingest.residuals import BATCH_TOKENS, Residuals, cache_residuals, residuals_digest
 from ingest.sequences import batches, load_sequences
+from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, loaded, save_model, texts, write_lines
 
 HOOKPOINTS = ["layers.0", "layers.1.mlp"]
@@ -24,7 +25,7 @@ HOOKPOINTS = ["layers.0", "layers.1.mlp"]
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory: pytest.TempPathFactory, llama: LanguageModel) -> Path:
     root = tmp_path_factory.mktemp("ingested")
-    with Catalog.create(root / "catalog") as catalog:
+    with make_empty(root / "catalog") as catalog:
         ingest_corpus(catalog, corpus_of(write_lines(root / "d.jsonl", texts(50))), llama)
     return root / "catalog"
 

@@ -13,6 +13,7 @@ from ingest.models import load_model
 from ingest.residuals import cache_residuals
 from ingest.run import IngestReport, ingest_study
 from ingest.sae.model import SAE
+from tests.empty import make_empty
 from tests.ingest.tiny import D, texts, write_lines
 
 HEAD = """
@@ -40,7 +41,7 @@ def ingest(root: Path, model: Path, sections: str, documents: int = 40) -> Inges
     root.mkdir(exist_ok=True)
     write_lines(root / "docs.jsonl", texts(documents))
     (root / "study.toml").write_text(HEAD.format(model=model) + sections)
-    with Catalog.create(root) as catalog:
+    with Catalog(root) if (root / "catalog.sqlite").exists() else make_empty(root) as catalog:
         return ingest_study(catalog, Study.load(root / "study.toml"))
 
 

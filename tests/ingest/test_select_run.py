@@ -24,6 +24,7 @@ from ingest.select import dense
 from ingest.select.documents import read_pool, read_seed
 from ingest.select.run import select_documents
 from ingest.select.tracin import document_influence, seed_gradient
+from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, texts, write_lines
 
 TOPICS = ("eigenvalues of a symmetric matrix", "boiling soup with carrots", "football clubs of Europe")
@@ -35,7 +36,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory, llama: LanguageModel) -> 
     root = tmp_path_factory.mktemp("select")
     pool = [f"{TOPICS[i % 3]} {text}" for i, text in enumerate(texts(60))]
     seed = [f"the {i}th eigenvalue of a matrix" for i in range(20)]
-    with Catalog.create(root / "catalog") as catalog:
+    with make_empty(root / "catalog") as catalog:
         ingest_corpus(catalog, corpus_of(write_lines(root / "pool.jsonl", pool), name="pool"), llama)
         ingest_corpus(catalog, corpus_of(write_lines(root / "seed.jsonl", seed), name="seed"), llama)
     return root / "catalog"

@@ -7,22 +7,26 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
+from tests.once import once
 from tests.queries.made import make, refresh_made
 
 
 @pytest.fixture(scope="session")
 def raw_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The made catalog before its first refresh. Not to be written to."""
-    return make(tmp_path_factory.mktemp("raw")).root
+    return once(tmp_path_factory, "raw", make)
 
 
 @pytest.fixture(scope="session")
 def made_root(raw_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The made catalog, refreshed. Not to be written to."""
-    root = Path(shutil.copytree(raw_root, tmp_path_factory.mktemp("made") / "catalog"))
-    with Catalog(root) as catalog:
-        refresh_made(catalog)
-    return root
+
+    def build(root: Path) -> None:
+        shutil.copytree(raw_root, root, dirs_exist_ok=True)
+        with Catalog(root) as catalog:
+            refresh_made(catalog)
+
+    return once(tmp_path_factory, "made", build)
 
 
 @pytest.fixture

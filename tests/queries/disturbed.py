@@ -40,9 +40,9 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "SAEQL_THREADS": "1", "HF_HUB_OFFLINE": "
 Rows = list[tuple[Any, ...]]
 
 
-def build(root: Path, url: str, texts: list[Document] | None = None) -> None:
-    """Two shards of text, an SAE with weights, an explainer that is free, and one and a scorer that ask `url`."""
-    paid: dict[str, Any] = {"base_url": url, "jobs": 2}
+def build(root: Path, texts: list[Document] | None = None) -> None:
+    """Two shards of text, an SAE with weights, a free explainer, and one and a scorer that ask OPENAI_BASE_URL."""
+    paid: dict[str, Any] = {"jobs": 2}
     explainers = [explainer(), explainer("asked", "openai", **paid)]
     scorers = [scorer("asked", "openai", examples=4, **paid)]
     made = make(root, texts or FIRST, explainers=explainers, scorers=scorers)
@@ -124,16 +124,16 @@ def sent(requests: list[dict[str, Any]]) -> list[str]:
 
 
 class Killer:
-    """A process that refreshes catalogs in children of its own, and what becomes of them."""
+    """A process that refreshes catalogs in children of its own, which ask `url`, and what becomes of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("killed.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
-            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, **ENVIRONMENT, "OPENAI_BASE_URL": url, "PYTHONPATH": str(REPOSITORY)},
         )
         if self._answer() != "ready\n":
             raise RuntimeError("the process that refreshes did not begin")

@@ -19,6 +19,7 @@ from catalog import Catalog
 from ingest.text.splits import document_hash, shingles, split_of
 from queries.engine import Options, StepResult, refresh
 from tests.catalog.small_catalog import shard
+from tests.empty import make_empty
 
 _TEXT = """
     the of matrix value array linear system shape input axis returns sum row column index type norm list name key
@@ -134,7 +135,7 @@ def make(
 ) -> Made:
     """Write the catalog, the documents in the order given, cut into shards."""
     made, texts = Made(root), texts or documents()
-    with Catalog.create(root) as catalog:
+    with make_empty(root) as catalog:
         with catalog.write("set up") as tx:
             for table, rows in configuration(explainers, scorers, concepts).items():
                 tx.insert(table, rows)

@@ -21,6 +21,7 @@ from catalog.vectors import Vectors
 from queries.engine import Listener, StepResult, plan, refresh
 from queries.history import snapshots
 from queries.step import Step, packaged_steps, parse_step
+from tests.once import once
 from tests.queries.disturbed import (
     ENVIRONMENT,
     MORE,
@@ -38,12 +39,6 @@ from tests.queries.killed import BATCHES, STEPS, refresh_all
 from tests.scoring.chat_server import Endpoint, answer, serving
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Endpoint]:
     with serving() as endpoint:
@@ -51,19 +46,27 @@ def server() -> Iterator[Endpoint]:
         yield endpoint
 
 
+@pytest.fixture(autouse=True)
+def environment(server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**ENVIRONMENT, "OPENAI_BASE_URL": server.url}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="module")
-def killer() -> Iterator[Killer]:
-    with Killer() as running:
+def killer(server: Endpoint) -> Iterator[Killer]:
+    with Killer(server.url) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def built_root(server: Endpoint, killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_root(killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalog of two shards, refreshed. Not to be written to."""
-    root = tmp_path_factory.mktemp("built") / "catalog"
-    build(root, server.url)
-    assert killer.refresh(root)[0] == 0
-    return root
+
+    def built(root: Path) -> None:
+        build(root)
+        assert killer.refresh(root)[0] == 0
+
+    return once(tmp_path_factory, "disturbed", built)
 
 
 @pytest.fixture(scope="module")

@@ -262,9 +262,7 @@ def test_a_failure_while_rows_stream_is_an_input_error(world: World) -> None:
         reader.read_all()
 
 
-def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(
-    tmp_path: Path, metadata: Postgres | None
-) -> None:
+def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(tmp_path: Path, metadata: Postgres | None) -> None:
     (tmp_path / "secret.txt").write_text(SECRET)
     place = tmp_path / "c"
     with Catalog.create(metadata.location(place) if metadata else place) as catalog:
@@ -279,9 +277,7 @@ def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(
             run("SELECT lower('A')", catalog)
 
 
-def test_a_writable_catalog_is_read_through_its_own_connection(
-    tmp_path: Path, metadata: Postgres | None
-) -> None:
+def test_a_writable_catalog_is_read_through_its_own_connection(tmp_path: Path, metadata: Postgres | None) -> None:
     place = tmp_path / "c"
     with Catalog.create(metadata.location(place) if metadata else place) as catalog:
         assert run("SELECT count(*) AS n FROM problems", catalog).read_all().to_pylist() == [{"n": 0}]

@@ -17,6 +17,7 @@ from catalog.answers import Answers
 from ingest.configurations import record_configurations
 from queries.context import Options
 from queries.engine import StepResult, plan, refresh
+from tests.once import once
 from tests.queries.made import explainer, make, scorer
 from tests.scoring.chat_server import Endpoint, Reply, answer, endpoint
 
@@ -30,11 +31,13 @@ PRICES = {"price_prompt": 1.0, "price_completion": 2.0}
 @pytest.fixture(scope="module")
 def text_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made catalog refreshed up to the contexts, with a lexical explainer. Not to be written to."""
-    made = make(tmp_path_factory.mktemp("text"))
-    with made.open() as catalog:
-        results = refresh(catalog, ("contexts_top", "contexts_stratum", "contexts_random"))
-        assert [result.error for result in results if result.error] == []
-    return made.root
+
+    def build(root: Path) -> None:
+        with make(root).open() as catalog:
+            results = refresh(catalog, ("contexts_top", "contexts_stratum", "contexts_random"))
+            assert [result.error for result in results if result.error] == []
+
+    return once(tmp_path_factory, "text", build)
 
 
 @pytest.fixture

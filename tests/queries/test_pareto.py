@@ -10,6 +10,7 @@ import pytest
 
 from catalog import Catalog
 from queries.guard import run
+from tests.empty import make_empty
 
 VIEWS = ("sae_quality", "pareto", "pareto_segments", "pareto_curve", "pareto_seed_area", "pareto_area")
 
@@ -17,7 +18,7 @@ VIEWS = ("sae_quality", "pareto", "pareto_segments", "pareto_curve", "pareto_see
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pareto") / "catalog"
-    Catalog.create(root).close()
+    make_empty(root).close()
     return root
 
 

@@ -200,7 +200,9 @@ def test_each_column_of_a_step_is_traced_to_the_columns_it_is_made_of() -> None:
 SCHEMA = {
     "labels": {"sae": "VARCHAR", "feature": "INTEGER", "label": "VARCHAR"},
     "features": {"feature": "INTEGER", "firings": "BIGINT"},
+    "shouts": {"sae": "VARCHAR", "feature": "INTEGER", "shout": "VARCHAR"},
 }
+
 
 def fingerprint(text: str, **parameters: Any) -> str:
     step = parse_step(text, "shout.sql")

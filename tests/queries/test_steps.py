@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from catalog import Catalog
 from queries.engine import refresh
 from queries.step import packaged_steps
+from tests.empty import make_empty
 from tests.queries import made as m
 from tests.queries.made import CONCEPT, Document, make, refresh_made
 
@@ -122,7 +123,7 @@ def test_feature_sums_are_exact_integers_per_shard(world: World) -> None:
 
 def test_every_half_precision_number_lands_in_its_bin(tmp_path: Path) -> None:
     halves = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
-    with Catalog.create(tmp_path) as catalog:
+    with make_empty(tmp_path) as catalog:
         with catalog.write("numbers") as tx:
             catalog.connection.register("halves", pa.table({"feature": range(len(halves)), "a": halves}))
             tx.execute("INSERT INTO lake.activations SELECT 's', 'c', 0, feature, 0, a FROM halves")
@@ -202,7 +203,7 @@ def test_a_window_stays_inside_its_sequence_and_has_its_split(world: World, kind
         assert first <= start
         assert start + length <= first + n
         assert length <= WINDOW
-        assert (kind == "random" or length == min(WINDOW, n))
+        assert kind == "random" or length == min(WINDOW, n)
         assert row["split"] == world.split(start)
         if kind != "random":
             assert start <= row["peak"] < start + length
@@ -531,8 +532,6 @@ def test_the_logit_lens_is_the_decoder_times_the_unembedding(built: Path) -> Non
         assert logit == pytest.approx(ordered[feature, -rank if side == "top" else rank - 1], abs=1e-4)
 
 
-
-
 # --- labels, judgements, scores
 
 
@@ -611,7 +610,7 @@ def score(root: Path, judged: Judged) -> dict[str, Any]:
             row |= {"corpus": "c", "example": example, "split": "test", "active": active, "activation": float(active)}
             row |= {"predicted": predicted, "probability": probability, "input": "x"}
             rows.append({**row, "problem": None if predicted is not None else "no answer"})
-    with Catalog.create(root) as catalog:
+    with make_empty(root) as catalog:
         catalog.stage("judgements", rows)
         with catalog.write("judgements") as tx:
             tx.execute("INSERT INTO lake.judgements FROM _fresh")
@@ -694,5 +693,3 @@ def test_a_predictor_without_probabilities_has_no_auroc(tmp_path: Path) -> None:
     row = score(tmp_path, Judged([(True, True, None), (False, False, None)], []))
     assert (row["f1"], row["balanced_accuracy"]) == (1, 1)
     assert undefined(row, "auroc")
-
-

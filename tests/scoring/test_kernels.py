@@ -16,6 +16,7 @@ import pytest
 from catalog import Catalog
 from catalog.answers import Answers
 from queries.engine import Options, refresh
+from tests.once import once
 from tests.queries.made import STEPS, explainer, make, refresh_made, scorer
 from tests.scoring.chat_server import Endpoint, Reply
 
@@ -25,12 +26,13 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made catalog with its contexts, whose explainer and scorer ask an endpoint (still nowhere)."""
-    root = tmp_path_factory.mktemp("unlabelled") / "catalog"
-    explainers, scorers = [explainer("llm", "openai")], [scorer("asked", "openai", examples=7)]
-    make(root, explainers=explainers, scorers=scorers)
-    with Catalog(root) as catalog:
-        refresh(catalog, ("contexts_top", "contexts_stratum", "contexts_random"))
-    return root
+
+    def build(root: Path) -> None:
+        explainers, scorers = [explainer("llm", "openai")], [scorer("asked", "openai", examples=7)]
+        with make(root, explainers=explainers, scorers=scorers).open() as catalog:
+            refresh(catalog, ("contexts_top", "contexts_stratum", "contexts_random"))
+
+    return once(tmp_path_factory, "unlabelled", build)
 
 
 @pytest.fixture
@@ -98,8 +100,6 @@ def test_the_interpreter_sees_train_windows_and_the_predictor_no_activation(
     sizes = [asked_for(body)[1] for body in endpoint.requests if asked_for(body)[0] == "predict"]
     assert max(sizes) == 5
     assert min(sizes) < 5, "the last batch of a label is short"
-
-
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,7 @@ refresh(Catalog(sys.argv[1]), tuple(sys.argv[2:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", ["explain", "predict"])
-def test_what_was_answered_before_a_kill_is_not_paid_for_again(
-    catalog: Catalog, endpoint: Endpoint, stop: str
-) -> None:
+def test_what_was_answered_before_a_kill_is_not_paid_for_again(catalog: Catalog, endpoint: Endpoint, stop: str) -> None:
     process: list[subprocess.Popen[bytes]] = []
     hung = []
 
