@@ -6,11 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from catalog import Catalog
+from catalog import Catalog, Location
 
 
 def make_empty(root: Path) -> Catalog:
-    """An empty catalog in a folder that may be there already, open."""
+    """An empty catalog, open. A folder that says where its metadata is gets it there."""
+    if Location.parse(root).server:
+        return Catalog.create(root)
     shutil.copytree(_template(), root, dirs_exist_ok=True)
     return Catalog(root)
 

@@ -30,7 +30,7 @@ from ingest.sae.train import Job, Parent, train_saes
 
 JOB_FILE, PARENT_FILE, SUBSET_FILE = "job.json", "parent.safetensors", "subset.npy"
 _TOLD = 2000
-"""Characters of a failed run's messages that are shown."""
+"""Characters that are shown of the beginning and of the end of a failed run's messages."""
 
 
 def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
@@ -60,7 +60,9 @@ def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
     for name in (JOB_FILE, PARENT_FILE, SUBSET_FILE):
         (folder / name).unlink(missing_ok=True)
     if done.returncode:
-        raise InputError(f"training in {processes} processes failed:\n{done.stderr[-_TOLD:]}")
+        said_last = done.stderr[max(len(done.stderr) - _TOLD, _TOLD) :]
+        # A process says what happened to it at the beginning, torchrun what that did to the others at the end.
+        raise InputError(f"training in {processes} processes failed:\n{done.stderr[:_TOLD]}\n...\n{said_last}")
 
 
 def _loaded(path: Path) -> tuple[Job, CachedRows]:
@@ -93,11 +95,15 @@ def main(job_file: Path) -> None:
         distributed.barrier()
         train_saes([job], rows, device=device)
         distributed.barrier()
+        if world.rank() == 0:
+            click.echo(f"trained in {job.out_dir}", err=True)
     finally:
         distributed.destroy_process_group()
-    if world.rank() == 0:
-        click.echo(f"trained in {job.out_dir}", err=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(standalone_mode=False)
+    # All is on disk. A usual end now and then runs into a library's own threads (`terminate called without an
+    # active exception`), and torchrun takes that for a training that failed.
+    sys.stderr.flush()
+    os._exit(0)
