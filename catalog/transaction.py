@@ -56,11 +56,12 @@ class Transaction:
         """
         found = compare(self.connection, table, fresh, key, scope)
         keys, listed = ", ".join(map(named, key)), ", ".join(map(named, found.columns))
-        if found.stale:
-            stale_keys = f"({keys}) IN (SELECT ({keys}) FROM _stale)"
-            self.execute(f"DELETE FROM lake.{named(table)} WHERE ({scope}) AND {stale_keys}")
-        if found.touched:
-            self.execute(f"INSERT INTO lake.{named(table)} ({listed}) SELECT {listed} FROM _touched ORDER BY {keys}")
+        if found.changes.changed or found.changes.removed:
+            old = f"({keys}) IN (SELECT ({keys}) FROM {_DIFFERING} WHERE _state <> 'added')"
+            self.execute(f"DELETE FROM lake.{named(table)} WHERE ({scope}) AND {old}")
+        if found.changes.added or found.changes.changed:
+            new = f"SELECT {listed} FROM {_DIFFERING} WHERE _state <> 'removed' ORDER BY {keys}"
+            self.execute(f"INSERT INTO lake.{named(table)} ({listed}) {new}")
         return found.changes
 
     def register(self, table: str, path: Path) -> None:
@@ -84,17 +85,18 @@ class Transaction:
         return int(row[0]) if row else 0
 
 
+_DIFFERING = "_differing"
+"""The temporary table of rows in which `fresh` and the table differ, until the next comparison on the connection.
+
+`_state` is added, changed (the new row) or removed (its key alone).
+"""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """How rows that were made differ from those that are there.
-
-    The temporary table `_touched` holds those that are new or changed, `_stale` the keys of those that are changed
-    or gone, until the next comparison on the same connection.
-    """
+    """How rows that were made differ from those that are there."""
 
     columns: tuple[str, ...]
-    touched: int
-    stale: int
     changes: Changes
     same: int
     """Rows that are there already."""
@@ -121,26 +123,22 @@ def compare(
         raise StepError(f"{outside} rows for {table} lie outside of what this step writes: {scope}")
     described = connection.execute(f"DESCRIBE {there}").fetchall()
     columns = tuple(row[0] for row in described)
-    listed, keys = ", ".join(map(named, columns)), ", ".join(map(named, key))
+    listed, other = ", ".join(map(named, columns)), [named(name) for name in columns if name not in key]
     # In the table's types: a DOUBLE differs from the FLOAT that it was stored as, in every run again.
     cast = ", ".join(f"CAST({named(row[0])} AS {row[1]}) AS {named(row[0])}" for row in described)
-    made = _number(connection, f"SELECT count(*) FROM {fresh}")
-    before = f"SELECT {listed} FROM {there} WHERE {scope}"
-    n_before = _number(connection, f"SELECT count(*) FROM {there} WHERE {scope}")
-    if not n_before:
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE _touched AS SELECT {cast} FROM {fresh}")
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE _stale AS SELECT {keys} FROM {fresh} LIMIT 0")
-        return Comparison(columns, made, 0, Changes(made, 0, 0), 0)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE _touched AS SELECT {cast} FROM {fresh} EXCEPT ({before})")
-    same = " AND ".join(f"x.{named(k)} = o.{named(k)}" for k in key)
+    first, same = named(key[0]), " AND ".join(f"x.{named(k)} = o.{named(k)}" for k in key)
+    state = f"CASE WHEN o.{first} IS NULL THEN 'added' WHEN x.{first} IS NULL THEN 'removed' ELSE 'changed' END"
+    shown = [f"coalesce(x.{named(k)}, o.{named(k)}) AS {named(k)}" for k in key] + [f"x.{name}" for name in other]
+    differ = " OR ".join(f"x.{name} IS DISTINCT FROM o.{name}" for name in other) or "false"
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE _stale AS SELECT {keys} FROM ({before}) AS o "
-        f"WHERE EXISTS (FROM _touched AS x WHERE {same}) OR NOT EXISTS (FROM {fresh} AS x WHERE {same})"
+        f"CREATE OR REPLACE TEMP TABLE {_DIFFERING} AS SELECT {', '.join(shown)}, {state} AS _state "
+        f"FROM (SELECT {cast} FROM {fresh}) AS x FULL JOIN (SELECT {listed} FROM {there} WHERE {scope}) AS o ON {same} "
+        f"WHERE x.{first} IS NULL OR o.{first} IS NULL OR {differ}"
     )
-    touched = _number(connection, "SELECT count(*) FROM _touched")
-    stale = _number(connection, "SELECT count(*) FROM _stale")
-    changed = _number(connection, f"SELECT count(*) FROM _touched AS x WHERE EXISTS (FROM _stale AS o WHERE {same})")
-    return Comparison(columns, touched, stale, Changes(touched - changed, changed, stale - changed), made - touched)
+    counts = dict(connection.execute(f"SELECT _state, count(*) FROM {_DIFFERING} GROUP BY _state").fetchall())
+    added, changed, removed = (int(counts.get(name, 0)) for name in ("added", "changed", "removed"))
+    made = _number(connection, f"SELECT count(*) FROM {fresh}")
+    return Comparison(columns, Changes(added, changed, removed), made - added - changed)
 
 
 def _check_keys(connection: duckdb.DuckDBPyConnection, table: str, fresh: str, key: list[str]) -> None:

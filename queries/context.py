@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,10 @@ class Context:
         said = json.dumps([version("sqlglot"), self.schema], sort_keys=True)
         self._dialect = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
+    def reading(self) -> AbstractContextManager[None]:
+        """What a step reads inside is of one snapshot; a plan is of one as a whole."""
+        return nullcontext() if self.dry else self.catalog.reading(keep=True)
+
     def last_changes(self) -> dict[str, int]:
         """The snapshot that last changed each table, as of the current transaction."""
         now = int(self.catalog.value("SELECT id FROM lake.current_snapshot()"))
@@ -99,9 +104,11 @@ class Context:
             self._changes = (now, self.catalog.last_changes())
         elif self._changes[0] < now:
             since, before = self._changes
-            self._changes = (now, {**before, **self.catalog.changes_between(since, now)})
+            newer = self.catalog.changes_between(since, now)
+            self._changes = (now, {**before, **newer})
             if not self.dry:
-                self._parted.clear()
+                for table in self._parted.keys() & ({*newer, *parts.FILES} if "shards" in newer else newer.keys()):
+                    del self._parted[table]
         return self._changes[1]
 
     def changed_by(self, since: int, last: int, table: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from catalog import Catalog
@@ -91,13 +92,18 @@ class KernelStepRun(StepRun):
             found = parts.Difference(found.new, [], found.gone, [*found.same, *found.changed])
         return found
 
-    def _refresh(self, inputs: str) -> None:
-        """Give new and changed input rows to the kernel; commit each batch that it yields."""
-        from scoring.client import Budget
-
+    def _stage(self, inputs: str) -> Callable[[], None]:
         rows, digests, _ = self._kernel_input()
         self.left = 0
         found = self._stale_keys(digests)
+        return partial(self._run, rows, digests, found, inputs)
+
+    def _run(
+        self, rows: dict[Key, dict[str, Any]], digests: dict[Key, str], found: parts.Difference, inputs: str
+    ) -> None:
+        """Give new and changed input rows to the kernel; commit each batch that it yields."""
+        from scoring.client import Budget
+
         self.partial = bool(self.left) or self._filter is not None
         options = self.context.options
         budget = self.context.budget = self.context.budget or Budget(options.max_calls, options.max_cost)

@@ -1,6 +1,7 @@
 """A step that is a query alone: the rows of stale parts, or of all of it."""
 
 import json
+from collections.abc import Callable
 
 from catalog.transaction import Changes, Transaction, named
 from queries import parts
@@ -11,7 +12,7 @@ from queries.run import FRESH, StepResult, StepRun
 class QueryRun(StepRun):
     """One refresh or plan of a step without a kernel."""
 
-    def _refresh(self, inputs: str) -> None:
+    def _stage(self, inputs: str) -> Callable[[], None]:
         now, selection, found = self._selection()
         idle = selection is not None and not found.stale and not found.gone and self.step.name in self.context.runs
         scope = self.step.slice if idle else self._query_rows(selection)
@@ -26,7 +27,10 @@ class QueryRun(StepRun):
             self._record(tx, inputs, changes, now, contents)
             return changes
 
-        self.changes = self._commit(work, inputs)
+        def finish() -> None:
+            self.changes = self._commit(work, inputs)
+
+        return finish
 
     def _planned(self) -> StepResult:
         now, selection, found = self._selection()

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,33 +86,39 @@ class StepRun:
         """Bring the step's table up to date, or say what that would do; every failure becomes a result."""
         try:
             for _ in range(_TRIES):
-                inputs = self.inputs = self._inputs()
-                recorded = self.context.runs.get(self.step.name)
-                self.recorded = parts.recorded(self.catalog, self.step.name) if self._has_parts else {}
-                again = self.retry and self._problems() > 0
-                moved = self.reads & (self.context.expected | self.context.unknown)
-                if recorded and (recorded[0], recorded[1]) == (self.fingerprint, inputs) and not again and not moved:
-                    return self._result("current")
-                self.why = tuple(self._reasons(recorded, inputs, again))
-                if self.context.dry:
-                    return self._planned_if_known()
-                try:
-                    self._refresh(json.dumps(inputs))
-                except InputsMoved:
-                    continue
-                return self._result("part" if self.partial else "done")
+                with self.context.reading():
+                    if not self._has_work():
+                        return self._result("current")
+                    if self.context.dry:
+                        return self._planned_if_known()
+                    finish = self._stage(json.dumps(self.inputs))
+                with suppress(InputsMoved):
+                    finish()
+                    return self._result("part" if self.partial else "done")
             raise StepError(f"step {self.step.name}: its inputs kept changing; refresh again")
         except SaeqlError as error:
             return self._result("failed", error)
         except (duckdb.Error, OSError) as error:
             return self._result("failed", StepError(f"step {self.step.name}: {error}"))
 
-    def _refresh(self, inputs: str) -> None:
-        """Make the stale rows and commit them."""
+    def _has_work(self) -> bool:
+        """Whether anything is not as in the last run, and `why`."""
+        self.inputs = self._inputs()
+        recorded = self.context.runs.get(self.step.name)
+        self.recorded = parts.recorded(self.catalog, self.step.name) if self._has_parts else {}
+        again = self.retry and self._problems() > 0
+        moved = self.reads & (self.context.expected | self.context.unknown)
+        if recorded and (recorded[0], recorded[1]) == (self.fingerprint, self.inputs) and not again and not moved:
+            return False
+        self.why = tuple(self._reasons(recorded, self.inputs, again))
+        return True
+
+    def _stage(self, inputs: str) -> Callable[[], None]:
+        """Read what the stale rows are made from, of one snapshot; what then makes the rest and commits them."""
         raise NotImplementedError
 
     def _planned(self) -> StepResult:
-        """Say what `_refresh` would do."""
+        """Say what a refresh would do."""
         raise NotImplementedError
 
     def _planned_if_known(self) -> StepResult:

@@ -195,7 +195,5 @@ def _neighbours(catalog: Catalog, sae: str, feature: int, k: int = 5) -> list[tu
         return []
     found = vectors.search("decoder", version, mine["vector"].to_pylist()[0], k + 1, where=where).to_pylist()
     near = [(row["feature"], row["similarity"]) for row in found if row["feature"] != feature][:k]
-    labels = dict(
-        catalog.rows("SELECT feature, label FROM features WHERE sae = ? AND label IS NOT NULL", [sae])
-    )
+    labels = dict(catalog.rows("SELECT feature, label FROM features WHERE sae = ? AND label IS NOT NULL", [sae]))
     return [(number, similarity, labels.get(number)) for number, similarity in near]

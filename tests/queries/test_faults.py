@@ -223,16 +223,20 @@ def test_a_disk_that_fills_is_said_and_the_refresh_goes_on_after_room_is_made(
 
 
 class Refusing:
-    """A connection that fails at COMMIT while `refuses()`."""
+    """A connection that fails at the COMMIT of what was written while `refuses()`."""
 
     def __init__(self, connection: Any, refuses: Callable[[], bool]) -> None:
         self._connection, self._refuses = connection, refuses
+        self._written = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     def execute(self, sql: str, *parameters: Any) -> Any:
-        if sql == "COMMIT" and self._refuses():
+        if sql == "BEGIN":
+            self._written = False
+        self._written |= "set_commit_message" in sql
+        if sql == "COMMIT" and self._written and self._refuses():
             raise duckdb.IOException("the metadata cannot be written")
         return self._connection.execute(sql, *parameters)
 
