@@ -74,6 +74,8 @@ class Sae(Section):
     """Last steps, over which the rate falls to 0; none: 300, or half of the steps where that is less."""
     schedule: Literal["linear", "cosine"] = "linear"
     """Shape of the fall."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Format of the encoder's product in training: bfloat16 is for GPUs, on a CPU it is slow."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the initial weights and the order of the tokens."""
     k_aux: int | None = Field(default=None, ge=0)

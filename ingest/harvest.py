@@ -159,7 +159,5 @@ def _harvest_shard(
             if tx.execute(f"SELECT 1 FROM lake.shards WHERE relation = 'activations' AND {mine}", place):
                 tx.execute(f"DELETE FROM lake.activations WHERE {mine}", place)
                 tx.execute(f"DELETE FROM lake.shards WHERE relation = 'activations' AND {mine}", place)
-            register_shard(
-                tx, "activations", file, sequences.corpus, reader.name, sequences.shard, inputs[reader.name]
-            )
+            register_shard(tx, "activations", file, sequences.corpus, reader.name, sequences.shard, inputs[reader.name])
     report.seconds["write"] += time.perf_counter() - begun

@@ -75,6 +75,7 @@ def training(sae: Sae, config: SAEConfig, rows: int, parent_sparsity: float | No
         sparsity_warmup=from_scratch if sae.sparsity_warmup is None else sae.sparsity_warmup,
         l0_range=sae.l0_range,
         resample_every=sae.resample_every or 0,
+        precision=sae.precision,
         dead_after=sae.dead_after,
         seed=sae.seed,
     )

@@ -55,9 +55,7 @@ def load_sequences(catalog: Catalog, corpus: str, shard: int) -> Sequences:
         "SELECT position, sequence, token, document FROM tokens WHERE corpus = ? AND shard = ? ORDER BY position",
         [corpus, shard],
     ).fetchnumpy()
-    splits = dict(
-        catalog.rows("SELECT document, split FROM documents WHERE corpus = ? AND shard = ?", [corpus, shard])
-    )
+    splits = dict(catalog.rows("SELECT document, split FROM documents WHERE corpus = ? AND shard = ?", [corpus, shard]))
     sequence = np.asarray(columns["sequence"])
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     lengths = np.diff(np.append(starts, len(sequence)))

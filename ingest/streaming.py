@@ -160,5 +160,3 @@ def _rows(catalog: Catalog, model: LanguageModel, hookpoint: str, shards: list[S
                 if mask.any():
                     found.append(rows.cpu().numpy()[mask].astype(np.float16))
     return np.concatenate(found) if found else np.empty((0, width), np.float16)
-
-

@@ -97,7 +97,7 @@ def _print_features(out: Console, root: Path, study: Study, features: list[int])
         card = session.feature(number, sae, contexts=1)
         out.print(
             Text(f"{number:>5}", style="bold")
-            + Text(f"  separation {card.row['separation']:.3g}, AUROC {card.row['concept_auroc']:.3f}  ")
+            + Text(f"  separation {card.row['separation']:.3g}, AUROC {card.row['concept_auroc']:.3f}")
         )
         for label in card.labels:
             out.print(Text("       ") + label_line(label))

@@ -38,9 +38,7 @@ class BatchTopK:
     def encode(self, weights: Weights, x: Tensor) -> SparseCode:
         """The code of rows `x` [n, d_in]: every pre-activation above the threshold, and above 0."""
         floor = 0.0 if weights.threshold is None else max(float(weights.threshold), 0.0)
-        return code_above(
-            encoder_input(weights, x, self.centred), weights.encoder, weights.encoder_bias, floor
-        )
+        return code_above(encoder_input(weights, x, self.centred), weights.encoder, weights.encoder_bias, floor)
 
     @torch.no_grad()
     def loss(self, weights: Weights, batch: Batch) -> Outcome:

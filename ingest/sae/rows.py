@@ -65,9 +65,7 @@ def fingerprint(rows: Rows) -> str:
 class RowSampler:
     """Every epoch is a permutation: of blocks over the whole file, then of the rows of a buffer of blocks."""
 
-    def __init__(
-        self, rows: Rows, batch: int, seed: int, *, subset: npt.NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, rows: Rows, batch: int, seed: int, *, subset: npt.NDArray[np.int64] | None = None) -> None:
         """`subset` [m], ascending, draws from those rows alone."""
         self._rows, self._batch, self._seed, self._subset = rows, batch, seed, subset
         self._length = len(rows) if subset is None else len(subset)
@@ -165,9 +163,7 @@ class RowSource(Protocol):
 class CachedRows:
     """Rows of one hookpoint on disk and, for a transcoder, those of another; all of them, or a subset."""
 
-    def __init__(
-        self, rows: Rows, target: Rows | None = None, *, subset: npt.NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, rows: Rows, target: Rows | None = None, *, subset: npt.NDArray[np.int64] | None = None) -> None:
         """`rows` [n, d_in], `target` [n, d_out] of the same tokens, `subset` [m] ascending row numbers."""
         self._rows, self._target, self.subset = rows, target, subset
 

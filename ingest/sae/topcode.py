@@ -7,19 +7,23 @@ from torch import Tensor
 
 from ingest.sae.architecture import block_rows
 from ingest.sae.codes import SparseCode, fixed, ragged
+from ingest.sae.precision import product_format
 from ingest.sae.select import above, exact_topk
 
 
 def pre_activations(x_in: Tensor, encoder: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(rows, x_in[rows] @ encoder.T + bias) block by block; `x_in` [n, d], `encoder` [latents, d].
 
-    Every block is the same memory: use it before asking for the next one. It may be overwritten.
+    Every block is the same memory: use it before asking for the next one. It may be overwritten. Blocks have the
+    format that `precision` says.
     """
     n, latents = len(x_in), len(encoder)
     size = block_rows(latents, x_in.device)
-    block = x_in.new_empty((min(size, n), latents))
+    dtype = product_format(encoder)
+    encoder, bias = encoder.to(dtype), bias.to(dtype)
+    block = torch.empty((min(size, n), latents), dtype=dtype, device=x_in.device)
     for start in range(0, n, size):
-        rows = x_in[start : start + size]
+        rows = x_in[start : start + size].to(dtype)
         yield slice(start, start + len(rows)), torch.addmm(bias, rows, encoder.T, out=block[: len(rows)])
 
 
@@ -40,7 +44,7 @@ def code_above(x_in: Tensor, encoder: Tensor, bias: Tensor, floor: float) -> Spa
     values, indices, counts = [], [], []
     for _, pre in pre_activations(x_in, encoder, bias):
         found, columns, per_row = above(pre, floor)
-        values.append(found)
+        values.append(found.to(x_in.dtype))
         indices.append(columns)
         counts.append(per_row)
     return ragged(torch.cat(values), torch.cat(indices), torch.cat(counts))

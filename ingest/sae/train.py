@@ -25,6 +25,7 @@ from ingest.sae.initial import initial_weights, row_scale, scaled, unscaled
 from ingest.sae.kept import encoder_input
 from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
+from ingest.sae.precision import products_in
 from ingest.sae.registry import architecture_of
 from ingest.sae.resample import resample
 from ingest.sae.rows import CachedRows, Rows, RowSource, check_finite
@@ -197,7 +198,8 @@ class _Run:
         dead = self._idle >= config.dead_after
         rise = min((step + 1) / max(config.sparsity_warmup, 1), 1.0)
         sparsity, rate = self._control.sparsity * rise, learning_rate(config, step)
-        outcome = self._architecture.loss(self._weights, Batch(x, target, dead, sparsity, config.objective.tilt))
+        with products_in(config.precision):
+            outcome = self._architecture.loss(self._weights, Batch(x, target, dead, sparsity, config.objective.tilt))
         fired = world.total(outcome.fired)
         self._loss, self._fve, self._l0 = torch.stack(
             [outcome.loss.double(), outcome.fve.double(), fired.sum() / config.batch]
