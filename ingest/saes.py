@@ -310,8 +310,19 @@ class _Generation:
         put(self._catalog, "saes", [row], ["sae"], f"SAE {sae.name}", sae=sae.name)
         course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
         put(self._catalog, "training", course, ["sae", "step"], f"training of {sae.name}", sae=sae.name)
+        self._record_lens(sae.name, config.out)
         self.made.append(sae.name)
         return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
+
+    def _record_lens(self, name: str, width: int) -> None:
+        """Say, of an SAE whose decoder rows are no directions of the residual stream, that they have no logits."""
+        d_model = self._model.network.config.hidden_size
+        reason = f"decoder rows have {width} dimensions, the model's residual stream {d_model}: they have no logits"
+        rows = [{"stage": "logit lens", "subject": name, "reason": reason, "count": 1}] if width != d_model else []
+        said = self._catalog.value("SELECT count(*) FROM problems WHERE stage = 'logit lens' AND subject = ?", [name])
+        if rows or said:
+            key = ["stage", "subject", "reason"]
+            put(self._catalog, "problems", rows, key, f"logit lens of {name}", stage="logit lens", subject=name)
 
 
 def _selected_ranges(catalog: Catalog, selection: str) -> dict[str, Any]:

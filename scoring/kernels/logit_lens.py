@@ -13,7 +13,10 @@ _CHUNK = 1024
 
 
 def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
-    """The k tokens with the largest and the k with the smallest logits, for every latent of each SAE."""
+    """The k tokens with the largest and the k with the smallest logits, for every latent of each SAE.
+
+    An SAE whose decoder rows are no directions of the residual stream has none; `problems` has said so since ingest.
+    """
     import torch
 
     from catalog.sections import Model

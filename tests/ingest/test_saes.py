@@ -218,6 +218,18 @@ def test_two_processes_train_the_curve_of_one(tmp_path: Path, neox_folder: Path,
     torch.testing.assert_close(a.weights.decoder, b.weights.decoder, rtol=0, atol=2e-2)
 
 
+def test_an_sae_whose_decoder_has_no_logits_is_a_problem_with_its_reason(tmp_path: Path, neox_folder: Path) -> None:
+    ingest(tmp_path, neox_folder, section("wide", hookpoint="layers.0.mlp.dense_h_to_4h", evaluate=[]) + QUICK)
+    said = "SELECT subject, reason FROM problems WHERE stage = 'logit lens'"
+    ((subject, reason),) = rows(tmp_path, said)
+    (wide,) = rows(tmp_path, "SELECT d FROM saes")[0]
+    assert subject == "wide"
+    assert reason == f"decoder rows have {wide} dimensions, the model's residual stream {D}: they have no logits"
+    # The name now stands for an SAE on the residual stream.
+    ingest(tmp_path, neox_folder, section("wide", hookpoint="layers.0", evaluate=[]) + QUICK)
+    assert rows(tmp_path, said) == []
+
+
 def test_nan_rows_stop_the_training_and_keep_the_last_checkpoint(tmp_path: Path, neox_folder: Path) -> None:
     with pytest.raises(InputError, match="step"):
         ingest(tmp_path, neox_folder, section("s", k=4, lr=1e30) + QUICK.replace("warmup = 4", "warmup = 0"))
