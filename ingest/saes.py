@@ -6,6 +6,7 @@ a generation needs are read first, all hookpoints of the same text in one pass o
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,8 @@ Progress = Callable[[str, int, int | None, str], None]
 """Called with (what is being done, done, total, figures so far)."""
 _NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
 """Keys of the section that do not decide the weights."""
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)$")
+"""A block of the model as a hookpoint: its number."""
 
 
 def prepare_saes(
@@ -209,6 +212,13 @@ class _Generation:
                 raise InputError(f"the checkpoint {sae.checkpoint} has {name} {value}, and the study says {asked}")
         if (loaded.config.target_hookpoint is None) != (sae.target is None):
             raise InputError(f"the checkpoint {sae.checkpoint} and the study differ in whether it is a transcoder")
+        # Rows of another block have the same width: only the numbers tell.
+        trained_on, asked_for = _BLOCK.search(loaded.config.hookpoint), _BLOCK.search(sae.hookpoint)
+        if trained_on and asked_for and trained_on[1] != asked_for[1]:
+            raise InputError(
+                f"the checkpoint {sae.checkpoint} was trained on {loaded.config.hookpoint}, and the study reads "
+                f"{sae.hookpoint}: name the block that it was trained on"
+            )
 
     def _train(self, corpora: tuple[str, ...], train_tokens: int | None, plans: list[_Plan]) -> list[Reader]:
         """Train SAEs on the same text, those with the same rows on one pass over them."""

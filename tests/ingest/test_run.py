@@ -171,6 +171,16 @@ def test_a_checkpoint_of_another_width_names_both(
         ingest(new_catalog("catalog"), study)
 
 
+def test_a_checkpoint_of_another_block_is_refused(
+    new_catalog: Callable[[str], Path], tmp_path: Path, neox_folder: Path
+) -> None:
+    folder = checkpoint(tmp_path / "sae", D)
+    study = write_study(tmp_path, neox_folder, f'checkpoint = "{folder}"', documents=10)
+    study.write_text(study.read_text().replace('"layers.1"', '"layers.0"'))
+    with pytest.raises(InputError, match="was trained on layers.1, and the study reads layers.0"):
+        ingest(new_catalog("catalog"), study)
+
+
 def test_a_missing_checkpoint_is_named(new_catalog: Callable[[str], Path], tmp_path: Path, neox_folder: Path) -> None:
     study = write_study(tmp_path, neox_folder, 'checkpoint = "gone"', documents=10)
     with pytest.raises(InputError, match=f"the checkpoint {tmp_path / 'gone'} is not a directory"):
