@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_block_is_refused(
     folder = checkpoint(tmp_path / "sae", D)
     study = write_study(tmp_path, neox_folder, f'checkpoint = "{folder}"', documents=10)
     study.write_text(study.read_text().replace('"layers.1"', '"layers.0"'))
-    with pytest.raises(InputError, match="was trained on layers.1, and the study reads layers.0"):
+    with pytest.raises(InputError, match=r"was trained on layers\.1, and the study reads layers\.0"):
         ingest(new_catalog("catalog"), study)
 
 
