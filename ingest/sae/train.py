@@ -85,9 +85,10 @@ def train_saes(
 ) -> list[TrainReport]:
     """Train SAEs on one pass over the same rows and leave each in its `out_dir`, for `SAE.load`.
 
-    Jobs with the same seed and batch share every batch. With `resume`, a run of the same configuration on the same
-    rows goes on from its checkpoint, or returns its report if it is finished; anything else there is trained over,
-    and the report says why.
+    Jobs with the same seed and batch share every batch. Each multiplies by itself: one product with the encoders of
+    all jobs side by side takes 1.0 to 1.2 times as long on a CPU (d 256, 3 to 6 jobs of 1,024 to 8,192 latents).
+    With `resume`, a run of the same configuration on the same rows goes on from its checkpoint, or returns its report
+    if it is finished; anything else there is trained over, and the report says why.
 
     Raises InputError for rows that do not fit a configuration, naming the first row that is not finite, and
     for a loss that is not finite, naming the step; the last checkpoint stays.
