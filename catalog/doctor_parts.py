@@ -7,7 +7,7 @@ from typing import Any
 
 from catalog.finding import Examination, Finding
 from catalog.store import Catalog
-from catalog.transaction import named
+from catalog.transaction import content, named
 
 
 def parts(examination: Examination) -> Iterator[Finding]:
@@ -17,9 +17,9 @@ def parts(examination: Examination) -> Iterator[Finding]:
     """
     catalog = examination.catalog
     recorded: dict[str, dict[str, tuple[int, str]]] = {}
-    for step, part, rows, content in catalog.rows("SELECT step, part, rows, content FROM partitions ORDER BY ALL"):
-        if content is not None:
-            recorded.setdefault(step, {})[part] = rows, content
+    kept = "SELECT step, part, rows, content FROM partitions WHERE content IS NOT NULL ORDER BY ALL"
+    for step, part, rows, digest in catalog.rows(kept):
+        recorded.setdefault(step, {})[part] = rows, digest
     tables = {row[0] for row in catalog.rows("SELECT table_name FROM ducklake_table_info('lake')")}
     for step, made in recorded.items():
         if step not in tables:
@@ -36,9 +36,8 @@ def parts(examination: Examination) -> Iterator[Finding]:
 def _found(catalog: Catalog, table: str, part: dict[str, Any]) -> tuple[int, str]:
     """(rows, digest of the rows) of a part now."""
     where = " AND ".join(f"{named(column)} = ?" for column in part)
-    # As a refresh computes it; a sum, since rows have no order.
-    digest = "coalesce(sum(md5_number_lower(t::VARCHAR)), 0)::VARCHAR"
-    rows = catalog.rows(f"SELECT count(*), {digest} FROM lake.{named(table)} AS t WHERE {where}", list(part.values()))
+    found = f"SELECT count(*), {content('t')} FROM lake.{named(table)} AS t WHERE {where}"
+    rows = catalog.rows(found, list(part.values()))
     return int(rows[0][0]), str(rows[0][1])
 
 

@@ -264,8 +264,8 @@ class Catalog:
         """All that is read inside is of one snapshot, whatever others commit meanwhile.
 
         Nothing can be written inside but temporary tables, which are gone after it unless `keep`. A statement that
-        fails may end the transaction: what is read after it then fails too, see `readable`. A look at the catalog
-        takes a tenth of the time inside: outside each one begins with reading the metadata.
+        fails may end the transaction: what is read after it then fails too, see `readable`. Outside, each
+        look at the catalog begins with reading the metadata anew.
         """
         self.connection.execute("BEGIN")
         kept = False

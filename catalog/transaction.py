@@ -27,6 +27,11 @@ def named(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def content(rows: str) -> str:
+    """SQL for the digest of the rows of a relation with this alias: a sum, since rows have no order."""
+    return f"coalesce(sum(md5_number_lower({rows}::VARCHAR)), 0)::VARCHAR"
+
+
 class Transaction:
     """Handed out by `Catalog.write`; `changed` says whether there is anything to commit."""
 

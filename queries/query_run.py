@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from catalog.transaction import Changes, Transaction, named
+from catalog.transaction import Changes, Transaction, content, named
 from queries import parts
 from queries.lineage import KEPT
 from queries.run import FRESH, StepResult, StepRun
@@ -115,8 +115,6 @@ class QueryRun(StepRun):
         if selection is None or not set(self.step.partition) <= self.columns.keys():
             return {}
         listed = ", ".join(map(named, self.step.partition))
-        rows = self.catalog.rows(
-            f"SELECT {listed}, count(*), sum(md5_number_lower(f::VARCHAR))::VARCHAR FROM {FRESH} AS f GROUP BY {listed}"
-        )
+        rows = self.catalog.rows(f"SELECT {listed}, count(*), {content('f')} FROM {FRESH} AS f GROUP BY {listed}")
         found = {tuple(row[:-2]): (int(row[-2]), str(row[-1])) for row in rows}
         return {part: found.get(part, (0, "0")) for part in selection.read}

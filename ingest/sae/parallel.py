@@ -60,9 +60,11 @@ def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
     for name in (JOB_FILE, PARENT_FILE, SUBSET_FILE):
         (folder / name).unlink(missing_ok=True)
     if done.returncode:
-        said_last = done.stderr[max(len(done.stderr) - _TOLD, _TOLD) :]
-        # A process says what happened to it at the beginning, torchrun what that did to the others at the end.
-        raise InputError(f"training in {processes} processes failed:\n{done.stderr[:_TOLD]}\n...\n{said_last}")
+        told = done.stderr
+        if len(told) > 2 * _TOLD:
+            # A process says what happened to it at the beginning, torchrun what that did to the others at the end.
+            told = f"{told[:_TOLD]}\n...\n{told[-_TOLD:]}"
+        raise InputError(f"training in {processes} processes failed:\n{told}")
 
 
 def _loaded(path: Path) -> tuple[Job, CachedRows]:

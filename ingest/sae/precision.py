@@ -1,6 +1,6 @@
 """The number format of the encoder's product, the one dense product of a sparse step.
 
-In bfloat16 a GPU's matrix units take a fraction of the time of float32. The product rounds copies of its two factors
+GPUs have matrix units for bfloat16. The product rounds copies of its two factors
 (mixed precision, Micikevicius et al. 2018, arXiv 1710.03740); weights, optimiser, gradients and the decoder's sums stay
 in float32. What it gives is the code: the loss is that of the rounded code, and its gradient passes the rounding
 straight through. Where most pairs are active (`blockwise`) a step is all dense products, and those stay in float32.

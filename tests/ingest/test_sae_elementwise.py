@@ -414,17 +414,25 @@ def test_rows_of_four_directions_are_learned(name: str, objective: Objective) ->
     assert run.l0 < 10
 
 
-# At the low rate the coefficient rises before latents have found their directions, and nothing in the range takes it
-# back: with a fixed 0.3 the same run ends at the same L0 with an FVE of 0.99.
-@pytest.mark.parametrize(
-    ("tilt", "rate", "fve"), [(0.0, 3e-3, 0.97), (0.05, 3e-3, 0.97), (0.5, 3e-3, 0.95), (0.5, 1e-3, 0.2)]
-)
-def test_the_l0_is_held_in_its_range(tilt: float, rate: float, fve: float) -> None:
+@pytest.mark.parametrize(("tilt", "rate"), [(0.0, 3e-3), (0.05, 3e-3), (0.5, 3e-3), (0.5, 1e-3)])
+def test_the_l0_is_held_in_its_range(tilt: float, rate: float) -> None:
     objective = Objective(k_aux=0, sparsity=0.3, tilt=tilt)
     run = Trained("relu", objective=objective, l0_range=(5.0, 7.0), steps=1200, rate=rate)
     assert all(4.7 < l0 < 7.3 for l0 in run.l0s[-100:])
     assert run.control.sparsity < 10
-    assert run.fve > fve
+    if rate == 3e-3:
+        assert run.fve > 0.95
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the coefficient overshoots at a low rate, and nothing in the range takes it back"
+)
+def test_a_held_l0_costs_little_at_a_low_rate() -> None:
+    free = Trained("relu", objective=Objective(k_aux=0, sparsity=0.3, tilt=0.5), steps=1200, rate=1e-3)
+    objective = Objective(k_aux=0, sparsity=0.3, tilt=0.5)
+    held = Trained("relu", objective=objective, l0_range=(5.0, 7.0), steps=1200, rate=1e-3)
+    assert 5 < free.l0 < 7
+    assert held.fve > free.fve - 0.1
 
 
 def test_resampled_latents_fire_again() -> None:
