@@ -202,24 +202,16 @@ class Catalog:
 
     def changes_between(self, since: int, until: int) -> dict[str, int]:
         """The snapshot that last changed each table, of the snapshots after `since` up to `until`."""
-        names = {
-            str(number): name
-            for number, name in self.rows(
-                f"SELECT table_id, table_name FROM {lake.TABLES}.ducklake_table WHERE end_snapshot IS NULL"
-            )
-        }
+        kinds = ", ".join(map(lake.quoted, _ROW_CHANGES))
         rows = self.rows(
-            f"SELECT snapshot_id, changes_made FROM {lake.TABLES}.ducklake_snapshot_changes "
-            "WHERE snapshot_id > ? AND snapshot_id <= ? ORDER BY snapshot_id",
+            "SELECT t.table_name, max(c.snapshot_id) FROM ("
+            "SELECT snapshot_id, unnest(string_split(changes_made, ',')) AS change "
+            f"FROM {lake.TABLES}.ducklake_snapshot_changes WHERE snapshot_id > ? AND snapshot_id <= ?"
+            f") AS c JOIN {lake.TABLES}.ducklake_table AS t ON split_part(c.change, ':', 2) = t.table_id::VARCHAR "
+            f"WHERE t.end_snapshot IS NULL AND split_part(c.change, ':', 1) IN ({kinds}) GROUP BY t.table_name",
             [since, until],
         )
-        found = {}
-        for snapshot, made in rows:
-            for change in (made or "").split(","):
-                what, _, number = change.partition(":")
-                if what in _ROW_CHANGES and number in names:
-                    found[names[number]] = int(snapshot)
-        return found
+        return {table: int(snapshot) for table, snapshot in rows}
 
     @contextmanager
     def write(self, message: str, **details: Any) -> Iterator[Transaction]:

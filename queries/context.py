@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlglot
 from sqlglot import exp
@@ -22,6 +22,9 @@ from queries.relations import Relations
 if TYPE_CHECKING:
     from queries.step import Step
     from scoring.client import Budget
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,11 @@ class Context:
         """Tables that a plan has other rows for than the catalog."""
         self.unknown: set[str] = set()
         """Tables whose rows a plan cannot know."""
-        self._parted: dict[str, parts.Parted | None] = {}
+        self._expected_parts: dict[str, parts.Parted] = {}
         self._changes: tuple[int, dict[str, int]] | None = None
-        self._grown: dict[tuple[int, str], str] = {}
+        self._read: dict[str, tuple[int, Any]] = {}
+        self._files_at: dict[int, dict[str, parts.Parted]] = {}
+        self._messages: dict[int, str | None] = {}
         made = catalog.rows("SELECT step, fingerprint, inputs, made FROM runs")
         self.runs: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
             step: (fingerprint, json.loads(inputs), json.loads(of or "{}")) for step, fingerprint, inputs, of in made
@@ -93,10 +98,6 @@ class Context:
         said = json.dumps([version("sqlglot"), self.schema], sort_keys=True)
         self._dialect = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
-    def reading(self) -> AbstractContextManager[None]:
-        """What a step reads inside is of one snapshot; a plan is of one as a whole."""
-        return nullcontext() if self.dry else self.catalog.reading(keep=True)
-
     def last_changes(self) -> dict[str, int]:
         """The snapshot that last changed each table, as of the current transaction."""
         now = int(self.catalog.value("SELECT id FROM lake.current_snapshot()"))
@@ -104,40 +105,51 @@ class Context:
             self._changes = (now, self.catalog.last_changes())
         elif self._changes[0] < now:
             since, before = self._changes
-            newer = self.catalog.changes_between(since, now)
-            self._changes = (now, {**before, **newer})
-            if not self.dry:
-                for table in self._parted.keys() & ({*newer, *parts.FILES} if "shards" in newer else newer.keys()):
-                    del self._parted[table]
+            self._changes = (now, {**before, **self.catalog.changes_between(since, now)})
         return self._changes[1]
+
+    def _once(self, table: str, read: Callable[[Catalog], T]) -> T:
+        """What `read` makes of a table: read again when the table has changed, not at every step."""
+        changed = (self._changes[1] if self._changes else self.last_changes())[table]
+        if table not in self._read or self._read[table][0] != changed:
+            self._read[table] = (changed, read(self.catalog))
+        found: T = self._read[table][1]
+        return found
+
+    def recorded(self, step: str) -> dict[parts.Part, parts.Made]:
+        """The parts that a step has made, as of the last look at what changed."""
+        return self._once("partitions", parts.recorded).get(step, {})
 
     def changed_by(self, since: int, last: int, table: str) -> str:
         """What changed a table after the snapshot `since`, at last in `last`, as far as the snapshots say."""
-        if (since, table) not in self._grown:
-            self._grown[since, table] = self._new_shards(since, table)
-        if self._grown[since, table]:
-            return self._grown[since, table]
+        grown = self._new_shards(since, table)
+        if grown:
+            return grown
         message = self._message(last)
         return f"{message!r} (snapshot {last})" if message else f"snapshot {last}"
 
     def _message(self, snapshot: int) -> str | None:
         """The message of a snapshot, None if it was expired."""
-        said = f"SELECT coalesce(commit_message, '') FROM {TABLES}.ducklake_snapshot_changes WHERE snapshot_id = ?"
-        message = self.catalog.value(said, [snapshot])
-        return None if message is None else str(message)
+        if snapshot not in self._messages:
+            said = f"SELECT coalesce(commit_message, '') FROM {TABLES}.ducklake_snapshot_changes WHERE snapshot_id = ?"
+            message = self.catalog.value(said, [snapshot])
+            self._messages[snapshot] = None if message is None else str(message)
+        return self._messages[snapshot]
 
     def _new_shards(self, since: int, table: str) -> str:
         """`docs grew by shard 3`, if that is what happened to a table of files since a snapshot."""
         if table not in parts.FILES or self._message(since) is None:
             return ""
-        mine = "SELECT corpus, sae, shard, blake2b FROM lake.shards{} WHERE relation = ?"
-        now = set(self.catalog.rows(mine.format(""), [table]))
-        then = set(self.catalog.rows(mine.format(f" AT (VERSION => {int(since)})"), [table]))
+        if since not in self._files_at:
+            self._files_at[since] = parts.files(self.catalog, since)
+        now = self._once("shards", parts.files)[table].digests.items()
+        then = self._files_at[since][table].digests.items()
         if then - now:
             return ""
         found: dict[str, set[int]] = {}
-        for corpus, _, shard, _ in now - then:
-            found.setdefault(corpus, set()).add(shard)
+        for part, _ in now - then:
+            of = dict(zip(parts.FILES[table], part, strict=True))
+            found.setdefault(of["corpus"], set()).add(of["shard"])
         return "; ".join(
             f"{corpus} grew by shard{'s' if len(shards) > 1 else ''} {', '.join(map(str, sorted(shards)))}"
             for corpus, shards in sorted(found.items())
@@ -152,13 +164,10 @@ class Context:
 
     def parted(self, table: str) -> parts.Parted | None:
         """A table's parts, None if it has none."""
-        if table not in self._parted:
-            self._parted[table] = self._read_parts(table)
-        return self._parted[table]
-
-    def _read_parts(self, table: str) -> parts.Parted | None:
+        if table in self._expected_parts:
+            return self._expected_parts[table]
         if table in parts.FILES:
-            return parts.files(self.catalog, table)
+            return self._once("shards", parts.files)[table]
         writers = [step for step in self.steps if step.writes == table]
         if len(writers) != 1:
             return None
@@ -166,12 +175,7 @@ class Context:
         by = step.input if step.kernel else step.partition
         if not by or not set(by) <= columns or "input" in columns:
             return None
-        made = parts.recorded(self.catalog, step.name)
-        return parts.Parted(by, {part: of.content or of.digest for part, of in made.items()})
-
-    def forget(self, table: str) -> None:
-        """The parts of a table have changed."""
-        self._parted.pop(table, None)
+        return parts.Parted(by, {part: of.content or of.digest for part, of in self.recorded(step.name).items()})
 
     def made_of(self, step: "Step", parameters: dict[str, Any]) -> dict[str, Any]:
         """`Step.made_of`; what has the same text as in its last run is not taken apart again."""
@@ -192,7 +196,7 @@ class Context:
     def expect_parts(self, table: str, columns: tuple[str, ...], now: dict[parts.Part, str]) -> None:
         """A plan has other parts for a table, if it is a table in parts."""
         if self.parted(table) is not None:
-            self._parted[table] = parts.Parted(columns, now)
+            self._expected_parts[table] = parts.Parted(columns, now)
 
     def type_of(self, column: str) -> str:
         """The type of a partition column, which is the same in all tables that have it."""

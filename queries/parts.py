@@ -8,7 +8,7 @@ the harvest by their content, tables of other steps by theirs. A table that is n
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from catalog import Catalog
@@ -34,11 +34,15 @@ class Parted:
     digests: Mapping[Part, str]
 
 
-def files(catalog: Catalog, table: str) -> Parted:
-    """The parts of one of `FILES`."""
-    columns = FILES[table]
-    rows = catalog.rows(f"SELECT {', '.join(columns)}, blake2b FROM shards WHERE relation = ?", [table])
-    return Parted(columns, {tuple(row[:-1]): row[-1] for row in rows})
+def files(catalog: Catalog, at: int | None = None) -> dict[str, Parted]:
+    """The parts of each of `FILES`, also as they were at a snapshot."""
+    version = "" if at is None else f" AT (VERSION => {int(at)})"
+    rows = catalog.rows(f"SELECT relation, sae, corpus, shard, blake2b FROM lake.shards{version}")
+    found: dict[str, dict[Part, str]] = {table: {} for table in FILES}
+    for relation, sae, corpus, shard, digest in rows:
+        values = {"sae": sae, "corpus": corpus, "shard": shard}
+        found[relation][tuple(values[column] for column in FILES[relation])] = digest
+    return {table: Parted(FILES[table], digests) for table, digests in found.items()}
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,12 @@ class Made:
     """Digest of its rows."""
 
 
-def recorded(catalog: Catalog, step: str) -> dict[Part, Made]:
-    """The parts that a step has made."""
-    rows = catalog.rows("SELECT part, digest, rows, content FROM partitions WHERE step = ?", [step])
-    return {tuple(json.loads(part).values()): Made(*row) for part, *row in rows}
+def recorded(catalog: Catalog) -> dict[str, dict[Part, Made]]:
+    """The parts that each step has made."""
+    found: dict[str, dict[Part, Made]] = {}
+    for step, part, *row in catalog.rows("SELECT step, part, digest, rows, content FROM lake.partitions"):
+        found.setdefault(step, {})[tuple(json.loads(part).values())] = Made(*row)
+    return found
 
 
 def written(columns: Iterable[str], part: Part) -> str:
@@ -64,7 +70,6 @@ def written(columns: Iterable[str], part: Part) -> str:
 
 
 def record(
-    catalog: Catalog,
     tx: Transaction,
     step: str,
     columns: Iterable[str],
@@ -76,11 +81,15 @@ def record(
     changed = {part: made for part, made in after.items() if before.get(part) != made}
     stale = [written(columns, part) for part in before if part not in after or part in changed]
     if stale:
-        tx.execute("DELETE FROM lake.partitions WHERE step = ? AND list_contains(?, part)", [step, stale])
+        these = "list_contains([?], step) AND list_contains(?, part)"
+        tx.execute(f"DELETE FROM lake.partitions WHERE {these}", [step, stale])
     if changed:
-        rows = [{"step": step, "part": written(columns, part), **asdict(made)} for part, made in changed.items()]
-        fresh = catalog.stage("partitions", rows, "_made_parts")
-        tx.execute(f"INSERT INTO lake.partitions BY NAME FROM {fresh}")
+        rows = [(written(columns, part), made.digest, made.rows, made.content) for part, made in changed.items()]
+        tx.execute(
+            "INSERT INTO lake.partitions (step, part, digest, rows, content) SELECT ?::VARCHAR, "
+            "unnest(?::VARCHAR[]), unnest(?::VARCHAR[]), unnest(?::BIGINT[]), unnest(?::VARCHAR[])",
+            [step, *map(list, zip(*rows, strict=True))],
+        )
 
 
 def digest_of(*texts: str | None) -> str:
@@ -188,12 +197,8 @@ def narrowed(relation: str, columns: Iterable[str], parts: Iterable[Part], table
 
 def stage_parts(catalog: Catalog, table: str, shape: Mapping[str, str], parts: Iterable[Part]) -> None:
     """Put parts into a temporary table with these columns and types."""
-    typed = ", ".join(f"{named(column)} {kind}" for column, kind in shape.items())
-    catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} ({typed})")
+    # One list for each column: binding them is faster than a row at a time, and than an Arrow table.
+    lists = ", ".join(f"unnest(?::{kind}[]) AS {named(column)}" for column, kind in shape.items())
     rows = list(parts)
-    if rows:
-        # One list for each column: binding them is faster than a row at a time, and than an Arrow table.
-        lists = ", ".join(f"unnest(?::{kind}[])" for kind in shape.values())
-        catalog.connection.execute(
-            f"INSERT INTO {table} SELECT {lists}", [list(column) for column in zip(*rows, strict=True)]
-        )
+    values = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in shape]
+    catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {lists}", values)

@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,12 +81,14 @@ class StepRun:
         self.recorded: dict[parts.Part, parts.Made] = {}
         self.touched: list[parts.Part] = []
         """Parts whose rows this run replaces, of a step that records parts."""
+        self._entry: tuple[str, dict[str, int], dict[str, Any]] | None = None
+        """What the open transaction records of this run: the steps that follow see it when it is committed."""
 
     def run(self) -> StepResult:
         """Bring the step's table up to date, or say what that would do; every failure becomes a result."""
         try:
             for _ in range(_TRIES):
-                with self.context.reading():
+                with nullcontext() if self.context.dry else self.catalog.reading(keep=True):
                     if not self._has_work():
                         return self._result("current")
                     if self.context.dry:
@@ -105,7 +107,7 @@ class StepRun:
         """Whether anything is not as in the last run, and `why`."""
         self.inputs = self._inputs()
         recorded = self.context.runs.get(self.step.name)
-        self.recorded = parts.recorded(self.catalog, self.step.name) if self._has_parts else {}
+        self.recorded = self.context.recorded(self.step.name) if self._has_parts else {}
         again = self.retry and self._problems() > 0
         moved = self.reads & (self.context.expected | self.context.unknown)
         if recorded and (recorded[0], recorded[1]) == (self.fingerprint, self.inputs) and not again and not moved:
@@ -185,7 +187,10 @@ class StepRun:
         def unchanged() -> bool:
             return json.dumps(self._inputs()) == inputs
 
-        return self.catalog.commit(f"refresh {self.step.name}", work, unchanged)
+        changes = self.catalog.commit(f"refresh {self.step.name}", work, unchanged)
+        if self._entry is not None:
+            self.context.runs[self.step.name] = self._entry
+        return changes
 
     def _record(
         self,
@@ -211,10 +216,11 @@ class StepRun:
             "seconds": round(time.monotonic() - self.begun, 3),
         }
         if not self.partial:
-            tx.execute("DELETE FROM lake.runs WHERE step = ?", [self.step.name])
+            # Not `step = ?`: to skip files by it, the engine reads the statistics of all columns of all files first.
+            tx.execute("DELETE FROM lake.runs WHERE list_contains([?], step)", [self.step.name])
             tx.insert("runs", [row])
             self._record_parts(tx, now, contents)
-            self.context.runs[self.step.name] = (self.fingerprint, json.loads(inputs), self.made)
+            self._entry = (self.fingerprint, json.loads(inputs), self.made)
         elif changes:
             self._unsettle(tx, now)
         said = {name: value for name, value in row.items() if name != "made"}
@@ -229,7 +235,7 @@ class StepRun:
         tx.execute("UPDATE lake.runs SET fingerprint = '' WHERE step = ? AND fingerprint <> ''", [self.step.name])
         last = self.context.runs.get(self.step.name)
         if last:
-            self.context.runs[self.step.name] = ("", *last[1:])
+            self._entry = ("", *last[1:])
         if self._has_parts and self.touched:
             # Differs from what the parts will be made from, and with what these rows were made from.
             touched = {part: parts.Made(parts.digest_of(now[part], self._filter)) for part in self.touched}
@@ -248,8 +254,7 @@ class StepRun:
 
     def _write_parts(self, tx: Transaction, after: Mapping[parts.Part, parts.Made]) -> None:
         columns = self.step.input if self.step.kernel else self.step.partition
-        parts.record(self.catalog, tx, self.step.name, columns, self.recorded, after)
-        self.context.forget(self.step.writes)
+        parts.record(tx, self.step.name, columns, self.recorded, after)
 
     def _compared(self, scope: str) -> Comparison:
         there = self.context.relations.of(self.step.writes)

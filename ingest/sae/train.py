@@ -160,7 +160,7 @@ class _Run:
             weights = replace(weights, skip=torch.zeros(config.sae.out, config.sae.d_in))
         self._weights = _placed(weights, self._device)
         self._optimiser = UnitDecoderAdam(self._weights)
-        self._control = SparsityControl(config.objective.sparsity, config.l0_range)
+        self._control = SparsityControl(config.objective.sparsity, config.l0_range, config.steps)
         self._idle = torch.zeros(config.sae.width, dtype=torch.int64, device=self._device)
         self._loss = self._fve = self._l0 = math.nan
         self._metrics: list[Metric] = []
