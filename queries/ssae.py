@@ -23,7 +23,7 @@ STEPS = ("tail_coverage", "tail_curve", "firing_ranks", "firing_differences")
 POOL_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
 DOMAIN_PACKAGE = "sympy.physics"
 OOD_FILE = "ood.jsonl"
-L0_VALUES = (30, 65, 100, 145, 230)
+L0_VALUES = (20, 65, 100, 145, 230)
 FAMILIES = {
     "full": ("everything", 0.0),
     "random": ("random", 0.0),

@@ -12,7 +12,7 @@ from ingest.sae.architecture import Architecture, Weights, reconstruct
 from ingest.sae.codes import SparseCode
 from ingest.sae.config import SAEConfig
 from ingest.sae.files import packed, write_whole
-from ingest.sae.formats.fold import fold_decoder_norms, fold_factor
+from ingest.sae.formats.fold import fold_decoder_norms, fold_factor, fold_mean
 from ingest.sae.formats.reading import read_safetensors, read_settings
 from ingest.sae.formats.saelens_cfg import CHECKSUM, FACTOR, Stored, check_scale, read_cfg, to_cfg
 from ingest.sae.formats.saelens_tensors import from_saelens, to_saelens
@@ -89,6 +89,8 @@ class SAE:
             scale = _factor(folder, stored)
         if scale is not None:
             weights = fold_factor(weights, scale)
+        if stored.less_mean:
+            weights = fold_mean(weights, stored.config.centred)
         return cls(stored.config, weights, stored.scale if scale is None else scale).to(device)
 
 

@@ -41,21 +41,28 @@ running AS (
     SELECT
         sae, feature, bin, n,
         sum(n) OVER (PARTITION BY sae, feature ORDER BY bin) AS upto,
-        sum(n) OVER (PARTITION BY sae, feature) AS firings,
         pow(2, bin // 8 - 15) * (1 + (bin % 8) / 8) AS lower,
         pow(2, (bin + 1) // 8 - 15) * (1 + ((bin + 1) % 8) / 8) AS upper
     FROM bins
 ),
+tenths AS (
+    -- The deciles up to the one before a bin, and up to the last one inside it.
+    SELECT
+        r.*, s.firings,
+        (10 * (r.upto - r.n) // s.firings)::BIGINT AS before,
+        least(10 * r.upto // s.firings, 9)::BIGINT AS last
+    FROM running AS r
+    JOIN sums AS s ON s.sae = r.sae AND s.feature = r.feature
+),
 deciles AS (
     SELECT
-        r.sae, r.feature,
-        list(
-            r.lower * pow(r.upper / r.lower, (q.tenth / 10 * r.firings - (r.upto - r.n)) / r.n) ORDER BY q.tenth
-        ) AS deciles
-    FROM running AS r
-    JOIN (SELECT unnest(range(1, 10)) AS tenth) AS q
-        ON r.upto >= q.tenth / 10 * r.firings AND r.upto - r.n < q.tenth / 10 * r.firings
-    GROUP BY r.sae, r.feature
+        sae, feature,
+        list_sort(flatten(list([
+            lower * pow(upper / lower, (tenth / 10 * firings - (upto - n)) / n) FOR tenth IN range(before + 1, last + 1)
+        ]))) AS deciles
+    FROM tenths
+    WHERE before < last
+    GROUP BY sae, feature
 )
 SELECT
     e.sae,

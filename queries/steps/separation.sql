@@ -13,10 +13,7 @@ WITH harvested AS (
     WHERE a.relation = 'activations'
 ),
 places AS (
-    SELECT c.concept, c.corpus, t.shard, count(*) AS n
-    FROM concept_positions AS c
-    JOIN tokens AS t ON t.corpus = c.corpus AND t.position = c.position
-    GROUP BY c.concept, c.corpus, t.shard
+    SELECT concept, corpus, shard, count(*) AS n FROM concept_positions GROUP BY concept, corpus, shard
 ),
 scope AS (
     SELECT DISTINCT c.concept, o.corpus

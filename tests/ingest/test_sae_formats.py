@@ -295,6 +295,40 @@ def test_saelens_factor_of_rows_is_folded(tmp_path: Path) -> None:
         load_checkpoint_folder(tmp_path, scale=float("nan"))
 
 
+@pytest.mark.parametrize("factor", [None, 0.3])
+@pytest.mark.parametrize("architecture", ["standard", "gated", "topk"])
+def test_saelens_rows_of_centred_writing_weights_are_less_their_mean(
+    tmp_path: Path, architecture: str, factor: float | None
+) -> None:
+    metadata = {
+        "model_name": "gpt2",
+        "hook_name": "blocks.7.hook_resid_pre",
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+    }
+    normalised = "none" if factor is None else "expected_average_only_in"
+    t = saelens_folder(tmp_path, architecture, metadata=metadata, normalize_activations=normalised)
+    x, s = rows(), factor or 1.0
+    less = x.numpy() - x.numpy().mean(axis=1, keepdims=True)
+    z, y = naive(architecture, t, less * s, centred=True)
+    same(dense(load_checkpoint_folder(tmp_path, scale=factor), x), z, y / s)
+    # Between the heads and W_O nothing was written yet.
+    metadata["hook_name"] = "blocks.7.attn.hook_z"
+    t = saelens_folder(tmp_path, architecture, metadata=metadata, normalize_activations=normalised)
+    z, y = naive(architecture, t, x.numpy() * s, centred=True)
+    same(dense(load_checkpoint_folder(tmp_path, scale=factor), x), z, y / s)
+
+
+def test_centred_writing_weights_are_found_in_the_flat_layout(tmp_path: Path) -> None:
+    loading = {"center_writing_weights": True}
+    t = flat_folder(tmp_path, hook_point="blocks.7.hook_resid_pre", model_from_pretrained_kwargs=loading)
+    x = rows()
+    less = x.numpy() - x.numpy().mean(axis=1, keepdims=True)
+    same(dense(load_checkpoint_folder(tmp_path), x), *naive("standard", t, less, centred=True))
+    flat_folder(tmp_path, model_from_pretrained_kwargs="centred")
+    with pytest.raises(InputError, match="model_from_pretrained_kwargs is 'centred'"):
+        load_checkpoint_folder(tmp_path)
+
+
 def flat_folder(folder: Path, **changes: object) -> Arrays:
     """A checkpoint of a version before 6: the model's settings and training's stand beside the SAE's."""
     tensors = saelens_folder(folder, "standard")
@@ -303,7 +337,7 @@ def flat_folder(folder: Path, **changes: object) -> Arrays:
         "hook_point_head_index": None, "d_in": D, "d_sae": M, "dtype": "torch.float32", "lr": 4e-4,
         "l1_coefficient": 8e-5, "lp_norm": 1, "use_cached_activations": True, "feature_sampling_window": 500,
         "dead_feature_threshold": 1e-6, "normalize_sae_decoder": True, "dataset_path": "text", "seed": 42,
-        "model_from_pretrained_kwargs": {"center_writing_weights": True}, "finetuning_scaling_factor": False,
+        "model_from_pretrained_kwargs": {"center_writing_weights": False}, "finetuning_scaling_factor": False,
     }  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps({**settings, **changes}))
     return tensors

@@ -35,6 +35,25 @@ def fold_decoder_norms(weights: Weights) -> Weights:
     )
 
 
+def fold_mean(weights: Weights, centred: bool) -> Weights:
+    """The weights for rows x, given those for x less its mean over the columns; `centred` SAEs subtract b_dec.
+
+    From w (x - mean(x) - b_dec) = (w - mean(w)) (x - b_dec) - mean(w) sum(b_dec). The code is that of the subtracted
+    rows; the reconstruction is theirs too, without the mean, which a model with LayerNorm subtracts by itself.
+    """
+    means = weights.encoder.mean(dim=1)
+    shift = -means * weights.decoder_bias.sum() if centred else torch.zeros_like(means)
+    magnitude_bias = weights.magnitude_bias
+    if magnitude_bias is not None and weights.magnitude is not None:
+        magnitude_bias = magnitude_bias + weights.magnitude.exp() * shift
+    return replace(
+        weights,
+        encoder=weights.encoder - means.unsqueeze(1),
+        encoder_bias=weights.encoder_bias + shift,
+        magnitude_bias=magnitude_bias,
+    )
+
+
 def with_centring(weights: Weights, now: bool, wanted: bool) -> Weights:
     """The same function of an SAE that subtracts b_dec from its input (`now`) and one that does or not (`wanted`).
 

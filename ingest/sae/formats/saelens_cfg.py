@@ -5,6 +5,7 @@ SAEConfig and the scale of training. With that block the file is ours, and all e
 """
 
 import math
+import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ KNOWN = {
 """SAELens' name: (our architecture, whether it is a transcoder, whether it has a skip path)."""
 FACTOR = "expected_average_only_in"
 """The normalisation by a constant, which must be folded into the weights."""
+_WRITTEN = re.compile(r"hook_(resid_\w+|attn_out|mlp_out)$")
+"""Places that hold what the writing weights wrote."""
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("model_name", "hookpoint", "architecture"), str),
     **dict.fromkeys(("centred", "skip"), bool),
@@ -71,6 +74,8 @@ class Stored:
     """BLAKE2b-128 of the weights' file."""
     needs_factor: bool = False
     """The weights are for rows times a factor, which is yet to be folded into them."""
+    less_mean: bool = False
+    """The weights are for rows less their mean over the columns, as TransformerLens' centred writing weights give."""
     by_decoder_norm: bool = False
     """topk: activations are multiplied by the norms of their decoder rows, also before they are compared."""
 
@@ -190,6 +195,7 @@ def _theirs(settings: dict[str, Any], path: Path) -> Stored:
         ours=False,
         checksum=metadata.get(CHECKSUM),
         needs_factor=_needs_factor(settings, transcoder, path),
+        less_mean=_less_mean(metadata, path),
         by_decoder_norm=architecture == "topk" and bool(settings.get("rescale_acts_by_decoder_norm", False)),
     )
 
@@ -213,6 +219,14 @@ def _needs_factor(settings: dict[str, Any], transcoder: bool, path: Path) -> boo
         f"normalize_activations is {found!r} in {path}, {reasons[found]}: it cannot be folded into the weights, "
         f"and rows are not normalised here"
     )
+
+
+def _less_mean(metadata: dict[str, Any], path: Path) -> bool:
+    """Whether the rows are those of a model whose writing weights were centred, at a place where that shows."""
+    loading = metadata.get("model_from_pretrained_kwargs") or {}
+    if not isinstance(loading, dict):
+        raise InputError(f"model_from_pretrained_kwargs is {loading!r} in {path}, but must be a JSON object")
+    return bool(loading.get("center_writing_weights")) and bool(_WRITTEN.search(str(metadata.get("hook_name"))))
 
 
 def _from_flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -243,6 +257,7 @@ def _from_flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
             "model_name": settings.get("model_name"),
             "hook_name": settings.get("hook_name") or settings.get("hook_point"),
             "hook_name_out": settings.get("hook_name_out"),
+            "model_from_pretrained_kwargs": settings.get("model_from_pretrained_kwargs"),
         },
     }
     if isinstance(arguments, dict) and "k" in arguments:
