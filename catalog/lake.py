@@ -73,7 +73,10 @@ def connect(
             options.append("META_SECRET 'saeql'")
     else:
         metadata = str(root / METADATA)
-        options += ["META_JOURNAL_MODE 'WAL'", f"META_BUSY_TIMEOUT {BUSY_MS}"]
+        options.append(f"META_BUSY_TIMEOUT {BUSY_MS}")
+        if create:
+            # It stays in the file. Set again by each connection, it waits a second where another one commits.
+            options.append("META_JOURNAL_MODE 'WAL'")
     if read_only:
         options.append("READ_ONLY")
     if snapshot is not None:
@@ -87,6 +90,14 @@ def connect(
         raise CatalogError(f"the catalog {root} cannot be opened: {error}") from error
     connection.execute("USE lake")
     return connection
+
+
+def beside(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Another connection to the same engine, with the settings that belong to a connection."""
+    other = connection.cursor()
+    other.execute("SET enable_progress_bar = false")
+    other.execute("USE lake")
+    return other
 
 
 _ADVICE = {

@@ -5,9 +5,11 @@ shards, Lance versions, weights) is on disk, whole and under a fresh name, befor
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,6 +73,8 @@ class Catalog:
             self.connection.close()
             raise
         self._writing = False
+        self._turn = threading.Lock()
+        """Held by the thread that writes: SQLite undoes a transaction that another one has overtaken."""
         self.lock_seconds = 0.0
         """How long the last commit held the commit lock."""
 
@@ -122,6 +126,12 @@ class Catalog:
     def vectors(self) -> Path:
         """Where the Lance collections are."""
         return self.root / "vectors"
+
+    def beside(self) -> "Catalog":
+        """The same catalog on a connection of its own, for another thread; of two that write one waits."""
+        other = copy(self)
+        other.connection = lake.beside(self.connection)
+        return other
 
     def close(self) -> None:
         """Close the engine's connection."""
@@ -222,7 +232,7 @@ class Catalog:
         Raises CatalogLocked if another process keeps the lock for a minute, InputError if the disk is full.
         """
         self._check_writable()
-        with self._commit_lock(), self._transaction(details) as tx:
+        with self._turn, self._commit_lock(), self._transaction(details) as tx:
             yield tx
             self._finish(tx, message)
 
@@ -240,15 +250,15 @@ class Catalog:
         >>> catalog.commit("one more", lambda tx: tx.insert("leaks", [row]))  # doctest: +SKIP
         """
         self._check_writable()
-        for _ in range(_FREE_TRIES):
-            with suppress(_Moved), self._transaction(details) as tx:
-                begun = self.value("SELECT id FROM lake.current_snapshot()")
+        with self._turn:
+            for _ in range(_FREE_TRIES):
+                with suppress(_Moved), self._transaction(details) as tx:
+                    result = self._checked(tx, work, check)
+                    self._finish(tx, message, tx.begun)
+                    return result
+            with self._commit_lock(), self._transaction(details) as tx:
                 result = self._checked(tx, work, check)
-                self._finish(tx, message, begun)
-                return result
-        with self._commit_lock(), self._transaction(details) as tx:
-            result = self._checked(tx, work, check)
-            self._finish(tx, message)
+                self._finish(tx, message)
         return result
 
     @contextmanager
@@ -259,11 +269,9 @@ class Catalog:
         fails may end the transaction: what is read after it then fails too, see `readable`. Outside, each
         look at the catalog begins with reading the metadata anew.
         """
-        self.connection.execute("BEGIN")
         kept = False
         try:
-            # A transaction begins with its first look at the catalog.
-            self.connection.execute("SELECT id FROM lake.current_snapshot()")
+            self._begin()
             yield
             if keep:
                 self.connection.execute("COMMIT")
@@ -271,6 +279,11 @@ class Catalog:
         finally:
             if not kept:
                 self._roll_back()
+
+    def _begin(self) -> int:
+        """Begin a transaction, which it does with its first look at the catalog; the snapshot that it sees."""
+        self.connection.execute("BEGIN")
+        return int(self.value("SELECT id FROM lake.current_snapshot()"))
 
     def readable(self) -> bool:
         """Whether a transaction goes on after a statement in it failed."""
@@ -302,10 +315,9 @@ class Catalog:
     def _transaction(self, details: dict[str, Any]) -> Iterator[Transaction]:
         """BEGIN, and ROLLBACK if the block raises; the block commits."""
         with lake.answered(self.location), shared(self.root / WRITING) as alone:
-            self.connection.execute("BEGIN")
             self._writing = True
             try:
-                yield Transaction(self.connection, self.data, dict(details))
+                yield Transaction(self.connection, self.data, dict(details), self._begin())
             except BaseException as error:
                 self._roll_back()
                 # DuckLake removes whole files itself; a statement that failed half-way leaves a part of one.
@@ -322,7 +334,7 @@ class Catalog:
     def _finish(self, tx: Transaction, message: str, begun: int | None = None) -> None:
         """COMMIT if there is something to commit; given the snapshot it `begun` at, under the lock and if still so."""
         if not tx.changed:
-            self.connection.execute("ROLLBACK")
+            self._roll_back()
             return
         said = json.dumps(tx.details, sort_keys=True)
         self.connection.execute("CALL lake.set_commit_message('saeql', ?, extra_info => ?)", [message, said])

@@ -35,8 +35,10 @@ def content(rows: str) -> str:
 class Transaction:
     """Handed out by `Catalog.write`; `changed` says whether there is anything to commit."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, data: Path, details: dict[str, Any]):
+    def __init__(self, connection: duckdb.DuckDBPyConnection, data: Path, details: dict[str, Any], begun: int):
         self.connection = connection
+        self.begun = begun
+        """The snapshot that is seen."""
         self.data = data
         self.details = details
         self.changed = False
@@ -62,8 +64,9 @@ class Transaction:
         found = compare(self.connection, table, fresh, key, scope)
         keys, listed = ", ".join(map(named, key)), ", ".join(map(named, found.columns))
         if found.changes.changed or found.changes.removed:
+            # Found within the scope, and by keys that nothing outside of it has.
             old = f"({keys}) IN (SELECT ({keys}) FROM {_DIFFERING} WHERE _state <> 'added')"
-            self.execute(f"DELETE FROM lake.{named(table)} WHERE ({scope}) AND {old}")
+            self.execute(f"DELETE FROM lake.{named(table)} WHERE {old}")
         if found.changes.added or found.changes.changed:
             new = f"SELECT {listed} FROM {_DIFFERING} WHERE _state <> 'removed' ORDER BY {keys}"
             self.execute(f"INSERT INTO lake.{named(table)} ({listed}) {new}")
@@ -121,11 +124,8 @@ def compare(
     StepError if a key is NULL or stands twice, with an example, or if a fresh row lies outside of `scope`, where the
     next run would not see it.
     """
-    _check_keys(connection, table, fresh, key)
+    made = _checked(connection, table, fresh, key, scope)
     there = there or f"lake.{named(table)}"
-    outside = _number(connection, f"SELECT count(*) FROM {fresh} WHERE ({scope}) IS NOT true")
-    if outside:
-        raise StepError(f"{outside} rows for {table} lie outside of what this step writes: {scope}")
     described = connection.execute(f"DESCRIBE {there}").fetchall()
     columns = tuple(row[0] for row in described)
     listed, other = ", ".join(map(named, columns)), [named(name) for name in columns if name not in key]
@@ -142,24 +142,23 @@ def compare(
     )
     counts = dict(connection.execute(f"SELECT _state, count(*) FROM {_DIFFERING} GROUP BY _state").fetchall())
     added, changed, removed = (int(counts.get(name, 0)) for name in ("added", "changed", "removed"))
-    made = _number(connection, f"SELECT count(*) FROM {fresh}")
     return Comparison(columns, Changes(added, changed, removed), made - added - changed)
 
 
-def _check_keys(connection: duckdb.DuckDBPyConnection, table: str, fresh: str, key: list[str]) -> None:
+def _checked(connection: duckdb.DuckDBPyConnection, table: str, fresh: str, key: list[str], scope: str) -> int:
+    """The number of rows in `fresh`. Raises StepError as `compare` says."""
     keys = ", ".join(map(named, key))
     null = " OR ".join(f"{named(k)} IS NULL" for k in key)
-    missing = _number(connection, f"SELECT count(*) FROM {fresh} WHERE {null}")
+    counted = f"SELECT count(*), count(*) FILTER ({null}), count(*) FILTER (({scope}) IS NOT true) FROM {fresh}"
+    made, missing, outside = connection.execute(counted).fetchall()[0]
     if missing:
         raise StepError(f"{missing} rows for {table} have no value in one of the key columns {', '.join(key)}")
+    if outside:
+        raise StepError(f"{outside} rows for {table} lie outside of what this step writes: {scope}")
     twice = connection.execute(
         f"SELECT {keys}, count(*) AS copies FROM {fresh} GROUP BY {keys} HAVING copies > 1 LIMIT 1"
     ).fetchone()
     if twice:
         where = ", ".join(f"{k} = {v!r}" for k, v in zip(key, twice, strict=False))
         raise StepError(f"{twice[-1]} rows for {table} have the same key: {where}")
-
-
-def _number(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
-    row = connection.execute(sql).fetchone()
-    return int(row[0]) if row else 0
+    return int(made)

@@ -4,8 +4,7 @@ A step is skipped when its fingerprint and the last change of every table that i
 A step that fails leaves its table as it was; steps that do not depend on it go on.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,16 +16,9 @@ from queries.kernel_run import KernelStepRun
 from queries.lineage import check_steps, ordered, parent_tables
 from queries.query_run import QueryRun
 from queries.run import StepResult
+from queries.schedule import Listener, side_by_side
+from queries.sizes import rows_to_read
 from queries.step import Step, packaged_steps
-
-
-@dataclass
-class Listener:
-    """Callbacks for whoever shows progress; each may be left as it is."""
-
-    begin: Callable[[Step], None] = lambda step: None
-    advance: Callable[[Step, int, int], None] = lambda step, done, total: None
-    end: Callable[[StepResult], None] = lambda result: None
 
 
 def refresh(
@@ -44,7 +36,9 @@ def refresh(
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
         context = Context(catalog, steps or packaged_steps(), options or Options(), dry=False)
-        return _walk(context, names, listener or Listener())
+        chosen_steps = _checked(context, names)
+        sizes = rows_to_read(context, chosen_steps)
+        return side_by_side(context, chosen_steps, sizes, listener or Listener(), _run)
 
 
 def plan(
@@ -69,7 +63,7 @@ def plan(
             context = Context(catalog, steps or packaged_steps(), options or Options(), dry=True)
             for table, rows in (expected or {}).items():
                 context.expect_rows(table, rows)
-            results = _walk(context, names, listener or Listener(), broken)
+            results = _one_by_one(context, _checked(context, names), listener or Listener(), broken)
             if catalog.readable():
                 return results
         # The first step that failed ended the transaction, and all after it with it: again without that step.
@@ -77,32 +71,37 @@ def plan(
         broken[first.step] = first
 
 
-def _walk(
-    context: Context, names: tuple[str, ...], listener: Listener, broken: Mapping[str, StepResult] | None = None
+def _checked(context: Context, names: tuple[str, ...]) -> list[Step]:
+    """The steps to run, in the order of what they read. Raises StepError for steps that cannot be."""
+    check_steps(context.steps, context.schema)
+    check_settings(context.steps, context.options.settings)
+    return chosen(ordered(context.steps, context.view_parents), names, context)
+
+
+def _one_by_one(
+    context: Context, steps: list[Step], listener: Listener, broken: Mapping[str, StepResult]
 ) -> list[StepResult]:
     """Each step's result, those of `broken` as they are."""
-    options = context.options
-    check_steps(context.steps, context.schema)
-    check_settings(context.steps, options.settings)
     results: list[StepResult] = []
     failed: set[str] = set()
-    for step in chosen(ordered(context.steps, context.view_parents), names, context):
+    for step in steps:
         if parent_tables(step.parents, context.view_parents) & failed:
             result = StepResult(step.name, "waiting")
-        elif broken and step.name in broken:
+        elif step.name in broken:
             result = broken[step.name]
         else:
             listener.begin(step)
-            parameters = {
-                name: options.settings.get(f"{step.name}.{name}", value) for name, value in step.parameters.items()
-            }
-            kind = KernelStepRun if step.kernel else QueryRun
-            result = kind(context, step, parameters, partial(listener.advance, step)).run()
+            result = _run(context, step, listener)
         if result.state in ("failed", "waiting"):
             failed.add(step.writes)
         results.append(result)
         listener.end(result)
     return results
+
+
+def _run(context: Context, step: Step, listener: Listener) -> StepResult:
+    kind = KernelStepRun if step.kernel else QueryRun
+    return kind(context, step, context.parameters_of(step), partial(listener.advance, step)).run()
 
 
 def chosen(steps: list[Step], names: Iterable[str], context: Context) -> list[Step]:

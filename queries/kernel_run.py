@@ -50,7 +50,7 @@ class KernelStepRun(StepRun):
 
     def _kernel_input(self) -> tuple[dict[Key, dict[str, Any]], dict[Key, str], "dict[Key, Asked]"]:
         """(row, digest, what it would ask) of each input key of the kernel, in the order of the keys."""
-        query = self.context.relations.query(self.step.query)
+        query = self.context.relations.query(self.step.query, self.step.parents)
         where = f" WHERE {self._filter}" if self._filter else ""
         asks = called(self.step.asks) if self.step.asks else None
         digest = "NULL" if asks else "md5(to_json(q)::VARCHAR)"

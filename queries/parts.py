@@ -32,17 +32,26 @@ class Parted:
 
     columns: tuple[str, ...]
     digests: Mapping[Part, str]
+    rows: Mapping[Part, int] = field(default_factory=dict)
+    """Of a table of files."""
 
 
 def files(catalog: Catalog, at: int | None = None) -> dict[str, Parted]:
     """The parts of each of `FILES`, also as they were at a snapshot."""
     version = "" if at is None else f" AT (VERSION => {int(at)})"
-    rows = catalog.rows(f"SELECT relation, sae, corpus, shard, blake2b FROM lake.shards{version}")
-    found: dict[str, dict[Part, str]] = {table: {} for table in FILES}
-    for relation, sae, corpus, shard, digest in rows:
+    found: dict[str, dict[Part, tuple[str, int]]] = {table: {} for table in FILES}
+    shards = catalog.rows(f"SELECT relation, sae, corpus, shard, blake2b, rows FROM lake.shards{version}")
+    for relation, sae, corpus, shard, digest, rows in shards:
         values = {"sae": sae, "corpus": corpus, "shard": shard}
-        found[relation][tuple(values[column] for column in FILES[relation])] = digest
-    return {table: Parted(FILES[table], digests) for table, digests in found.items()}
+        found[relation][tuple(values[column] for column in FILES[relation])] = (digest, rows)
+    return {
+        table: Parted(
+            columns,
+            {part: digest for part, (digest, _) in found[table].items()},
+            {part: rows for part, (_, rows) in found[table].items()},
+        )
+        for table, columns in FILES.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -178,15 +187,15 @@ def select(columns: tuple[str, ...], written: Iterable[str], found: Difference, 
     return Selection(False, [*found.stale, *again], list(groups), sorted(grown))
 
 
-def narrowed(relation: str, columns: Iterable[str], parts: Iterable[Part], table: str) -> str:
+def narrowed(relation: str, columns: Iterable[str], parts: Iterable[Part], table: str, *, bounded: bool) -> str:
     """The rows of a relation whose columns are among the parts; `table` is a temporary table of the parts.
 
-    The bounds are what files and row groups are skipped by.
+    Bounds (`bounded`) let whole files be skipped. To look for them takes milliseconds: not where files are few.
     """
     columns, parts = list(columns), list(parts)
     same = " AND ".join(f"p.{named(column)} = q.{named(column)}" for column in columns)
     bounds = ["true"]
-    for i, column in enumerate(columns):
+    for i, column in enumerate(columns if bounded else ()):
         values = sorted({part[i] for part in parts})
         if values and all(isinstance(value, int) for value in values):
             bounds.append(f"p.{named(column)} BETWEEN {values[0]} AND {values[-1]}")

@@ -87,12 +87,12 @@ class QueryRun(StepRun):
             def narrow(table: str, relation: str) -> str:
                 if table == KEPT:
                     own = f"(SELECT * FROM {self.context.relations.of(self.step.writes)} WHERE {self.step.slice})"
-                    return parts.narrowed(own, kept, selection.grown, "_grown")
+                    return parts.narrowed(own, kept, selection.grown, "_grown", bounded=False)
                 if selection.everything or table not in parents or table in self.step.whole:
                     return relation
                 columns = parents[table].columns
                 read = [tuple(part[self.step.partition.index(c)] for c in columns) for part in selection.read]
-                return parts.narrowed(relation, columns, read, "_parts")
+                return parts.narrowed(relation, columns, read, "_parts", bounded=table in parts.FILES)
 
             if not selection.everything:
                 listed, touched = ", ".join(map(named, kept)), ", ".join(map(named, self.step.touches))
@@ -100,7 +100,8 @@ class QueryRun(StepRun):
                 if selection.grown:
                     replaced += f" OR ({touched}) IN (SELECT ({touched}) FROM {FRESH})"
                 scope = f"({scope}) AND ({replaced})"
-        query = self.context.relations.query(self.step.query, narrow)
+        tables = sorted({*self.step.parents, KEPT} if self.step.folds else self.step.parents)
+        query = self.context.relations.query(self.step.query, tables, narrow)
         cast = ", ".join(f"CAST({named(name)} AS {kind}) AS {named(name)}" for name, kind in self.columns.items())
         where = "true"
         if self._filter:

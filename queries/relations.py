@@ -1,12 +1,15 @@
 """What a step's query reads in a run: tables as they are, or as a plan expects them, whole or in stale parts."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 import sqlglot
 from sqlglot import exp
 
 from catalog.transaction import named
 from queries.lineage import KEPT, table_nodes
+
+_WITH = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*WITH\b(\s+RECURSIVE\b)?", re.IGNORECASE | re.DOTALL)
 
 
 class Relations:
@@ -30,13 +33,14 @@ class Relations:
         there = f"SELECT {listed} FROM {self.of(table)} WHERE ({scope}) IS NOT true"
         self._expected[table] = f"({there} UNION ALL SELECT {listed} FROM {fresh})"
 
-    def query(self, text: str, narrow: Callable[[str, str], str] | None = None) -> str:
-        """The query with every table replaced by its relation.
+    def query(self, text: str, tables: Iterable[str], narrow: Callable[[str, str], str] | None = None) -> str:
+        """The query with every table replaced by its relation; `tables` are those that it names itself.
 
         `narrow(table, relation)` may make it smaller. If nothing is to be replaced, the text comes back as it is.
         """
-        if narrow is None and not self._expected:
-            return text
+        if not self._expected:
+            # Much faster than to take the query apart.
+            return _shadowed(text, self._narrowed(tables, narrow)) if narrow else text
         tree = sqlglot.parse_one(text, read="duckdb")
         replaced = False
         for table in list(table_nodes(tree)):
@@ -51,11 +55,27 @@ class Relations:
                 replaced = True
         return tree.sql(dialect="duckdb", comments=False) if replaced else text
 
+    def _narrowed(self, tables: Iterable[str], narrow: Callable[[str, str], str]) -> dict[str, str]:
+        found = {table: self._relation(table, narrow) for table in tables}
+        return {table: relation for table, relation in found.items() if relation is not None}
+
     def _relation(self, name: str, narrow: Callable[[str, str], str] | None) -> str | None:
         """The relation for a table or view, None if it is the table itself."""
         if name in self._views and self._expected:
-            body = self.query(self._views[name], None)
+            body = self.query(self._views[name], ())
             return f"({body})" if body != self._views[name] else None
         plain = self.of(name)
         narrowed = narrow(name, plain) if narrow and name not in self._views else plain
         return None if narrowed == f"lake.main.{named(name)}" and name != KEPT else narrowed
+
+
+def _shadowed(text: str, relations: Mapping[str, str]) -> str:
+    """The query with tables hidden behind CTEs of their names."""
+    if not relations:
+        return text
+    # Each use of a table is narrowed by itself, as if the relation stood there.
+    listed = ", ".join(f"{named(table)} AS NOT MATERIALIZED (FROM {relation})" for table, relation in relations.items())
+    begins = _WITH.match(text)
+    if begins:
+        return f"WITH{begins[1] or ''} {listed}, {text[begins.end() :]}"
+    return f"WITH {listed} {text}"

@@ -8,7 +8,7 @@ shows is what a refresh does. How the rows come about is `QueryRun`'s and `Kerne
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +83,7 @@ class StepRun:
         """Parts whose rows this run replaces, of a step that records parts."""
         self._entry: tuple[str, dict[str, int], dict[str, Any]] | None = None
         """What the open transaction records of this run: the steps that follow see it when it is committed."""
+        self._made_parts: dict[parts.Part, parts.Made] | None = None
 
     def run(self) -> StepResult:
         """Bring the step's table up to date, or say what that would do; every failure becomes a result."""
@@ -190,6 +191,8 @@ class StepRun:
         changes = self.catalog.commit(f"refresh {self.step.name}", work, unchanged)
         if self._entry is not None:
             self.context.runs[self.step.name] = self._entry
+        if self._made_parts is not None:
+            self.context.made_parts[self.step.name] = self._made_parts
         return changes
 
     def _record(
@@ -252,9 +255,10 @@ class StepRun:
             rows[part] = parts.Made(digest, *contents.get(part, (made.rows, made.content)))
         self._write_parts(tx, rows)
 
-    def _write_parts(self, tx: Transaction, after: Mapping[parts.Part, parts.Made]) -> None:
+    def _write_parts(self, tx: Transaction, after: dict[parts.Part, parts.Made]) -> None:
         columns = self.step.input if self.step.kernel else self.step.partition
         parts.record(tx, self.step.name, columns, self.recorded, after)
+        self._made_parts = after
 
     def _compared(self, scope: str) -> Comparison:
         there = self.context.relations.of(self.step.writes)

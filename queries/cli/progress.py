@@ -17,7 +17,7 @@ _SHOWN_AFTER = 1.0
 
 
 class Bars:
-    """One bar at a time, named after what is being done."""
+    """One bar at a time, named after what is being done; of the steps of a refresh one each, as they run together."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -32,6 +32,7 @@ class Bars:
             transient=True,
         )
         self._task: TaskID | None = None
+        self._steps: dict[str, TaskID] = {}
         self._what, self._figures, self._begun = "", "", time.monotonic()
         self._told = self._begun
 
@@ -63,15 +64,19 @@ class Bars:
 
     def step(self, step: "Step") -> None:
         """A refresh step begins."""
-        self.show(f"refreshing {step.name}", 0, None)
+        self._finish(done=True)
+        if self._live:
+            self._steps[step.name] = self._bars.add_task(f"refreshing {escape(step.name)}", total=None, figures="")
 
     def advance(self, step: "Step", done: int, total: int) -> None:
-        """A refresh step goes on."""
-        self.show(f"refreshing {step.name}", done, total)
+        """A refresh step goes on; also said from its own thread."""
+        if step.name in self._steps:
+            self._bars.update(self._steps[step.name], completed=done, total=total)
 
     def result(self, result: "StepResult") -> None:
         """A refresh step ended: a line, unless there was nothing to do."""
-        self._drop()
+        if result.step in self._steps:
+            self._bars.remove_task(self._steps.pop(result.step))
         if result.state == "current":
             return
         self.say(described(result))

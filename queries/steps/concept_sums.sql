@@ -21,6 +21,6 @@ SELECT
     sum(firings)::BIGINT AS firings,
     sum(total)::DECIMAL(38, 0) AS total,
     sum(squares)::DECIMAL(38, 0) AS squares,
-    map(list(bin ORDER BY bin), list(firings ORDER BY bin)) AS bins
+    map_from_entries(list_sort(list({'key': bin, 'value': firings}))) AS bins
 FROM binned
 GROUP BY sae, concept, corpus, shard, feature

@@ -2,10 +2,13 @@
 -- writes: feature_stats
 -- key: sae, feature
 -- doc: density, mean, maximum, histogram and deciles of every feature, dead ones too
-WITH harvested AS (
+WITH files AS MATERIALIZED (
+    SELECT relation, sae, corpus, shard, rows FROM shards
+),
+harvested AS (
     SELECT a.sae, sum(t.rows)::BIGINT AS tokens
-    FROM shards AS a
-    JOIN shards AS t ON t.relation = 'tokens' AND t.corpus = a.corpus AND t.shard = a.shard
+    FROM files AS a
+    JOIN files AS t ON t.relation = 'tokens' AND t.corpus = a.corpus AND t.shard = a.shard
     WHERE a.relation = 'activations'
     GROUP BY a.sae
 ),
@@ -28,7 +31,7 @@ entries AS (
     SELECT sae, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
 ),
 bins AS (
-    SELECT sae, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
+    SELECT sae, feature, entry.key::INTEGER AS bin, sum(entry.value)::BIGINT AS n
     FROM entries
     GROUP BY sae, feature, entry.key
 ),
@@ -40,7 +43,7 @@ coarse AS (
 running AS (
     SELECT
         sae, feature, bin, n,
-        sum(n) OVER (PARTITION BY sae, feature ORDER BY bin) AS upto,
+        (sum(n) OVER (PARTITION BY sae, feature ORDER BY bin))::BIGINT AS upto,
         pow(2, bin // 8 - 15) * (1 + (bin % 8) / 8) AS lower,
         pow(2, (bin + 1) // 8 - 15) * (1 + ((bin + 1) % 8) / 8) AS upper
     FROM bins
@@ -49,8 +52,8 @@ tenths AS (
     -- The deciles up to the one before a bin, and up to the last one inside it.
     SELECT
         r.*, s.firings,
-        (10 * (r.upto - r.n) // s.firings)::BIGINT AS before,
-        least(10 * r.upto // s.firings, 9)::BIGINT AS last
+        10 * (r.upto - r.n) // s.firings AS before,
+        least(10 * r.upto // s.firings, 9) AS last
     FROM running AS r
     JOIN sums AS s ON s.sae = r.sae AND s.feature = r.feature
 ),

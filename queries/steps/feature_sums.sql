@@ -24,6 +24,6 @@ SELECT
     sum(total)::DECIMAL(38, 0) AS total,
     sum(squares)::DECIMAL(38, 0) AS squares,
     max(maximum) AS maximum,
-    map(list(bin ORDER BY bin), list(firings ORDER BY bin)) AS bins
+    map_from_entries(list_sort(list({'key': bin, 'value': firings}))) AS bins
 FROM binned
 GROUP BY sae, corpus, shard, feature

@@ -4,12 +4,15 @@
 -- param: split = "test"
 -- doc: the features of each SAE by the number of tokens of a split that they fire on
 -- Counts over a part of the text would compare with nothing: an SAE counts where it was harvested on every shard.
-WITH text AS (
-    SELECT corpus, count(*) AS shards FROM shards WHERE relation = 'tokens' GROUP BY corpus
+WITH files AS MATERIALIZED (
+    SELECT relation, sae, corpus FROM shards
+),
+text AS (
+    SELECT corpus, count(*) AS shards FROM files WHERE relation = 'tokens' GROUP BY corpus
 ),
 harvested AS (
     SELECT a.sae, a.corpus
-    FROM shards AS a
+    FROM files AS a
     JOIN text AS t ON t.corpus = a.corpus
     SEMI JOIN (SELECT corpus FROM documents WHERE split = $split) AS d ON d.corpus = a.corpus
     WHERE a.relation = 'activations'

@@ -6,10 +6,13 @@
 -- C- is everything harvested on the concept's corpora that is not C+. Standard deviations are those of the
 -- whole population. AUROC counts ties half; activations of one histogram bin count as tied, which can be
 -- wrong by at most half of the pairs inside the bins; the zeros are tied in truth.
-WITH harvested AS (
+WITH files AS MATERIALIZED (
+    SELECT relation, sae, corpus, shard, rows FROM shards
+),
+harvested AS (
     SELECT DISTINCT a.sae, a.corpus, a.shard, t.rows AS tokens
-    FROM shards AS a
-    JOIN shards AS t ON t.relation = 'tokens' AND t.corpus = a.corpus AND t.shard = a.shard
+    FROM files AS a
+    JOIN files AS t ON t.relation = 'tokens' AND t.corpus = a.corpus AND t.shard = a.shard
     WHERE a.relation = 'activations'
 ),
 places AS (
@@ -67,7 +70,7 @@ spread AS (
     FROM moments
 ),
 all_bins AS (
-    SELECT sae, concept, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
+    SELECT sae, concept, feature, entry.key::INTEGER AS bin, sum(entry.value)::BIGINT AS n
     FROM (
         SELECT f.sae, s.concept, f.feature, unnest(map_entries(f.bins)) AS entry
         FROM feature_sums AS f
@@ -76,7 +79,7 @@ all_bins AS (
     GROUP BY sae, concept, feature, entry.key
 ),
 inside_bins AS (
-    SELECT sae, concept, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
+    SELECT sae, concept, feature, entry.key::INTEGER AS bin, sum(entry.value)::BIGINT AS n
     FROM (SELECT sae, concept, feature, unnest(map_entries(bins)) AS entry FROM concept_sums)
     GROUP BY sae, concept, feature, entry.key
 ),

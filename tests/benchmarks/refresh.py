@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -158,23 +159,37 @@ def explainers(catalog: Any, server: Server, **top: Any) -> None:
         tx.insert("explainers", rows)
 
 
-def seconds_of(catalog: Any, *names: str) -> dict[str, float]:
-    """Refresh; seconds of each step that had work."""
-    from queries.engine import refresh
+@dataclass
+class Took:
+    """What a refresh took."""
 
-    results = refresh(catalog, names)
+    steps: dict[str, float]
+    """Seconds of each step that had work."""
+    wall: float
+    """Seconds from the start of the first step to the end of the last: steps run side by side."""
+    cpu: float
+    """CPU seconds meanwhile."""
+    call: float
+    """Seconds of the whole call, with what comes before the first step."""
+
+
+def refreshed(catalog: Any, *names: str) -> Took:
+    """Refresh. Raises ClickException if a step failed."""
+    from queries.engine import Listener, refresh
+
+    moments: list[tuple[float, float]] = []
+
+    def note(_: object) -> None:
+        moments.append((time.perf_counter(), time.process_time()))
+
+    called = time.perf_counter()
+    results = refresh(catalog, names, None, Listener(begin=note, end=note))
     failed = [f"{result.step}: {result.error}" for result in results if result.error]
     if failed:
         raise click.ClickException("; ".join(failed))
-    return {result.step: round(result.seconds, 3) for result in results if result.state != "current"}
-
-
-def timed(catalog: Any) -> tuple[dict[str, float], float]:
-    """Refresh the SQL steps: (seconds of each, CPU seconds of PLAIN)."""
-    begun = time.process_time()
-    plain = seconds_of(catalog, *PLAIN)
-    cpu = time.process_time() - begun
-    return plain | seconds_of(catalog, *SAMPLED), cpu
+    steps = {result.step: round(result.seconds, 3) for result in results if result.state != "current"}
+    (begun, cpu_begun), (ended, cpu_ended) = moments[0], moments[-1]
+    return Took(steps, ended - begun, cpu_ended - cpu_begun, time.perf_counter() - called)
 
 
 def command_seconds(root: Path, *arguments: str) -> float:
@@ -212,8 +227,8 @@ def measure_text(root: Path, server: Server) -> dict[str, Any]:
 
     with Catalog.create(root / "catalog") as catalog:
         explainers(catalog, server)
-        full, full_cpu = timed(catalog)
-        seconds_of(catalog, "labels")
+        full, full_sampled = refreshed(catalog, *PLAIN), refreshed(catalog, *SAMPLED)
+        refreshed(catalog, "labels")
         first_calls = server.calls
     idle = {
         "plan_nothing_to_do_s": command_seconds(root / "catalog", "plan", "labels", *SQL_STEPS),
@@ -223,24 +238,22 @@ def measure_text(root: Path, server: Server) -> dict[str, Any]:
         begun = time.perf_counter()
         added = add_text(catalog, "docs", [root / "more.jsonl"])
         adding = time.perf_counter() - begun
-        more, more_cpu = timed(catalog)
+        more, more_sampled = refreshed(catalog, *PLAIN), refreshed(catalog, *SAMPLED)
         asked = shares(catalog)
         calls = server.calls
-        seconds_of(catalog, "labels")
-    plain = [name for name in full if name not in SAMPLED]
+        refreshed(catalog, "labels")
     return {
         **idle,
         "tokens_added": added.harvest.tokens,
         "add_s": round(adding, 2),
-        "full_s": round(sum(full[name] for name in plain), 2),
-        "one_percent_s": round(sum(more.get(name, 0) for name in plain), 2),
-        "one_percent_share": round(sum(more.get(name, 0) for name in plain) / sum(full[name] for name in plain), 3),
-        "one_percent_share_of_cpu": round(more_cpu / full_cpu, 3),
-        "one_percent_share_of_sampled_steps": round(
-            sum(more.get(name, 0) for name in SAMPLED) / sum(full[name] for name in SAMPLED), 3
-        ),
-        "full_steps_s": full,
-        "one_percent_steps_s": more,
+        "full_s": round(full.wall, 2),
+        "one_percent_s": round(more.wall, 2),
+        "one_percent_share": round(more.wall / full.wall, 3),
+        "one_percent_share_of_cpu": round(more.cpu / full.cpu, 3),
+        "one_percent_share_of_calls": round(more.call / full.call, 3),
+        "one_percent_share_of_sampled_steps": round(more_sampled.wall / full_sampled.wall, 3),
+        "full_steps_s": full.steps | full_sampled.steps,
+        "one_percent_steps_s": more.steps | more_sampled.steps,
         "labels_at_first": first_calls,
         "asked_again_share": asked,
         "calls_after_one_percent": server.calls - calls,
@@ -262,7 +275,7 @@ def measure_prompt(root: Path, server: Server) -> dict[str, Any]:
 
     def counted(catalog: Any) -> int:
         before = server.calls
-        seconds_of(catalog, "labels")
+        refreshed(catalog, "labels")
         return server.calls - before
 
     path = root / "catalog"

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ BATCHES = {labels: 3, judgements: 6}
 """How many are committed together: several batches even of a few."""
 
 
-def refresh_all(root: Path | str) -> list[Any]:
+def refresh_all(root: Path | str, steps: Sequence[str] = STEPS) -> list[Any]:
     """Refresh; the errors."""
     with Catalog(root) as catalog:
-        return [result.error for result in refresh(catalog, STEPS) if result.error]
+        return [result.error for result in refresh(catalog, tuple(steps)) if result.error]
 
 
 def child(job: dict[str, Any]) -> None:
@@ -43,7 +44,7 @@ def child(job: dict[str, Any]) -> None:
             kill_at(job["target"], job["n"], job["when"], job.get("said"))
         for kernel, size in BATCHES.items():
             kernel.BATCH = size
-        errors = refresh_all(job["root"])
+        errors = refresh_all(job["root"], job.get("steps", STEPS))
         sys.stderr.write("".join(f"{error}\n" for error in errors))
         end = len(errors)
     finally:
