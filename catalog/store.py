@@ -72,6 +72,8 @@ class Catalog:
         except BaseException:
             self.connection.close()
             raise
+        self._tables: dict[str, str] = {}
+        """Names of tables by their numbers, as far as they are known."""
         self._writing = False
         self._turn = threading.Lock()
         """Held by the thread that writes: SQLite undoes a transaction that another one has overtaken."""
@@ -212,16 +214,21 @@ class Catalog:
 
     def changes_between(self, since: int, until: int) -> dict[str, int]:
         """The snapshot that last changed each table, of the snapshots after `since` up to `until`."""
-        kinds = ", ".join(map(lake.quoted, _ROW_CHANGES))
         rows = self.rows(
-            "SELECT t.table_name, max(c.snapshot_id) FROM ("
-            "SELECT snapshot_id, unnest(string_split(changes_made, ',')) AS change "
-            f"FROM {lake.TABLES}.ducklake_snapshot_changes WHERE snapshot_id > ? AND snapshot_id <= ?"
-            f") AS c JOIN {lake.TABLES}.ducklake_table AS t ON split_part(c.change, ':', 2) = t.table_id::VARCHAR "
-            f"WHERE t.end_snapshot IS NULL AND split_part(c.change, ':', 1) IN ({kinds}) GROUP BY t.table_name",
+            f"SELECT snapshot_id, changes_made FROM {lake.TABLES}.ducklake_snapshot_changes "
+            "WHERE snapshot_id > ? AND snapshot_id <= ?",
             [since, until],
         )
-        return {table: int(snapshot) for table, snapshot in rows}
+        found: dict[str, int] = {}
+        for snapshot, made in rows:
+            for change in (made or "").split(","):
+                what, _, number = change.partition(":")
+                if what in _ROW_CHANGES:
+                    found[number] = max(found.get(number, 0), int(snapshot))
+        if not found.keys() <= self._tables.keys():
+            there = f"SELECT table_id::VARCHAR, table_name FROM {lake.TABLES}.ducklake_table WHERE end_snapshot IS NULL"
+            self._tables = dict(self.rows(there))
+        return {self._tables[number]: snapshot for number, snapshot in found.items() if number in self._tables}
 
     @contextmanager
     def write(self, message: str, **details: Any) -> Iterator[Transaction]:

@@ -2,7 +2,7 @@
 
 A query over much text has all cores. Of those over little text two run at a time, with one thread each: what they take
 goes mostly into metadata and into pieces too small to share. After 1% more text eleven steps took 0.87 s so,
-1.22 s two at a time with two threads, and 1.48 s one by one with two threads, on two cores.
+on two cores, 1.26 s two at a time with two threads, and 1.49 s one by one with two threads.
 A step that asks models runs alone: it has threads of its own.
 Kernels run in the thread that called.
 """
