@@ -277,8 +277,8 @@ class Catalog:
         look at the catalog begins with reading the metadata anew.
         """
         kept = False
+        self._begin()
         try:
-            self._begin()
             yield
             if keep:
                 self.connection.execute("COMMIT")
@@ -290,7 +290,11 @@ class Catalog:
     def _begin(self) -> int:
         """Begin a transaction, which it does with its first look at the catalog; the snapshot that it sees."""
         self.connection.execute("BEGIN")
-        return int(self.value("SELECT id FROM lake.current_snapshot()"))
+        try:
+            return int(self.value("SELECT id FROM lake.current_snapshot()"))
+        except BaseException:
+            self._roll_back()
+            raise
 
     def readable(self) -> bool:
         """Whether a transaction goes on after a statement in it failed."""
@@ -322,9 +326,10 @@ class Catalog:
     def _transaction(self, details: dict[str, Any]) -> Iterator[Transaction]:
         """BEGIN, and ROLLBACK if the block raises; the block commits."""
         with lake.answered(self.location), shared(self.root / WRITING) as alone:
+            begun = self._begin()
             self._writing = True
             try:
-                yield Transaction(self.connection, self.data, dict(details), self._begin())
+                yield Transaction(self.connection, self.data, dict(details), begun)
             except BaseException as error:
                 self._roll_back()
                 # DuckLake removes whole files itself; a statement that failed half-way leaves a part of one.

@@ -37,7 +37,8 @@ def refresh(
     with locked(catalog.root / "refresh.lock", wait=wait):
         context = Context(catalog, steps or packaged_steps(), options or Options(), dry=False)
         chosen_steps = _checked(context, names)
-        sizes = rows_to_read(context, chosen_steps)
+        with catalog.reading():
+            sizes = rows_to_read(context, chosen_steps)
         return side_by_side(context, chosen_steps, sizes, listener or Listener(), _run)
 
 

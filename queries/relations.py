@@ -34,13 +34,15 @@ class Relations:
         self._expected[table] = f"({there} UNION ALL SELECT {listed} FROM {fresh})"
 
     def query(self, text: str, tables: Iterable[str], narrow: Callable[[str, str], str] | None = None) -> str:
-        """The query with every table replaced by its relation; `tables` are those that it names itself.
+        """The query with every table replaced by its relation, or hidden behind it; `tables` are those it names itself.
 
         `narrow(table, relation)` may make it smaller. If nothing is to be replaced, the text comes back as it is.
         """
-        if not self._expected:
+        if not self._expected and narrow is None:
+            return text
+        if not self._expected and not _names_a_cte(text, tables):
             # Much faster than to take the query apart.
-            return _shadowed(text, self._narrowed(tables, narrow)) if narrow else text
+            return _shadowed(text, self._narrowed(tables, narrow))
         tree = sqlglot.parse_one(text, read="duckdb")
         replaced = False
         for table in list(table_nodes(tree)):
@@ -55,7 +57,7 @@ class Relations:
                 replaced = True
         return tree.sql(dialect="duckdb", comments=False) if replaced else text
 
-    def _narrowed(self, tables: Iterable[str], narrow: Callable[[str, str], str]) -> dict[str, str]:
+    def _narrowed(self, tables: Iterable[str], narrow: Callable[[str, str], str] | None) -> dict[str, str]:
         found = {table: self._relation(table, narrow) for table in tables}
         return {table: relation for table, relation in found.items() if relation is not None}
 
@@ -67,6 +69,15 @@ class Relations:
         plain = self.of(name)
         narrowed = narrow(name, plain) if narrow and name not in self._views else plain
         return None if narrowed == f"lake.main.{named(name)}" and name != KEPT else narrowed
+
+
+def _names_a_cte(text: str, tables: Iterable[str]) -> bool:
+    """Whether a CTE of the query may have the name of one of the tables."""
+    names = "|".join(map(re.escape, tables))
+    return (
+        re.search(rf'\b({names})"?\s*(\([^()]*\)\s*)?AS\s*(NOT\s+MATERIALIZED|MATERIALIZED)?\s*\(', text, re.I)
+        is not None
+    )
 
 
 def _shadowed(text: str, relations: Mapping[str, str]) -> str:

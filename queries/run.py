@@ -188,7 +188,11 @@ class StepRun:
         def unchanged() -> bool:
             return json.dumps(self._inputs()) == inputs
 
-        changes = self.catalog.commit(f"refresh {self.step.name}", work, unchanged)
+        def anew(tx: Transaction) -> Changes:
+            self._entry, self._made_parts = None, None
+            return work(tx)
+
+        changes = self.catalog.commit(f"refresh {self.step.name}", anew, unchanged)
         if self._entry is not None:
             self.context.runs[self.step.name] = self._entry
         if self._made_parts is not None:

@@ -42,9 +42,12 @@ def side_by_side(
     """
     with ExitStack() as stack:
         other = stack.enter_context(context.catalog.beside())
-        engine = stack.enter_context(_Engine(context.catalog))
-        pool = stack.enter_context(ThreadPoolExecutor(2))
-        schedule = _Schedule(context, steps, sizes, listener, run, pool, engine, [context.beside(other), context])
+        engine = _Engine(context.catalog)
+        idle = [context] if engine.threads == 1 else [context.beside(other), context]
+        pool = ThreadPoolExecutor(2)
+        schedule = _Schedule(context, steps, sizes, listener, run, pool, engine, idle)
+        stack.callback(schedule.close)
+        stack.enter_context(pool)
         # Left early, such as by Ctrl-C: queries that go on are broken off before the pool waits for them.
         stack.callback(schedule.interrupt)
         while schedule.waiting or schedule.running:
@@ -60,33 +63,34 @@ class _Engine:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._threads = int(catalog.value("SELECT current_setting('threads')"))
+        self.threads = int(catalog.value("SELECT current_setting('threads')"))
+        """As many as a query may have."""
+        self._several = False
         self._open: Catalog | None = None
 
     def for_several(self) -> None:
-        """One thread for each, and a transaction that stays open.
+        """One thread for each, and with SQLite a transaction that stays open.
 
-        Between two that end and begin at a time SQLite would close its file and open it again, and where those meet,
-        it waits for a whole second.
+        Between two that end and begin at a time it would close its file and open it again, and where those meet, it
+        waits for a whole second.
         """
-        if self._open is None:
+        if self._several:
+            return
+        self._several = True
+        self._catalog.connection.execute("SET threads = 1")
+        if self._catalog.location.server is None:
             self._open = self._catalog.beside()
             self._open.connection.execute("BEGIN")
             self._open.snapshot()
-            self._catalog.connection.execute("SET threads = 1")
 
     def for_one(self) -> None:
         """All threads."""
         if self._open is not None:
-            self._catalog.connection.execute(f"SET threads = {self._threads}")
             self._open.close()
             self._open = None
-
-    def __enter__(self) -> "_Engine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.for_one()
+        if self._several:
+            self._several = False
+            self._catalog.connection.execute(f"SET threads = {self.threads}")
 
 
 @dataclass
@@ -144,8 +148,9 @@ class _Schedule:
         self._take(step)
         self.listener.begin(step)
         if step.kernel:
-            # In the thread that called: Ctrl-C reaches it, and it may use signals and event loops.
-            self._end(step, self.run(self.idle[-1], step, self.listener))
+            # In the thread that called: Ctrl-C reaches it, and it may use signals and event loops. What asks has the
+            # refresh's own context, where the budget is.
+            self._end(step, self.run(self.context if step.asks else self.idle[-1], step, self.listener))
         else:
             used = self.idle.pop()
             self.running[self.pool.submit(self.run, used, step, self.listener)] = (step, used)
@@ -165,6 +170,11 @@ class _Schedule:
             self.failed.add(step.writes)
         self.results[step.name] = result
         self.listener.end(result)
+
+    def close(self) -> None:
+        """Give the threads back, unless a query still runs: a second Ctrl-C does not wait for its end."""
+        if not wait(self.running, timeout=0).not_done:
+            self.engine.for_one()
 
     def interrupt(self) -> None:
         """Break off the queries that run, and those that they would be followed by."""

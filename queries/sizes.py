@@ -37,12 +37,12 @@ def rows_to_read(context: Context, steps: Iterable[Step]) -> dict[str, int]:
         grown[step.writes] = only_new and grown.get(step.writes, True)
         fresh = reads & parts.FILES.keys() - set(step.whole) if only_new and step.partition else set()
         found[step.name] = sum(counts.get(table, 0) for table in reads - fresh)
-        found[step.name] += sum(_newer(context, table, before.get(table, 0)) for table in fresh)
+        found[step.name] += sum(_newer(context, table, before.get(table)) for table in fresh)
     return found
 
 
-def _newer(context: Context, table: str, since: int) -> int:
-    """Rows of the files that came, or were replaced, after a snapshot."""
+def _newer(context: Context, table: str, since: int | None) -> int:
+    """Rows of the files that came, or were replaced, after a snapshot; of all files if that is not known any more."""
     files = context.files()[table]
-    then = context.files(since)[table].digests if context.knows(since) else {}
+    then = context.files(since)[table].digests if since and context.knows(since) else {}
     return sum(files.rows[part] for part, digest in files.digests.items() if then.get(part) != digest)

@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from catalog.errors import StepError
-from queries.lineage import KEPT, Schema, canonical, table_nodes, tables_read
+from queries.lineage import KEPT, Schema, canonical, line_of, table_nodes, tables_read
 from queries.source import kernel_source, source_digests, template_text
 
 _KEYS = "step|writes|key|slice|partition|whole|touches|input|param|kernel|asks|plan|prompts|doc"
@@ -120,6 +120,13 @@ def fingerprint(made: Mapping[str, Any]) -> str:
     return _digest({name: made[name] for name in ("query", "kernel", "prompts", "parameters")})
 
 
+def _check_names(tree: exp.Expr, where: str) -> None:
+    """Raise StepError for a table that could not be hidden behind the part of it that the step has to read."""
+    for table in table_nodes(tree, where):
+        if table.db:
+            raise StepError(f"{where}, line {line_of(table)}: a step names its tables alone, without {table.db}.")
+
+
 def parse_step(text: str, name: str) -> Step:
     """Read a step file. Raises StepError, with file and line, if the header or the query is not in order."""
     said: dict[str, list[str]] = {}
@@ -135,6 +142,7 @@ def parse_step(text: str, name: str) -> Step:
     except sqlglot.errors.SqlglotError as error:
         raise StepError(f"{name}: the query does not parse: {error}") from error
     _check_repeatable(tree, text, name)
+    _check_names(tree, name)
     folds = any(table.name.lower() == KEPT for table in table_nodes(tree, name))
     if folds and not ("touches" in said and "partition" in said):
         raise StepError(f"{name}: a step that reads {KEPT} declares its partition, and the groups that it touches")

@@ -24,7 +24,7 @@ coefficient of 4.6 and an FVE of 0.24, one of 0.003 at 0.9 and 0.94, with the sa
 RISE_OF_A_RUN = 3.6
 """What the logarithm can rise by in a whole run, if that needs more than `SLOWEST_RISE` in each step."""
 DRIFT = 0.003
-"""Fall in a step at the lower border; none at the upper one."""
+"""Fall in a step at the lower border, less within the range, none at its upper border."""
 
 
 @dataclass
@@ -47,10 +47,12 @@ class SparsityControl:
         now = _log(self.l0)
         foreseen = now if math.isnan(before) else now + FORESIGHT * (now - _log(before))
         low, high = map(_log, self.l0_range)
-        if low < foreseen < high:
+        if foreseen >= high:
+            wanted = GAIN * (foreseen - high)
+        elif foreseen > low:
             wanted = -DRIFT * (high - foreseen) / (high - low)
         else:
-            wanted = GAIN * (foreseen - min(max(foreseen, low), high))
+            wanted = GAIN * (foreseen - low) - DRIFT
         rise = min(max(SLOWEST_RISE, RISE_OF_A_RUN / self.steps), LARGEST)
         self.sparsity *= math.exp(min(max(wanted, -LARGEST), rise))
 

@@ -424,6 +424,21 @@ def test_the_l0_is_held_in_its_range(tilt: float, rate: float) -> None:
         assert run.fve > 0.95
 
 
+def test_the_coefficient_falls_the_faster_the_lower_the_l0() -> None:
+    changes = []
+    for l0 in (130.0, 111.0, 110.0, 109.0, 100.0, 91.0, 90.0, 89.0, 70.0):
+        control = SparsityControl(1.0, (90.0, 110.0), steps=10_000)
+        control.seen(l0)
+        changes.append(control.sparsity)
+    assert changes == sorted(changes, reverse=True)
+    assert changes[0] > changes[1] > 1
+    assert changes[2] == pytest.approx(1)
+    assert len(set(changes[2:])) == len(changes[2:])
+    # Twice the same L0 foresees no other.
+    control.seen(70.0)
+    assert control.sparsity == pytest.approx(changes[-1] ** 2)
+
+
 def test_a_held_l0_costs_little_at_a_low_rate() -> None:
     free = Trained("relu", objective=Objective(k_aux=0, sparsity=0.3, tilt=0.5), steps=1200, rate=1e-3)
     objective = Objective(k_aux=0, sparsity=0.3, tilt=0.5)

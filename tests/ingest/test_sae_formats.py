@@ -296,7 +296,7 @@ def test_saelens_factor_of_rows_is_folded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [None, 0.3])
-@pytest.mark.parametrize("architecture", ["standard", "gated", "topk"])
+@pytest.mark.parametrize("architecture", ["standard", "gated", "topk", "skip_transcoder"])
 def test_saelens_rows_of_centred_writing_weights_are_less_their_mean(
     tmp_path: Path, architecture: str, factor: float | None
 ) -> None:
@@ -305,17 +305,37 @@ def test_saelens_rows_of_centred_writing_weights_are_less_their_mean(
         "hook_name": "blocks.7.hook_resid_pre",
         "model_from_pretrained_kwargs": {"center_writing_weights": True},
     }
-    normalised = "none" if factor is None else "expected_average_only_in"
+    normalised, centred = "none" if factor is None else "expected_average_only_in", "transcoder" not in architecture
+    if factor and not centred:
+        pytest.skip("a transcoder has no factor")
     t = saelens_folder(tmp_path, architecture, metadata=metadata, normalize_activations=normalised)
     x, s = rows(), factor or 1.0
     less = x.numpy() - x.numpy().mean(axis=1, keepdims=True)
-    z, y = naive(architecture, t, less * s, centred=True)
+    z, y = naive(architecture, t, less * s, centred=centred)
     same(dense(load_checkpoint_folder(tmp_path, scale=factor), x), z, y / s)
     # Between the heads and W_O nothing was written yet.
     metadata["hook_name"] = "blocks.7.attn.hook_z"
     t = saelens_folder(tmp_path, architecture, metadata=metadata, normalize_activations=normalised)
-    z, y = naive(architecture, t, x.numpy() * s, centred=True)
+    z, y = naive(architecture, t, x.numpy() * s, centred=centred)
     same(dense(load_checkpoint_folder(tmp_path, scale=factor), x), z, y / s)
+
+
+def test_writing_weights_are_centred_for_models_with_layer_norm_alone(tmp_path: Path) -> None:
+    def of(model: str) -> dict[str, object]:
+        loading = {"center_writing_weights": True}
+        return {"model_name": model, "hook_name": "blocks.7.hook_resid_post", "model_from_pretrained_kwargs": loading}
+
+    x = rows()
+    for model in ("meta-llama/Meta-Llama-3-8B", "gemma-2b", "Qwen/Qwen2-0.5B"):
+        t = saelens_folder(tmp_path, "standard", metadata=of(model))
+        same(dense(load_checkpoint_folder(tmp_path), x), *naive("standard", t, x.numpy(), centred=True))
+    less = x.numpy() - x.numpy().mean(axis=1, keepdims=True)
+    for model in ("gpt2-small", "EleutherAI/pythia-70m"):
+        t = saelens_folder(tmp_path, "standard", metadata=of(model))
+        same(dense(load_checkpoint_folder(tmp_path), x), *naive("standard", t, less, centred=True))
+    saelens_folder(tmp_path, "standard", metadata=of("mine"))
+    with pytest.raises(InputError, match="which 'mine' has is not known here: set it to false"):
+        load_checkpoint_folder(tmp_path)
 
 
 def test_centred_writing_weights_are_found_in_the_flat_layout(tmp_path: Path) -> None:

@@ -100,6 +100,14 @@ def test_a_big_step_and_one_that_asks_run_alone_on_all_threads(context: Context,
     assert set(recorder.order[: len(free)]) == free
 
 
+def test_with_one_thread_no_two_run_together(context: Context, steps: list[Step]) -> None:
+    context.catalog.connection.execute("SET threads = 1")
+    recorder = Recorder()
+    run(context, steps, recorder)
+    assert not any(others for name, others in recorder.beside.items() if name != "concept_positions")
+    assert len(recorder.order) == len(steps)
+
+
 def test_what_reads_from_a_failed_step_does_not_run(context: Context, steps: list[Step]) -> None:
     recorder = Recorder(failing="feature_sums")
     states = {result.step: result.state for result in run(context, steps, recorder)}
@@ -236,6 +244,9 @@ def test_files_that_were_replaced_count_as_new_and_so_do_all_after_an_expired_sn
         "-- first\nWITH few AS (SELECT * FROM tokens), more AS (SELECT * FROM few) SELECT count(*) AS n FROM more",
         "with recursive n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) "
         "SELECT (SELECT count(*) FROM tokens) AS n FROM n LIMIT 1",
+        "WITH tokens AS (SELECT * FROM tokens) SELECT count(*) AS n FROM tokens",
+        'WITH "tokens" (a) AS MATERIALIZED (SELECT position FROM tokens) SELECT count(a) AS n FROM "tokens"',
+        "SELECT count(*) AS n FROM (WITH tokens AS (SELECT 1) SELECT * FROM tokens) CROSS JOIN tokens AS t",
         'SELECT count(*) AS n FROM "tokens" SEMI JOIN (SELECT * FROM tokens) AS o USING (corpus, position)',
     ],
 )

@@ -272,3 +272,10 @@ def test_an_edit_of_a_prompt_changes_the_fingerprint(monkeypatch: pytest.MonkeyP
     before = fingerprint(TEXT)
     monkeypatch.setattr(step_module, "template_text", lambda name: "other")
     assert fingerprint(TEXT) != before
+
+
+def test_a_table_named_with_its_schema_is_refused() -> None:
+    with pytest.raises(StepError, match=r"s.sql, line 6: a step names its tables alone, without main\."):
+        parse_step(
+            "-- step: s\n-- writes: leaks\n-- key: corpus\n-- doc: d\nSELECT *\nFROM lake.main.tokens\n", "s.sql"
+        )

@@ -51,6 +51,7 @@ def fold_mean(weights: Weights, centred: bool) -> Weights:
         encoder=weights.encoder - means.unsqueeze(1),
         encoder_bias=weights.encoder_bias + shift,
         magnitude_bias=magnitude_bias,
+        skip=None if weights.skip is None else weights.skip - weights.skip.mean(dim=1, keepdim=True),
     )
 
 

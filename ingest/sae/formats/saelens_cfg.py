@@ -34,6 +34,13 @@ FACTOR = "expected_average_only_in"
 """The normalisation by a constant, which must be folded into the weights."""
 _WRITTEN = re.compile(r"hook_(resid_\w+|attn_out|mlp_out)$")
 """Places that hold what the writing weights wrote."""
+_LAYER_NORM = (
+    *("gpt2", "distilgpt2", "gpt-neo", "gpt-j", "pythia", "opt-", "bloom", "stablelm", "phi-1", "phi-2"),
+    *("solu", "gelu", "attn-only", "tiny-stories", "tinystories", "santacoder", "redwood"),
+)
+"""How names of models with LayerNorm begin."""
+_RMS_NORM = ("llama", "gemma", "mistral", "mixtral", "qwen", "phi-3", "phi-4", "olmo", "deepseek", "yi-")
+"""What stands in names of models with RMSNorm, whose writing weights TransformerLens leaves as they are."""
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("model_name", "hookpoint", "architecture"), str),
     **dict.fromkeys(("centred", "skip"), bool),
@@ -226,7 +233,18 @@ def _less_mean(metadata: dict[str, Any], path: Path) -> bool:
     loading = metadata.get("model_from_pretrained_kwargs") or {}
     if not isinstance(loading, dict):
         raise InputError(f"model_from_pretrained_kwargs is {loading!r} in {path}, but must be a JSON object")
-    return bool(loading.get("center_writing_weights")) and bool(_WRITTEN.search(str(metadata.get("hook_name"))))
+    if not loading.get("center_writing_weights") or not _WRITTEN.search(str(metadata.get("hook_name"))):
+        return False
+    name = str(metadata.get("model_name")).lower().rpartition("/")[2]
+    if any(part in name for part in _RMS_NORM):
+        return False
+    if not name.startswith(_LAYER_NORM):
+        raise InputError(
+            f"center_writing_weights is true in {path}, which means rows less their mean for a model with LayerNorm, "
+            f"and nothing for one with RMSNorm; which {metadata.get('model_name')!r} has is not known here: set it to "
+            "false for RMSNorm, or model_name to one with LayerNorm, such as gpt2"
+        )
+    return True
 
 
 def _from_flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
