@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # The GPU's kernels run in an interpreter. Triton reads this when it is imported, which torch does when it likes.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from tests.once import once
 from tests.postgres import Postgres, programs, running

@@ -64,7 +64,7 @@ def batch_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> tuple[Spa
     A few rows tell roughly where the boundary lies; what exceeds that is collected, and the exact boundary sought
     among it. Equal values at the boundary are all kept.
     """
-    wanted = int(world.total(torch.tensor(len(x_in)))) * k
+    wanted = int(world.count(x_in)) * k
     floor = _rough_boundary(x_in, encoder, bias, k)
     code = code_above(x_in, encoder, bias, floor)
     candidates = world.joined(code.values)

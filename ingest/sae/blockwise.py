@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ingest.sae.architecture import Weights, block_rows
 from ingest.sae.elementwise import Elementwise, Found, Task
+from ingest.sae.precision import add_product, product
 from ingest.sae.risk import tilted
 
 
@@ -42,38 +43,39 @@ class _Sums:
         self._by_pre = torch.zeros_like(weights.encoder_bias)
         self._others: dict[str, Tensor] = {}
         self._fired = torch.zeros(len(weights.encoder), dtype=torch.int64, device=weights.encoder.device)
-        self._residual = torch.empty_like(task.target)
+        self._error = torch.empty_like(task.target)
         self._row_losses = task.target.new_empty(len(task.target))
 
     def add(self, rows: slice, pre: Tensor, back: Tensor) -> None:
         """Take some rows into account; `pre` and `back` [rows or more, latents] are memory to use."""
         task, decoder = self._task, self._weights.decoder
         x_in, target = task.x_in[rows], task.target[rows]
-        seen = self._rule.forward(
-            torch.addmm(self._shift, x_in, self._weights.encoder.T, out=pre[: len(x_in)]), *self._parameters
-        )
-        error = torch.mm(seen.z, decoder).sub_(target)
+        pre, back = pre[: len(x_in)], back[: len(x_in)]
+        product(x_in, self._weights.encoder.T, pre, self._shift)
+        seen = self._rule.forward(pre, *self._parameters)
+        error = _missing(target, seen.z, decoder)
         losses = error.square().sum(1).add_(seen.penalty.sum(1), alpha=task.sparsity)
         by_auxiliary = None
         if seen.auxiliary is not None:
-            auxiliary_error = torch.mm(seen.auxiliary, decoder).sub_(target)
+            auxiliary_error = _missing(target, seen.auxiliary, decoder)
             losses += auxiliary_error.square().sum(1)
         share, shrunk = self._weigh(losses)
-        step = error * (2 * share)
+        step = error * (-2 * share)
         if seen.auxiliary is not None:
-            by_auxiliary = auxiliary_error.mul_(2 * share) @ decoder.T
-        by_z = torch.mm(step, decoder.T, out=back[: len(x_in)])
-        self._decoder.addmm_(seen.z.T, step, beta=shrunk)
+            by_auxiliary = torch.empty_like(back)
+            product(auxiliary_error.mul_(-2 * share), decoder.T, by_auxiliary)
+        product(step, decoder.T, back)
+        add_product(self._decoder, seen.z.T, step, shrunk)
         # As products with ones, sums over rows take half the time; booleans would take several times as much.
         ones = share.new_ones(len(share))
         self._fired += torch.mv(seen.z.sign_().T, ones).long()
-        slopes = self._rule.back(seen, by_z, by_auxiliary, share * task.sparsity, *self._parameters)
-        self._encoder.addmm_(slopes.pre.T, x_in, beta=shrunk)
+        slopes = self._rule.back(seen, back, by_auxiliary, share * task.sparsity, *self._parameters)
+        add_product(self._encoder, slopes.pre.T, x_in, shrunk)
         self._by_pre.addmv_(slopes.pre.T, ones, beta=shrunk)
         for name, slope in slopes.others.items():
             before = self._others.setdefault(name, torch.zeros_like(self._by_pre))
             before.addmv_(slope.T, ones, beta=shrunk)
-        self._residual[rows], self._row_losses[rows] = error, losses
+        self._error[rows], self._row_losses[rows] = error, losses
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, float]:
         """(weights [n, 1] of rows with these losses, what earlier ones shrink by), the largest so far being 1."""
@@ -93,10 +95,17 @@ class _Sums:
             loss,
             self._row_losses,
             by_row,
-            self._residual,
+            self._error,
             self._fired,
             self._encoder,
             self._decoder,
             self._by_pre,
             self._others,
         )
+
+
+def _missing(target: Tensor, z: Tensor, decoder: Tensor) -> Tensor:
+    """target [n, d] - z [n, latents] @ decoder [latents, d]."""
+    decoded = torch.empty_like(target)
+    product(z, decoder, decoded)
+    return torch.sub(target, decoded, out=decoded)

@@ -26,7 +26,7 @@ class SparseCode(NamedTuple):
 
     def fired(self, latents: int) -> Tensor:
         """Rows on which each latent is active, [latents] int64."""
-        return torch.bincount(self.indices[self.values > 0], minlength=latents)
+        return _counted(self.indices, (self.values > 0).long(), latents)
 
 
 class ByLatent(NamedTuple):
@@ -53,6 +53,19 @@ def ragged(values: Tensor, indices: Tensor, counts: Tensor) -> SparseCode:
     return SparseCode(values, indices, offsets)
 
 
+def nested(code: SparseCode, groups: tuple[int, ...]) -> list[SparseCode]:
+    """The pairs that each nested dictionary adds to the one before (Matryoshka); the code itself if there is one."""
+    if len(groups) <= 1:
+        return [code]
+    rows, parts, low = code.rows(), [], 0
+    for high in groups:
+        inside = (code.indices >= low) & (code.indices < high)
+        counts = torch.bincount(rows[inside], minlength=len(code.offsets) - 1)
+        parts.append(ragged(code.values[inside], code.indices[inside], counts))
+        low = high
+    return parts
+
+
 def decode(code: SparseCode, decoder: Tensor) -> Tensor:
     """sum over a row's pairs of value * decoder[latent], without a bias: [n, d] from `decoder` [latents, d]."""
     return embedding_bag(
@@ -71,7 +84,7 @@ def by_latent(code: SparseCode, latents: int) -> ByLatent:
     keys = code.indices.to(torch.int16) if latents <= 1 << 15 else code.indices
     order = torch.sort(keys, stable=True).indices
     offsets = torch.zeros(latents + 1, dtype=torch.int64, device=keys.device)
-    torch.cumsum(torch.bincount(code.indices, minlength=latents), 0, out=offsets[1:])
+    torch.cumsum(_counted(code.indices, torch.ones_like(code.indices), latents), 0, out=offsets[1:])
     return ByLatent(order, code.rows()[order], offsets)
 
 
@@ -96,3 +109,8 @@ def row_sums(code: SparseCode, values: Tensor) -> Tensor:
     """The sum of `values` [pairs] over each row's pairs: [n], in the values' dtype."""
     sums = torch.zeros(len(code.offsets) - 1, dtype=values.dtype, device=values.device)
     return sums.index_add_(0, code.rows(), values)
+
+
+def _counted(indices: Tensor, amounts: Tensor, latents: int) -> Tensor:
+    """The sum of whole `amounts` at each latent, [latents]; unlike `bincount`, a GPU need not be waited for."""
+    return torch.zeros(latents, dtype=torch.int64, device=indices.device).scatter_add_(0, indices, amounts)

@@ -89,8 +89,8 @@ class Found(NamedTuple):
     """[n]."""
     by_row: Tensor
     """[n]: derivative of `loss` by each of them."""
-    residual: Tensor
-    """[n, d_out]: decoded minus target."""
+    error: Tensor
+    """[n, d_out]: target minus decoded."""
     fired: Tensor
     """[latents] int64."""
     encoder: Tensor

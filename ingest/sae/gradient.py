@@ -1,18 +1,24 @@
 """The gradient of a squared reconstruction error through a sparse code, from its pairs alone.
 
 Every architecture whose code is a list of pairs shares it: only the choice of pairs, and what lies between a
-pre-activation and an activation, differ. With r = decoded - target, s_i the weight of row i, z the code:
+pre-activation and an activation, differ. With e = target - decoded, s_i the weight of row i, z the code:
 
-    step = 2 s r                      d/d decoder = z^T step       d/d z = step decoder^T, at the pairs
+    step = -2 s e                     d/d decoder = z^T step       d/d z = step decoder^T, at the pairs
     d/d encoder = (d/d pre)^T x_in    d/d bias = sum over rows of d/d pre
     d/d b_dec = sum over rows of step, less (d/d bias) encoder where b_dec is subtracted from the input
+
+On a CPU these are `embedding_bag` and its derivative, on a GPU the fused products of `kernels`.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ingest.sae import world
-from ingest.sae.codes import ByLatent, SparseCode, decode, latent_sums, transposed_product
+from ingest.sae.codes import SparseCode, by_latent, decode, latent_sums, transposed_product
+from ingest.sae.gpu import use_kernels
+from ingest.sae.precision import product_format
 
 SMALLEST_VARIANCE = 1e-12
 """A batch of equal rows has no variance to normalise by."""
@@ -20,36 +26,71 @@ SMALLEST_VARIANCE = 1e-12
 
 def mean_variance(rows: Tensor) -> Tensor:
     """sum |row - mean|^2 / n over the rows [n, d] of all processes, at least SMALLEST_VARIANCE: a scalar."""
-    n = world.total(torch.tensor(float(len(rows)), dtype=rows.dtype, device=rows.device))
+    n = world.count(rows)
     mean = world.total(rows.sum(0)) / n
     return world.total((rows - mean).square().sum()).div_(n).clamp_(min=SMALLEST_VARIANCE)
 
 
 class Reconstruction:
-    """A code decoded and compared with its target; `back` gives the gradient at the pairs."""
+    """A code decoded and compared with its target; `back` and `back_error` give the gradient at the pairs."""
 
-    def __init__(self, code: SparseCode, decoder: Tensor, target: Tensor, onto: Tensor | None = None) -> None:
-        """`decoder` [latents, d], `target` [n, d]; `onto` [n, d] is what the decoded code is added to, if anything."""
-        with torch.enable_grad():
-            # autograd only for the product step decoder^T at the pairs: embedding_bag's backward gathers no copy.
-            self._values = code.values.detach().requires_grad_()
-            self._decoded = decode(code._replace(values=self._values), decoder)
-        self.decoded = self._decoded.detach() if onto is None else onto + self._decoded.detach()
-        self.residual = self.decoded - target
-        """[n, d]: decoded minus target."""
+    def __init__(self, code: SparseCode, decoder: Tensor, target: Tensor) -> None:
+        """`decoder` [latents, d], `target` [n, d]: for a nested dictionary, what those before it left over."""
+        self._code, self._decoder = code, decoder
+        if use_kernels(decoder):
+            from ingest.sae import kernels
+
+            self._decoder = decoder.to(product_format(decoder))
+            error, self._by_error = kernels.decode_and_compare(code, self._decoder, target)
+        else:
+            with torch.enable_grad():
+                # autograd only for the product step decoder^T at the pairs: embedding_bag's backward gathers no copy.
+                self._values = code.values.detach().requires_grad_()
+                self._decoded = decode(code._replace(values=self._values), decoder)
+            error = target - self._decoded.detach()
+        self.error = error
+        """[n, d]: target minus decoded."""
 
     def squares(self) -> Tensor:
         """The squared error of each row, [n]."""
-        return self.residual.square().sum(1)
+        return self.error.square().sum(1)
 
     def back(self, step: Tensor) -> Tensor:
-        """d/d value [pairs] of a loss whose gradient at `decoded` is `step` [n, d]; also at pairs of value 0."""
+        """d/d value [pairs] of a loss whose gradient at the decoded rows is `step` [n, d]; also at pairs of value 0."""
+        if use_kernels(self._decoder):
+            from ingest.sae import kernels
+
+            return kernels.at_pairs(self._code, self._decoder, step)
         (by_value,) = torch.autograd.grad(self._decoded, self._values, step)
         return by_value
 
+    def back_error(self, share: Tensor) -> Tensor:
+        """As `back`, for the step `share` [n, 1] times the error."""
+        if use_kernels(self._decoder):
+            # The kernel that decoded has these products already: they need every decoder row a second time.
+            return self._by_error * share.flatten()[self._code.rows()]
+        return self.back(self.error * share)
 
-def encoder_gradient(
-    code: SparseCode, pairs: ByLatent, by_pre: Tensor, x_in: Tensor, latents: int
-) -> tuple[Tensor, Tensor]:
-    """(d/d encoder [latents, d], d/d bias [latents]) from d/d pre-activation [pairs] at the code's pairs."""
-    return transposed_product(pairs, by_pre, x_in), latent_sums(code, by_pre, latents)
+
+class WeightGradients(NamedTuple):
+    """Of one code, summed over its rows."""
+
+    encoder: Tensor
+    """[latents, d_in]."""
+    encoder_bias: Tensor
+    """[latents]."""
+    decoder: Tensor
+    """[latents, d_out]."""
+
+
+def weight_gradients(code: SparseCode, by_pre: Tensor, x_in: Tensor, step: Tensor, latents: int) -> WeightGradients:
+    """The gradients above, from d/d pre-activation `by_pre` [pairs], `x_in` [n, d_in] and `step` [n, d_out]."""
+    pairs = by_latent(code, latents)
+    if use_kernels(x_in):
+        from ingest.sae import kernels
+
+        dtype = product_format(x_in)
+        return WeightGradients(*kernels.latent_products(pairs, by_pre, x_in.to(dtype), code.values, step.to(dtype)))
+    encoder = transposed_product(pairs, by_pre, x_in)
+    decoder = transposed_product(pairs, code.values, step)
+    return WeightGradients(encoder, latent_sums(code, by_pre, latents), decoder)

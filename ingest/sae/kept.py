@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ingest.sae import world
 from ingest.sae.architecture import Batch, Outcome, Weights
-from ingest.sae.codes import SparseCode, by_latent, ragged, transposed_product
-from ingest.sae.gradient import Reconstruction, encoder_gradient, mean_variance
+from ingest.sae.codes import SparseCode, nested
+from ingest.sae.gradient import Reconstruction, WeightGradients, mean_variance, weight_gradients
 from ingest.sae.risk import tilted
 from ingest.sae.topcode import top_code
 
@@ -46,58 +46,40 @@ def kept_loss(
     if weights.skip is not None:
         target = target - batch.x @ weights.skip.T
     variance = mean_variance(batch.target)
-    parts = _nested(code, groups)
+    parts = nested(code, groups)
     reconstructions: list[Reconstruction] = []
     squares = torch.zeros(len(target), dtype=target.dtype, device=target.device)
     for part in parts:
-        onto = reconstructions[-1].decoded if reconstructions else None
-        reconstructions.append(Reconstruction(part, weights.decoder, target, onto))
+        left = reconstructions[-1].error if reconstructions else target
+        reconstructions.append(Reconstruction(part, weights.decoder, left))
         squares += reconstructions[-1].squares()
     row_losses = squares / (variance * len(parts))
     loss, by_row = tilted(row_losses, batch.tilt)
-    scale = (2 / (variance * len(parts)) * by_row).unsqueeze(1)
+    share = (-2 / (variance * len(parts)) * by_row).unsqueeze(1)
 
     # A latent of dictionary g helps every dictionary from g on: its steps add up from the last one back.
-    gradients, step = [], torch.zeros_like(target)
-    for part, reconstruction in zip(reversed(parts), reversed(reconstructions), strict=True):
-        step = step + reconstruction.residual * scale
-        gradients.append(_part_gradient(part, reconstruction, step, x_in, latents))
+    last = reconstructions[-1]
+    step = last.error * share
+    gradients = [_part_gradient(parts[-1], last.back_error(share), step, x_in, latents)]
+    for part, reconstruction in zip(parts[-2::-1], reconstructions[-2::-1], strict=True):
+        step = step + reconstruction.error * share
+        gradients.append(_part_gradient(part, reconstruction.back(step), step, x_in, latents))
     encoder, bias, decoder = (torch.stack(t).sum(0) if len(t) > 1 else t[0] for t in zip(*gradients, strict=True))
     # The decoder bias moves every dictionary's reconstruction, and through the encoder's input the code.
     decoder_bias = step.sum(0) - (bias @ weights.encoder if centred else 0)
     skip = step.T @ batch.x if weights.skip is not None else None
     gradient = Weights(encoder, bias, decoder, decoder_bias, skip=skip)
 
-    last = reconstructions[-1]
-    relative_error = world.total(last.squares().sum()) / variance
-    relative_error = relative_error / world.total(torch.tensor(float(len(target)), device=target.device))
+    relative_error = world.total(last.squares().sum()) / (variance * world.count(target))
     revived = torch.nonzero(batch.dead).flatten()
     if k_aux and len(revived):
-        loss = loss + _revive(weights, gradient, revived, x_in, -last.residual, k_aux, aux_coefficient, centred)
+        loss = loss + _revive(weights, gradient, revived, x_in, last.error, k_aux, aux_coefficient, centred)
     return Outcome(loss, 1 - relative_error, code.fired(latents), gradient, row_losses, smallest)
 
 
-def _nested(code: SparseCode, groups: tuple[int, ...]) -> list[SparseCode]:
-    """The pairs that each dictionary adds to the one before."""
-    if len(groups) <= 1:
-        return [code]
-    rows, parts, low = code.rows(), [], 0
-    for high in groups:
-        inside = (code.indices >= low) & (code.indices < high)
-        counts = torch.bincount(rows[inside], minlength=len(code.offsets) - 1)
-        parts.append(ragged(code.values[inside], code.indices[inside], counts))
-        low = high
-    return parts
-
-
-def _part_gradient(
-    code: SparseCode, reconstruction: Reconstruction, step: Tensor, x_in: Tensor, latents: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(d/d encoder, d/d bias, d/d decoder) of one dictionary's pairs, given d/d decoded `step` [n, d]."""
-    by_pre = reconstruction.back(step) * (code.values > 0)
-    pairs = by_latent(code, latents)
-    encoder, bias = encoder_gradient(code, pairs, by_pre, x_in, latents)
-    return encoder, bias, transposed_product(pairs, code.values, step)
+def _part_gradient(code: SparseCode, by_value: Tensor, step: Tensor, x_in: Tensor, latents: int) -> WeightGradients:
+    """The gradients of one dictionary's pairs, given d/d value [pairs] and d/d decoded `step` [n, d]."""
+    return weight_gradients(code, by_value * (code.values > 0), x_in, step, latents)
 
 
 def _revive(
@@ -114,13 +96,14 @@ def _revive(
     encoder, decoder = weights.encoder[revived], weights.decoder[revived]
     code = top_code(x_in, encoder, weights.encoder_bias[revived], min(k_aux, len(revived)))
     reconstruction = Reconstruction(code, decoder, error)
-    n = world.total(torch.tensor(float(len(error)), dtype=error.dtype, device=error.device))
-    scale = coefficient / (mean_variance(error) * n)
-    parts = _part_gradient(code, reconstruction, 2 * scale * reconstruction.residual, x_in, len(revived))
-    gradient.encoder.index_add_(0, revived, parts[0])
-    gradient.encoder_bias.index_add_(0, revived, parts[1])
-    gradient.decoder.index_add_(0, revived, parts[2])
+    scale = coefficient / (mean_variance(error) * world.count(error))
+    share = (-2 * scale).expand(len(error), 1)
+    by_value = reconstruction.back_error(share)
+    found = _part_gradient(code, by_value, reconstruction.error * share, x_in, len(revived))
+    gradient.encoder.index_add_(0, revived, found.encoder)
+    gradient.encoder_bias.index_add_(0, revived, found.encoder_bias)
+    gradient.decoder.index_add_(0, revived, found.decoder)
     if centred:
         # The error is held constant, so b_dec moves this term through the encoder's input alone.
-        gradient.decoder_bias.sub_(parts[1] @ encoder)
+        gradient.decoder_bias.sub_(found.encoder_bias @ encoder)
     return scale * world.total(reconstruction.squares().sum())

@@ -1,9 +1,9 @@
 """The loss of an elementwise architecture and its gradient from the pairs that matter: dense is the encoder alone."""
 
 from ingest.sae.architecture import Weights
-from ingest.sae.codes import by_latent, latent_sums, row_sums, transposed_product
+from ingest.sae.codes import latent_sums, row_sums
 from ingest.sae.elementwise import Elementwise, Found, Task, at_pairs
-from ingest.sae.gradient import Reconstruction, encoder_gradient
+from ingest.sae.gradient import Reconstruction, weight_gradients
 from ingest.sae.risk import tilted
 from ingest.sae.topcode import code_above
 
@@ -23,14 +23,14 @@ def by_pairs(rule: Elementwise, weights: Weights, task: Task) -> Found:
         row_losses += auxiliary.squares()
 
     loss, by_row = tilted(row_losses, task.tilt)
-    share = (2 * by_row).unsqueeze(1)
-    step = reconstruction.residual * share
-    by_auxiliary = None if auxiliary is None else auxiliary.back(auxiliary.residual * share)
+    share = (-2 * by_row).unsqueeze(1)
+    by_auxiliary = None if auxiliary is None else auxiliary.back_error(share)
     by_penalty = (task.sparsity * by_row)[code.rows()]
-    slopes = rule.back(seen._replace(z=seen.z.sign()), reconstruction.back(step), by_auxiliary, by_penalty, *parameters)
-    pairs = by_latent(code, latents)
-    by_encoder, by_pre = encoder_gradient(code, pairs, slopes.pre, task.x_in, latents)
-    by_decoder = transposed_product(pairs, seen.z, step)
+    by_z = reconstruction.back_error(share)
+    slopes = rule.back(seen._replace(z=seen.z.sign()), by_z, by_auxiliary, by_penalty, *parameters)
+    by_encoder, by_pre, by_decoder = weight_gradients(
+        code, slopes.pre, task.x_in, reconstruction.error * share, latents
+    )
     others = {name: latent_sums(code, slope, latents) for name, slope in slopes.others.items()}
     fired = code.fired(latents)
-    return Found(loss, row_losses, by_row, reconstruction.residual, fired, by_encoder, by_decoder, by_pre, others)
+    return Found(loss, row_losses, by_row, reconstruction.error, fired, by_encoder, by_decoder, by_pre, others)

@@ -52,7 +52,7 @@ def penalised_loss(rule: Elementwise, weights: Weights, batch: Batch) -> Outcome
         target = target - batch.x @ weights.skip.T
     path = by_pairs if density(rule, weights, x_in) < SPARSE_BELOW else by_blocks
     found = path(rule, weights, Task(x_in, target, batch.sparsity, batch.tilt))
-    step = found.residual * (2 * found.by_row).unsqueeze(1)
+    step = found.error * (-2 * found.by_row).unsqueeze(1)
     gradient = Weights(
         found.encoder,
         found.others.pop("encoder_bias", found.by_pre),
@@ -62,6 +62,5 @@ def penalised_loss(rule: Elementwise, weights: Weights, batch: Batch) -> Outcome
         skip=step.T @ batch.x if weights.skip is not None else None,
         **found.others,
     )
-    n = world.total(torch.tensor(float(len(target)), dtype=target.dtype, device=target.device))
-    relative_error = world.total(found.residual.square().sum()) / (mean_variance(batch.target) * n)
+    relative_error = world.total(found.error.square().sum()) / (mean_variance(batch.target) * world.count(target))
     return Outcome(found.loss, 1 - relative_error, found.fired, gradient, found.row_losses)

@@ -1,9 +1,9 @@
-"""The number format of the encoder's product, the one dense product of a sparse step.
+"""The number format in which a training step multiplies: float32, or bfloat16, for which GPUs have matrix units.
 
-GPUs have matrix units for bfloat16. The product rounds copies of its two factors
-(mixed precision, Micikevicius et al. 2018, arXiv 1710.03740); weights, optimiser, gradients and the decoder's sums stay
-in float32. What it gives is the code: the loss is that of the rounded code, and its gradient passes the rounding
-straight through. Where most pairs are active (`blockwise`) a step is all dense products, and those stay in float32.
+A product rounds copies of its two factors (mixed precision, Micikevicius et al. 2018, arXiv 1710.03740); weights,
+optimiser, sums and gradients stay in float32. Rounded are the factors of the encoder's product, of all products where
+most pairs are active (`blockwise`), and what a GPU's kernels gather; on a CPU, sparse products take float32 factors.
+The loss is that of the rounded code, and its gradient passes the rounding straight through.
 """
 
 from collections.abc import Iterator
@@ -29,3 +29,27 @@ def products_in(name: str) -> Iterator[None]:
 def product_format(weights: torch.Tensor) -> torch.dtype:
     """What to multiply `weights` in."""
     return _format.get() or weights.dtype
+
+
+def product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, shift: torch.Tensor | None = None) -> None:
+    """Set `out` [n, k] to left [n, m] @ right [m, k] + shift [k], the factors rounded to the format."""
+    dtype = product_format(left)
+    if dtype != out.dtype:
+        out.copy_(torch.mm(left.to(dtype), right.to(dtype)))
+        if shift is not None:
+            out.add_(shift)
+    elif shift is None:
+        torch.mm(left, right, out=out)
+    else:
+        torch.addmm(shift, left, right, out=out)
+
+
+def add_product(sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor, before: float) -> None:
+    """Set `sums` [n, k] to before * sums + left @ right, the factors rounded; at 0, `sums` may hold anything."""
+    dtype = product_format(left)
+    if dtype == sums.dtype:
+        sums.addmm_(left, right, beta=before)
+    elif before:
+        sums.mul_(before).add_(torch.mm(left.to(dtype), right.to(dtype)))
+    else:
+        sums.copy_(torch.mm(left.to(dtype), right.to(dtype)))

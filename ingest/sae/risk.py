@@ -19,8 +19,8 @@ def tilted(losses: Tensor, tilt: float) -> tuple[Tensor, Tensor]:
     Computed in float64 about the largest exponent, so that neither a tilt of 1e4 overflows nor one of 1e-9 loses
     the digits of the mean: with m the largest of t L, it is (m + log1p(mean(expm1(t L - m)))) / t.
     """
-    n = world.total(torch.tensor(float(len(losses)), dtype=torch.float64, device=losses.device))
     exact = losses.double()
+    n = world.count(exact)
     if tilt == 0:
         mean = world.total(exact.sum()) / n
         return mean.to(losses.dtype), (1 / n).to(losses.dtype).expand(len(losses))

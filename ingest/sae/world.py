@@ -26,6 +26,11 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def count(rows: Tensor) -> Tensor:
+    """How many rows [n, ...] all processes have: a scalar of their dtype, where they lie."""
+    return total(torch.full((), float(len(rows)), dtype=rows.dtype, device=rows.device))
+
+
 def largest(value: Tensor) -> Tensor:
     """The largest of every process's `value`, in place."""
     if dist.is_initialized():

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
-from ingest.sae.codes import SparseCode, by_latent, decode, ragged, row_sums, transposed_product
+from ingest.sae.codes import SparseCode, decode, nested, row_sums
 from ingest.sae.config import SAEConfig
-from ingest.sae.gradient import Reconstruction, encoder_gradient
+from ingest.sae.gradient import Reconstruction, weight_gradients
 from ingest.sae.kept import encoder_input
 from ingest.sae.model import SAE
 
@@ -66,16 +66,16 @@ def row_parts(sae: SAE, x: Tensor, sparsity: float) -> list[Part]:
     weights, groups = sae.weights, sae.config.groups
     with torch.no_grad():
         code = sae.architecture.encode(weights, x)
-        codes = _dictionaries(code, groups)
+        codes = nested(code, groups)
         target = x - weights.decoder_bias
         found: list[Reconstruction] = []
         for part in codes:
-            found.append(Reconstruction(part, weights.decoder, target, found[-1].decoded if found else None))
+            found.append(Reconstruction(part, weights.decoder, found[-1].error if found else target))
         penalty = sparsity if sae.config.architecture == "relu" else 0.0
         parts, step = [], torch.zeros_like(target)
         # A latent of an inner dictionary helps every larger one: its steps add up from the largest back.
         for part, one in zip(reversed(codes), reversed(found), strict=True):
-            step = step + one.residual * (2 / len(codes))
+            step = step - one.error * (2 / len(codes))
             by_pre = (one.back(step) + penalty) * (part.values > 0)
             parts.append(Part(part, step, by_pre))
         return parts[::-1]
@@ -92,10 +92,8 @@ def seed_gradient(sae: SAE, rows: Iterable[Tensor], sparsity: float = 0.0) -> We
         parts = row_parts(sae, x, sparsity)
         sums = [torch.zeros_like(w) for w in (weights.encoder, weights.encoder_bias, weights.decoder)]
         for part in parts:
-            pairs = by_latent(part.code, latents)
-            encoder, bias = encoder_gradient(part.code, pairs, part.by_pre, x_in, latents)
-            decoder = transposed_product(pairs, part.code.values, part.step)
-            for one, more in zip(sums, (encoder, bias, decoder), strict=True):
+            found = weight_gradients(part.code, part.by_pre, x_in, part.step, latents)
+            for one, more in zip(sums, found, strict=True):
                 one += more
         sums.append(parts[0].step.sum(0) - (sums[1] @ weights.encoder if centred else 0))
         # In float64: the seed set may be large, and the gradients of its tokens nearly cancel.
@@ -154,15 +152,3 @@ def document_influence(
 def _chunks(rows: Iterable[Tensor]) -> Iterator[Tensor]:
     for x in rows:
         yield from torch.split(x, CHUNK)  # type: ignore[no-untyped-call]
-
-
-def _dictionaries(code: SparseCode, groups: tuple[int, ...]) -> list[SparseCode]:
-    """The pairs that each nested dictionary adds to the one before; the code itself if there is one."""
-    if len(groups) <= 1:
-        return [code]
-    rows, n, found, low = code.rows(), len(code.offsets) - 1, [], 0
-    for high in groups:
-        inside = (code.indices >= low) & (code.indices < high)
-        found.append(ragged(code.values[inside], code.indices[inside], torch.bincount(rows[inside], minlength=n)))
-        low = high
-    return found

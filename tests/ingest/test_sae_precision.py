@@ -79,6 +79,33 @@ def test_the_gradient_is_near_that_of_float32(rows: Tensor, weights: Weights, ar
         assert float(torch.nn.functional.cosine_similarity(slope.flatten(), other.flatten(), 0)) > 0.98, name
 
 
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "gated"])
+@pytest.mark.parametrize("path", ["dense", "sparse"])
+def test_the_gradient_of_a_penalised_loss_is_near_that_of_float32(
+    rows: Tensor, weights: Weights, architecture: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.sae.penalised.SPARSE_BELOW", 0.0 if path == "dense" else 2.0)
+    # Blocks of which the last is not whole.
+    monkeypatch.setattr("ingest.sae.blockwise.block_rows", lambda latents, device: 50)
+    made = architecture_of(SAEConfig(D, WIDTH, None, "none", "none", architecture), Objective())
+    if architecture == "jumprelu":
+        weights = replace(weights, threshold=torch.full((WIDTH,), 0.3))
+    if architecture == "gated":
+        weights = replace(weights, magnitude=torch.full((WIDTH,), 0.2), magnitude_bias=torch.full((WIDTH,), 0.1))
+
+    def outcome(format: str) -> Outcome:
+        with products_in(format):
+            return made.loss(weights, Batch(rows, rows, torch.zeros(WIDTH, dtype=torch.bool), 0.1, 0.5))
+
+    exact, near = outcome("float32"), outcome("bfloat16")
+    assert float(near.loss) == pytest.approx(float(exact.loss), rel=0.02)
+    assert float(near.loss) != float(exact.loss)
+    for name, slope in near.gradient.named().items():
+        assert slope.dtype == torch.float32
+        other = exact.gradient.named()[name]
+        assert float(torch.nn.functional.cosine_similarity(slope.flatten(), other.flatten(), 0)) > 0.98, name
+
+
 def test_a_run_in_bfloat16_keeps_float32_weights_and_comes_as_far(tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(2)
     atoms = torch.nn.functional.normalize(torch.randn(32, D, generator=g), dim=1)
