@@ -9,9 +9,9 @@ from catalog.sae_section import WIDTH, K, Sae
 from ingest.sae.architecture import Weights
 from ingest.sae.config import KEEPS_K, Objective, SAEConfig
 from ingest.sae.initial import FIRST_THRESHOLD, unit_decoder
+from ingest.sae.job import Parent
 from ingest.sae.model import SAE
 from ingest.sae.settings import TrainConfig
-from ingest.sae.train import Parent
 
 WARMUP, DECAY = 50, 300
 _SHRINKING = (16, 8, 4, 2, 1)

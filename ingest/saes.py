@@ -25,11 +25,12 @@ from ingest.models import LanguageModel
 from ingest.recipe import beginning, shape, training
 from ingest.residuals import Residuals, cache_residuals, residuals_digest, text_shards
 from ingest.sae.evaluate import evaluate
+from ingest.sae.job import Job
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sae.parallel import train_in_processes
 from ingest.sae.rows import CachedRows, RowSource
 from ingest.sae.settings import TrainReport
-from ingest.sae.train import Job, train_saes
+from ingest.sae.train import train_saes
 from ingest.select.run import select_documents
 from ingest.sparse import file_digest
 from ingest.streaming import ModelRows, held_out_rows

@@ -88,7 +88,7 @@ class _Stream:
             self._buffer = self._source.read(shards)
             self._mixed = np.random.default_rng([self._seed, epoch, part + 1]).permutation(len(self._buffer))
             self._place = (epoch, part)
-        x = as_tensor(self._buffer[self._rows(step - first)])
+        x = torch.from_numpy(self._buffer[self._rows(step - first)])
         return x, x
 
     def row_numbers(self, step: int) -> npt.NDArray[np.int64]:

@@ -24,9 +24,10 @@ from ingest.sae import world
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.files import packed, write_whole
+from ingest.sae.job import Job, Parent
 from ingest.sae.rows import CachedRows, RowSource
 from ingest.sae.settings import TrainConfig
-from ingest.sae.train import Job, Parent, train_saes
+from ingest.sae.train import train_saes
 
 JOB_FILE, PARENT_FILE, SUBSET_FILE = "job.json", "parent.safetensors", "subset.npy"
 _TOLD = 2000

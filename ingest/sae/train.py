@@ -1,69 +1,16 @@
-"""Train SAEs on rows of the residual stream, several on one pass over them: a loop that reads top to bottom.
+"""Train SAEs on rows of the residual stream, several on one pass over them."""
 
-A run can be killed at any moment. Its checkpoint is replaced atomically, its order of rows follows from seed
-and step, so the resumed run ends in the same bits (on a CPU with the same number of threads). Under `torchrun` every
-process takes its part of each batch, and rank 0 writes.
-"""
-
-import json
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from catalog.errors import InputError
-from ingest.sae import world
-from ingest.sae.architecture import Batch, Outcome, Weights
-from ingest.sae.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from ingest.sae.control import SparsityControl
-from ingest.sae.files import remove_partials, write_whole
-from ingest.sae.initial import initial_weights, row_scale, scaled, unscaled
-from ingest.sae.kept import encoder_input
-from ingest.sae.model import SAE
-from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.precision import products_in
-from ingest.sae.registry import architecture_of
-from ingest.sae.resample import resample
-from ingest.sae.rows import CachedRows, Rows, RowSource, check_finite
-from ingest.sae.settings import Metric, TrainConfig, TrainReport, learning_rate, run_digest
-
-Progress = Callable[[int, int, float, float, float, int], None]
-"""Called with (steps done, steps, loss, FVE, L0, dead latents) of the batch just seen."""
-
-REPORT_FILE = "training.json"
-THRESHOLD_RATE = 0.01
-"""Share of a new batch in the running mean of BatchTopK's boundary."""
-_IDLE, _FIGURES, _CONTROL = "idle_tokens", "figures", "control"
-_ADAM = "adam."
-
-
-@dataclass(frozen=True)
-class Parent:
-    """The SAE that a fine-tuning begins with."""
-
-    weights: Weights
-    """For rows as they are, unscaled."""
-    digest: str
-    """Of its weights file: another parent is another run."""
-    scale: float | None = None
-    """What its rows were multiplied by in training, so that coefficients keep their meaning; None: from the rows."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One SAE to train."""
-
-    config: TrainConfig
-    out_dir: Path
-    """Where it is left, for `SAE.load`; belongs to one run at a time."""
-    parent: Parent | None = None
-    progress: Progress | None = None
-    skip: bool = False
-    """Transcoder: with a linear path from input to output, zero at the beginning."""
+from ingest.sae.ahead import Ahead
+from ingest.sae.job import Job, Parent, Progress
+from ingest.sae.rows import CachedRows, Rows, RowSource
+from ingest.sae.run import Run
+from ingest.sae.settings import TrainConfig, TrainReport
 
 
 def train_sae(
@@ -94,234 +41,19 @@ def train_saes(
     for a loss that is not finite, naming the step; the last checkpoint stays.
     """
     source = rows if isinstance(rows, RowSource) else CachedRows(rows)
-    runs = [_Run(job, source, resume, device) for job in jobs]
+    runs = [Run(job, source, resume, device) for job in jobs]
     first = min((run.step for run in runs if not run.finished), default=0)
-    samplers = {key: source.sampler(*key) for key in dict.fromkeys(run.draws for run in runs if not run.finished)}
-    for step in range(first, max((run.config.steps for run in runs), default=0)):
-        drawn: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        for run in runs:
-            if run.finished or run.step != step:
-                continue
-            if run.draws not in drawn:
-                drawn[run.draws] = samplers[run.draws].batch(step)
-            run.advance(*drawn[run.draws], samplers[run.draws].row_numbers)
+    steps = max((run.config.steps for run in runs), default=0)
+    with ExitStack() as stack:
+        samplers = {run.draws: source.sampler(*run.draws) for run in runs if not run.finished}
+        if torch.device(device).type != "cpu" and isinstance(source, CachedRows):
+            samplers = {key: stack.enter_context(closing(Ahead(one, steps - 1))) for key, one in samplers.items()}
+        for step in range(first, steps):
+            drawn: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+            for run in runs:
+                if run.finished or run.step != step:
+                    continue
+                if run.draws not in drawn:
+                    drawn[run.draws] = samplers[run.draws].batch(step)
+                run.advance(*drawn[run.draws], samplers[run.draws].row_numbers)
     return [run.report() for run in runs]
-
-
-class _Run:
-    """One SAE while it is trained."""
-
-    def __init__(self, job: Job, source: RowSource, resume: bool, device: str | torch.device) -> None:
-        self.config, self.out_dir, self._progress, self._device = job.config, job.out_dir, job.progress, device
-        config = self.config
-        source.check(config.sae.d_in, config.sae.out, config.batch)
-        if config.batch % world.processes():
-            raise InputError(f"a batch of {config.batch} rows does not divide among {world.processes()} processes")
-        self.draws = (config.batch, config.seed)
-        self.digest = run_digest(
-            config, source.digest, job.parent.digest if job.parent else "", "skip" if job.skip else ""
-        )
-        self._started_over = ""
-        self._report: TrainReport | None = None
-        self._resumed_at = 0
-        if world.rank() == 0:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            remove_partials(self.out_dir)
-        if resume and (done := _finished(self.out_dir, self.digest)):
-            self._report, self.step = done, config.steps
-            return
-        if world.rank() == 0:
-            (self.out_dir / REPORT_FILE).unlink(missing_ok=True)
-        self._architecture = architecture_of(config.sae, config.objective)
-        self._begin(source, job.parent, job.skip)
-        if resume:
-            self._restore()
-        self._time, self._tokens = time.perf_counter(), 0
-        if self.step == config.steps:
-            self._finish()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the report stands."""
-        return self._report is not None
-
-    def _begin(self, source: RowSource, parent: Parent | None, skip: bool) -> None:
-        """The state before the first step."""
-        config = self.config
-        x, target = source.sample()
-        given = parent.scale if parent else None
-        self._scale = given if given is not None else row_scale(x)
-        self._target_scale = self._scale if config.sae.target_hookpoint is None else row_scale(target)
-        if parent:
-            weights = scaled(parent.weights, self._scale, self._target_scale)
-        else:
-            weights = initial_weights(config.sae, config.seed, x * self._scale, target * self._target_scale)
-        if skip and weights.skip is None:
-            weights = replace(weights, skip=torch.zeros(config.sae.out, config.sae.d_in))
-        self._weights = _placed(weights, self._device)
-        self._optimiser = UnitDecoderAdam(self._weights)
-        self._control = SparsityControl(config.objective.sparsity, config.l0_range, config.steps)
-        self._idle = torch.zeros(config.sae.width, dtype=torch.int64, device=self._device)
-        self._loss = self._fve = self._l0 = math.nan
-        self._metrics: list[Metric] = []
-        self.step = 0
-
-    def _restore(self) -> None:
-        """Go on from the folder's checkpoint, if it is this run's."""
-        found = load_checkpoint(self.out_dir)
-        if isinstance(found, str) or found.digest != self.digest:
-            self._started_over = (
-                found
-                if isinstance(found, str)
-                else f"the checkpoint in {self.out_dir} (step {found.step}) was made with another configuration or on "
-                "other rows"
-            )
-            return
-        tensors = {name: tensor.to(self._device) for name, tensor in found.tensors.items()}
-        adam = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_ADAM)}
-        self._idle = tensors.pop(_IDLE)
-        self._loss, self._fve, self._l0 = tensors.pop(_FIGURES).tolist()
-        self._control.sparsity, self._control.l0 = tensors.pop(_CONTROL).tolist()
-        self._weights = Weights(**tensors)
-        self._optimiser = UnitDecoderAdam(self._weights)
-        self._optimiser.restore(adam, _ADAM)
-        self._metrics = [Metric.of(row) for row in found.metrics]
-        self.step = self._resumed_at = found.step
-
-    def advance(self, x: Tensor, target: Tensor, numbers: Callable[[int], object]) -> None:
-        """One step on a drawn batch: x [batch, d_in] and target [batch, d_out], float32, as they stand on disk."""
-        config, step = self.config, self.step
-        share = config.batch // world.processes()
-        mine = slice(world.rank() * share, (world.rank() + 1) * share)
-        same = target is x
-        x = x[mine].to(self._device) * self._scale
-        target = x if same else target[mine].to(self._device) * self._target_scale
-        dead = self._idle >= config.dead_after
-        rise = min((step + 1) / max(config.sparsity_warmup, 1), 1.0)
-        sparsity, rate = self._control.sparsity * rise, learning_rate(config, step)
-        with products_in(config.precision):
-            outcome = self._architecture.loss(self._weights, Batch(x, target, dead, sparsity, config.objective.tilt))
-        fired = world.total(outcome.fired)
-        self._loss, self._fve, self._l0 = torch.stack(
-            [outcome.loss.double(), outcome.fve.double(), fired.sum() / config.batch]
-        ).tolist()
-        if not math.isfinite(self._loss):
-            check_finite(x, numbers(step)[mine])  # type: ignore[index]
-            raise self._diverged(f"the loss became {self._loss}")
-        for slope in outcome.gradient.named().values():
-            world.total(slope)
-        self._optimiser.step(outcome.gradient, rate)
-        self._follow_threshold(outcome)
-        self._control.seen(self._l0)
-        self._idle = torch.where(fired > 0, 0, self._idle + config.batch)
-        self.step += 1
-        self._resample(x, outcome)
-        self._measure(rate, sparsity)
-        if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-            self._save_checkpoint()
-        if self._progress:
-            self._progress(self.step, config.steps, self._loss, self._fve, self._l0, self._dead())
-        if self.step == config.steps:
-            self._finish()
-
-    def _follow_threshold(self, outcome: Outcome) -> None:
-        """BatchTopK: the running mean of the smallest activation that batches kept; the first batch sets it."""
-        if outcome.smallest is None or self._weights.threshold is None:
-            return
-        threshold = self._weights.threshold
-        new = outcome.smallest.to(threshold.dtype)
-        threshold.copy_(new if float(threshold) < 0 else torch.lerp(threshold, new, THRESHOLD_RATE))
-
-    def _resample(self, x: Tensor, outcome: Outcome) -> None:
-        config = self.config
-        due = config.resample_every and self.step % config.resample_every == 0
-        if not due or self.step > config.steps - config.decay:
-            return
-        dead = self._idle >= config.dead_after
-        x_in = encoder_input(self._weights, x, config.sae.centred)
-        if resample(self._weights, self._optimiser, dead, x_in, outcome.row_losses, config.seed + self.step):
-            self._idle = torch.where(dead, 0, self._idle)
-
-    def _measure(self, rate: float, sparsity: float) -> None:
-        self._tokens += self.config.batch
-        if self.step % self.config.metrics_every and self.step != self.config.steps:
-            return
-        now = time.perf_counter()
-        speed = self._tokens / (now - self._time)
-        self._metrics.append(
-            Metric(self.step, self._loss, self._fve, self._l0, self._dead(), rate, sparsity, round(speed, 1))
-        )
-        self._time, self._tokens = now, 0
-
-    def _dead(self) -> int:
-        return int((self._idle >= self.config.dead_after).sum())
-
-    def _save_checkpoint(self) -> None:
-        # A step can overflow although its loss was finite: such weights must not replace a good checkpoint.
-        if not all(bool(tensor.isfinite().all()) for tensor in self._weights.named().values()):
-            raise self._diverged("weights overflowed")
-        if world.rank():
-            return
-        kept = {
-            **self._weights.named(),
-            _IDLE: self._idle,
-            _FIGURES: torch.tensor([self._loss, self._fve, self._l0], dtype=torch.float64),
-            _CONTROL: torch.tensor([self._control.sparsity, self._control.l0], dtype=torch.float64),
-            **self._optimiser.state(_ADAM),
-        }
-        save_checkpoint(self.out_dir, Checkpoint(self.digest, self.step, kept, [list(m) for m in self._metrics]))
-
-    def _finish(self) -> None:
-        """Leave the SAE and the report, and drop the checkpoint."""
-        config = self.config
-        self._report = TrainReport(
-            config.steps,
-            config.steps * config.batch,
-            self._loss,
-            self._fve,
-            self._l0,
-            self._dead(),
-            self._scale,
-            self._control.sparsity,
-            self._resumed_at,
-            self._started_over,
-            self._metrics,
-        )
-        if world.rank():
-            return
-        SAE(config.sae, unscaled(self._weights, self._scale, self._target_scale), self._scale).save(self.out_dir)
-        stored = {"digest": self.digest, "report": asdict(self._report)}
-        write_whole(self.out_dir / REPORT_FILE, json.dumps(stored, indent=2).encode())
-        (self.out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
-
-    def report(self) -> TrainReport:
-        """The finished run."""
-        if self._report is None:
-            raise RuntimeError("the run has not finished")
-        return self._report
-
-    def _diverged(self, what: str) -> InputError:
-        """The error for a run that cannot go on, with what to change."""
-        config = self.config
-        return InputError(
-            f"{what} at step {self.step + 1} of {config.steps}: lower learning_rate (now {config.learning_rate}) or "
-            f"lengthen the warm-up (now {config.warmup} steps); the last good checkpoint in {self.out_dir} is kept"
-        )
-
-
-def _placed(weights: Weights, device: str | torch.device) -> Weights:
-    """Copies on `device` that training may change."""
-    return Weights(**{name: tensor.to(device, torch.float32).clone() for name, tensor in weights.named().items()})
-
-
-def _finished(out_dir: Path, digest: str) -> TrainReport | None:
-    try:
-        stored = json.loads((out_dir / REPORT_FILE).read_text())
-        if stored["digest"] != digest:
-            return None
-        fields = {**stored["report"], "metrics": [Metric.of(row) for row in stored["report"]["metrics"]]}
-        report = TrainReport(**fields)
-        SAE.load(out_dir)
-    except (OSError, ValueError, KeyError, TypeError, InputError):
-        return None
-    return TrainReport(**{**vars(report), "resumed_at": report.steps, "restarted_because": ""})

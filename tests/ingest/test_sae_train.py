@@ -14,19 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor
 
 from catalog.errors import InputError
+from ingest.sae.ahead import Ahead
 from ingest.sae.architecture import Batch, Weights
 from ingest.sae.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.initial import unscaled
+from ingest.sae.job import Progress
 from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.rows import RowSampler
+from ingest.sae.rows import CachedRows, RowSampler
 from ingest.sae.settings import TrainConfig, TrainReport, learning_rate
 from ingest.sae.topk import TopK
-from ingest.sae.train import Progress, train_sae
+from ingest.sae.train import train_sae
 
 SAE_CONFIG = SAEConfig(d_in=24, width=64, k=4, model_name="toy", hookpoint="layers.1")
 CONFIG = TrainConfig(
@@ -256,6 +259,37 @@ def test_an_epoch_draws_each_row_at_most_once_and_the_next_epoch_another_order(n
     assert torch.equal(fresh.batch(steps - 1)[:, 0], epoch[-1])
     assert fresh.row_numbers(steps - 1).tolist() == epoch[-1].tolist()
     assert not torch.equal(RowSampler(rows, batch, seed=2).batch(0)[:, 0], epoch[0])  # type: ignore[arg-type]
+
+
+def test_batches_that_are_drawn_ahead_are_the_same_batches() -> None:
+    rows = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float16)
+    source = CachedRows(rows, rows[::-1])
+    plain, ahead = source.sampler(100, 1), Ahead(source.sampler(100, 1), last=24)
+    # In order over two epochs and a half, then back, then past the last.
+    for step in [*range(25), 3, 4, 30, 31]:
+        for one, other in zip(plain.batch(step), ahead.batch(step), strict=True):
+            assert one.dtype == torch.float16
+            assert torch.equal(one, other)
+        assert np.array_equal(plain.row_numbers(step), ahead.row_numbers(step))
+    ahead.close()
+
+
+def test_an_error_of_a_batch_drawn_ahead_comes_at_its_own_step() -> None:
+    class Broken:
+        def batch(self, step: int) -> tuple[Tensor, Tensor]:
+            if step == 1:
+                raise OSError("the disk is gone")
+            return torch.zeros(1, 1), torch.zeros(1, 1)
+
+        def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
+            return np.array([step])
+
+    ahead = Ahead(Broken(), last=9)
+    ahead.batch(0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ahead.batch(1)
+    assert ahead.batch(2)[0].shape == (1, 1)
+    ahead.close()
 
 
 def test_folding_the_scale_keeps_reconstruction_and_unit_rows() -> None:
