@@ -1,16 +1,16 @@
 """SAEs measured on text with the model running: how sparse they are, how much they lose, and what that costs the model.
 
 All SAEs of one corpus and split share one pass over its text. A clean pass and one ablated pass per hookpoint are
-run for each batch, and one spliced pass per SAE; nothing is kept but sums (float64).
+run for each batch, and one spliced pass per SAE; nothing is kept but sums (float64). Tokens that repeat train text
+(`measured`) are read as context, and not measured.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.lake import quoted
 from ingest.harvest import Reader
+from ingest.measured import MeasuredText, measured_text
 from ingest.models import LanguageModel
 from ingest.residuals import checked, default_batch
 from ingest.sae.evaluate import Tally
@@ -25,7 +26,7 @@ from ingest.sequences import Batch, Sequences, batches, load_sequences
 from ingest.splice import CleanPass, run_clean, run_replaced
 
 SPLITS = ("train", "val", "test")
-_MEASURES = 1
+_MEASURES = 2
 """Part of the inputs' digest: a change of what is measured raises it, and everything is measured again."""
 
 
@@ -41,33 +42,6 @@ class EvaluationReport:
     """(corpus, split, reason): text that nothing can be measured on."""
     tokens: int = 0
     """Tokens read."""
-
-
-@dataclass(frozen=True)
-class _Text:
-    """The documents of one corpus and split that are read."""
-
-    corpus: str
-    split: str
-    starts: npt.NDArray[np.int64]
-    """`[documents]`: position of each one's first token, ascending."""
-    ends: npt.NDArray[np.int64]
-    """`[documents]`: position after its last."""
-    shards: list[int]
-    digest: str
-    """Of the documents' hashes and of how they are cut into sequences."""
-
-    @property
-    def tokens(self) -> int:
-        return int((self.ends - self.starts).sum())
-
-    def within(self, sequences: Sequences) -> Sequences:
-        """The sequences of one shard that lie in these documents."""
-        first = sequences.first + sequences.starts
-        at = np.searchsorted(self.starts, first, side="right") - 1
-        ours = (at >= 0) & (first < self.ends[at])
-        parts = {name: getattr(sequences, name)[ours] for name in ("starts", "lengths", "splits")}
-        return replace(sequences, **parts)
 
 
 def evaluate_text(
@@ -94,8 +68,8 @@ def evaluate_text(
     report, work = EvaluationReport(), []
     for corpus in corpora:
         for split in splits:
-            text = _text(catalog, corpus, split, max_tokens)
-            reason = _unusable(catalog, model, text)
+            text = measured_text(catalog, corpus, split, max_tokens)
+            reason = text.unusable(model.bos is not None)
             _record_problem(catalog, corpus, split, reason)
             if reason:
                 report.left_out.append((corpus, split, reason))
@@ -124,7 +98,9 @@ def evaluate_text(
 class _Run:
     """One pass over the text of one corpus and split, for several SAEs."""
 
-    def __init__(self, catalog: Catalog, model: LanguageModel, readers: list[Reader], text: _Text, batch_tokens: int):
+    def __init__(
+        self, catalog: Catalog, model: LanguageModel, readers: list[Reader], text: MeasuredText, batch_tokens: int
+    ):
         self._catalog, self._model, self._readers, self._text = catalog, model, readers, text
         self._batch_tokens = batch_tokens
         self._tallies = {reader.name: Tally(reader.sae) for reader in readers}
@@ -144,24 +120,36 @@ class _Run:
                 yield len(batch.positions)
 
     def _measure(self, batch: Batch, sequences: Sequences) -> None:
+        measured = torch.from_numpy(self._text.measured(batch.positions))
+        if not bool(measured.any()):
+            return
         clean = run_clean(self._model, batch, self._hookpoints)
         rows = {name: checked(output, batch, sequences, name) for name, output in clean.outputs.items()}
-        self._predictions += len(clean.losses)
-        self._clean += self._summed(clean.losses, "the clean pass")
+        measured = measured.to(self._model.device)
+        predicted = _predicted(batch, measured)
+        self._predictions += int(predicted.sum())
+        self._clean += self._summed(clean.losses[predicted], "the clean pass")
         for target in self._ablated:
-            self._ablated[target] += self._replaced(clean, target, torch.zeros_like(rows[target]), "zeros")
+            zeros = torch.zeros_like(rows[target])
+            self._ablated[target] += self._replaced(clean, target, zeros, predicted, "zeros")
         for reader in self._readers:
-            target = self._targets[reader.name]
-            if rows[reader.hookpoint].shape[1] != reader.sae.config.d_in:
+            x, target = rows[reader.hookpoint], self._targets[reader.name]
+            if x.shape[1] != reader.sae.config.d_in:
                 raise InputError(
                     f"SAE {reader.name!r} reads rows of width {reader.sae.config.d_in}, and {reader.hookpoint!r} of "
-                    f"{self._model.spec.name!r} gives {rows[reader.hookpoint].shape[1]}"
+                    f"{self._model.spec.name!r} gives {x.shape[1]}"
                 )
-            x_hat = self._tallies[reader.name].add(rows[reader.hookpoint], rows[target])
-            self._spliced[reader.name] += self._replaced(clean, target, x_hat, f"SAE {reader.name!r}")
+            found = self._tallies[reader.name].add(x[measured], rows[target][measured])
+            x_hat = found.new_empty(len(x), found.shape[1])
+            x_hat[measured] = found
+            if not bool(measured.all()):
+                # The model must read everything through the SAE, also what is not measured.
+                x_hat[~measured] = reader.sae.decode(reader.sae.encode(x[~measured]), x[~measured])
+            self._spliced[reader.name] += self._replaced(clean, target, x_hat, predicted, f"SAE {reader.name!r}")
 
-    def _replaced(self, clean: CleanPass, target: str, rows: Tensor, who: str) -> float:
-        return self._summed(run_replaced(self._model, clean, target, rows), f"{who} in place of {target!r}")
+    def _replaced(self, clean: CleanPass, target: str, rows: Tensor, predicted: Tensor, who: str) -> float:
+        losses = run_replaced(self._model, clean, target, rows)
+        return self._summed(losses[predicted], f"{who} in place of {target!r}")
 
     def _summed(self, losses: Tensor, what: str) -> float:
         total = float(losses.double().sum())
@@ -187,6 +175,7 @@ class _Run:
                     "split": self._text.split,
                     "documents": len(self._text.starts),
                     "tokens": measured.rows,
+                    "repeated": len(self._text.repeated),
                     "predictions": n,
                     **{name: getattr(measured, name) for name in ("l0", "fve", "mse", "cosine", "dead", "dense")},
                     "ce_clean": clean,
@@ -208,43 +197,11 @@ def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) 
             raise UnknownName(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
 
 
-def _text(catalog: Catalog, corpus: str, split: str, max_tokens: int | None) -> _Text:
-    """The split's documents in the order of their hash, until `max_tokens` are reached."""
-    # The first half of a hash decides the split; ordering by it would take documents of neighbouring hashes.
-    documents = catalog.rows(
-        "SELECT hash, start, tokens, shard FROM documents WHERE corpus = ? AND split = ? ORDER BY hash[17:], hash",
-        [corpus, split],
-    )
-    taken, tokens = [], 0
-    for document in documents:
-        if max_tokens is not None and tokens >= max_tokens:
-            break
-        taken.append(document)
-        tokens += document[2]
-    ctx_len = catalog.value("SELECT ctx_len FROM corpora WHERE corpus = ?", [corpus])
-    said = json.dumps([ctx_len, [document[0] for document in taken]])
-    starts = np.array([start for _, start, _, _ in taken], np.int64)
-    ends = starts + np.array([n for _, _, n, _ in taken], np.int64)
-    order = np.argsort(starts)
-    return _Text(
-        corpus,
-        split,
-        starts[order],
-        ends[order],
-        sorted({shard for *_, shard in taken}),
-        hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
-    )
-
-
-def _unusable(catalog: Catalog, model: LanguageModel, text: _Text) -> str | None:
-    """Why nothing can be measured on the text, None if it can."""
-    if text.tokens < 2:
-        return f"it has {len(text.starts)} documents with {text.tokens} tokens: two are needed"
-    longest = int((text.ends - text.starts).max())
-    ctx_len = catalog.value("SELECT ctx_len FROM corpora WHERE corpus = ?", [text.corpus])
-    if model.bos is None and min(longest, ctx_len) < 2:
-        return "no token of it follows another, and the model has no BOS: nothing is predicted"
-    return None
+def _predicted(batch: Batch, measured: Tensor) -> Tensor:
+    """Which predictions `[predictions]` are of measured tokens, given which real tokens `[real tokens]` are."""
+    of = torch.zeros_like(batch.real, device=measured.device)
+    of[batch.real.to(measured.device)] = measured
+    return of[:, 1:][batch.real[:, 1:].to(measured.device)]
 
 
 def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | None) -> None:
@@ -258,13 +215,13 @@ def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | Non
             tx.insert("problems", [{"stage": stage, "subject": subject, "reason": reason, "count": 1}])
 
 
-def _inputs(model: LanguageModel, reader: Reader, text: _Text, max_tokens: int | None) -> str:
+def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
     target = reader.sae.config.target_hookpoint
     said = [_MEASURES, model.digest, str(model.dtype), reader.hookpoint, target, reader.digest, text.digest, max_tokens]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
-def _store(catalog: Catalog, text: _Text, rows: list[dict[str, object]]) -> None:
+def _store(catalog: Catalog, text: MeasuredText, rows: list[dict[str, object]]) -> None:
     catalog.stage("evaluations", rows)
     names = ", ".join(quoted(str(row["sae"])) for row in rows)
     scope = f"corpus = {quoted(text.corpus)} AND split = {quoted(text.split)} AND sae IN ({names})"

@@ -1,5 +1,6 @@
 """The table evaluations against a loop over single sequences, and what a second run does and leaves."""
 
+import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 from ingest.sequences import load_sequences
 from tests.empty import make_empty
-from tests.ingest.tiny import D, corpus_of, texts, write_lines
+from tests.ingest.tiny import WORDS, D, corpus_of, texts, write_lines
 
 WIDTH, K = 40, 4
 
@@ -78,17 +79,35 @@ def stored(catalog: Catalog, sae: str, corpus: str = "docs", split: str = "test"
     return dict(zip(names, row, strict=True))
 
 
-def naive(catalog: Catalog, model: LanguageModel, one: Reader, split: str, documents: set[int]) -> dict[str, float]:
+def repeats(catalog: Catalog, corpus: str, split: str) -> set[int]:
+    """Positions within 16 tokens that stand in train text, by comparing runs of tokens."""
+    ordered = "SELECT list(position ORDER BY position), list(token ORDER BY position) FROM tokens JOIN documents "
+    ordered += "USING (corpus, document) WHERE {} GROUP BY corpus, document"
+    seen, found = set(), set()
+    for _, tokens in catalog.rows(ordered.format("split = 'train'")):
+        seen |= {tuple(tokens[i : i + 16]) for i in range(len(tokens) - 15)}
+    for positions, tokens in catalog.rows(ordered.format("split = ? AND corpus = ?"), [split, corpus]):
+        for i in range(len(tokens) - 15):
+            if tuple(tokens[i : i + 16]) in seen:
+                found |= set(positions[i : i + 16])
+    return found
+
+
+def naive(
+    catalog: Catalog, model: LanguageModel, one: Reader, split: str, documents: set[int], corpus: str = "docs"
+) -> dict[str, float]:
     """What the row must hold: each sequence alone, dense codes, the measures over all rows at once."""
+    left_out = repeats(catalog, corpus, split) if split != "train" else set()
+    repeated = 0
     xs, targets, hats, codes = [], [], [], []
     ce = {"clean": 0.0, "spliced": 0.0, "ablated": 0.0}
     predictions, w = 0, one.sae.weights
     target = one.sae.config.target_hookpoint or one.hookpoint
     lead = int(model.bos is not None)
-    owner = dict(catalog.rows("SELECT position, document FROM tokens WHERE corpus = 'docs'"))
-    shards = catalog.rows("SELECT DISTINCT shard FROM documents WHERE corpus = 'docs' ORDER BY shard")
+    owner = dict(catalog.rows("SELECT position, document FROM tokens WHERE corpus = ?", [corpus]))
+    shards = catalog.rows("SELECT DISTINCT shard FROM documents WHERE corpus = ? ORDER BY shard", [corpus])
     for (shard,) in shards:
-        sequences = load_sequences(catalog, "docs", shard)
+        sequences = load_sequences(catalog, corpus, shard)
         for start, length, of in zip(sequences.starts, sequences.lengths, sequences.splits, strict=True):
             if of != split or owner[int(sequences.first + start)] not in documents:
                 continue
@@ -101,12 +120,15 @@ def naive(catalog: Catalog, model: LanguageModel, one: Reader, split: str, docum
             kept = pre.topk(K)
             code = torch.zeros_like(pre).scatter(1, kept.indices, kept.values)
             hat = code @ w.decoder.double() + w.decoder_bias
-            xs.append(x), targets.append(aim), hats.append(hat), codes.append(code)
+            at = int(sequences.first + start)
+            new = torch.tensor([position not in left_out for position in range(at, at + length)])
+            repeated += int((~new).sum())
+            xs.append(x[new]), targets.append(aim[new]), hats.append(hat[new]), codes.append(code[new])
             if ids.shape[1] < 2:
                 continue
-            predictions += ids.shape[1] - 1
+            predictions += int(new[1 - lead :].sum())
             for name, rows in (("clean", aim), ("spliced", hat), ("ablated", torch.zeros_like(aim))):
-                ce[name] += hooked(model, ids, target, rows.float()) * (ids.shape[1] - 1)
+                ce[name] += float(hooked(model, ids, target, rows.float())[new[1 - lead :]].sum())
     t, x_hat, code = (torch.cat(part).numpy() for part in (targets, hats, codes))
     means = {f"ce_{name}": total / predictions for name, total in ce.items()}
     fired = (code > 0).mean(0)
@@ -115,6 +137,7 @@ def naive(catalog: Catalog, model: LanguageModel, one: Reader, split: str, docum
         **means,
         "tokens": len(t),
         "documents": len(documents),
+        "repeated": repeated,
         "predictions": predictions,
         "l0": (code > 0).sum() / len(t),
         "fve": 1 - ((t - x_hat) ** 2).sum() / ((t - t.mean(0)) ** 2).sum(),
@@ -126,8 +149,8 @@ def naive(catalog: Catalog, model: LanguageModel, one: Reader, split: str, docum
     }
 
 
-def hooked(model: LanguageModel, ids: torch.Tensor, hookpoint: str, rows: torch.Tensor) -> float:
-    """transformers' own mean loss with the rows put in after BOS."""
+def hooked(model: LanguageModel, ids: torch.Tensor, hookpoint: str, rows: torch.Tensor) -> torch.Tensor:
+    """-log p of each token but the first of `ids`, from the model's logits with the rows put in after BOS."""
     lead = int(model.bos is not None)
 
     def put(_module: object, _inputs: object, output: Any) -> Any:
@@ -137,9 +160,9 @@ def hooked(model: LanguageModel, ids: torch.Tensor, hookpoint: str, rows: torch.
 
     handle = model.hookpoint(hookpoint).register_forward_hook(put)
     with torch.inference_mode():
-        loss = float(model.network(ids, labels=ids).loss)
+        logits = model.network(ids).logits[0, :-1]
     handle.remove()
-    return loss
+    return -logits.double().log_softmax(1).gather(1, ids[0, 1:, None])[:, 0]
 
 
 def documents(catalog: Catalog, split: str, corpus: str = "docs") -> set[int]:
@@ -162,6 +185,72 @@ def test_rows_are_those_of_a_loop_over_single_sequences(
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
         assert row["max_tokens"] is None
+
+
+@pytest.fixture
+def copied(text: Catalog, llama: LanguageModel, tmp_path: Path) -> Catalog:
+    """A third corpus, of pieces of train text between words of its own; some documents are a piece and nothing else."""
+    train = text.rows("SELECT text FROM documents WHERE split = 'train' ORDER BY corpus, document")
+    rng, made = random.Random(1), []
+    for number, (words,) in enumerate((row[0].split(),) for row in train if len(row[0].split()) > 25):
+        piece = words[rng.randrange(5) : -rng.randrange(1, 5)]
+        made.append(" ".join(piece))
+        made.append(" ".join([f"{number}", *rng.choices(WORDS, k=9), *piece, *rng.choices(WORDS, k=7)]))
+    ingest_corpus(text, corpus_of(write_lines(tmp_path / "copies.jsonl", made), name="copies"), llama)
+    return text
+
+
+def test_tokens_that_repeat_train_text_are_read_but_not_measured(copied: Catalog, model: LanguageModel) -> None:
+    readers = [reader("s"), transcoder()] if model.spec.name == "tiny" and model.bos is not None else [reader("s")]
+    evaluate_text(copied, model, readers, ["copies"], batch_tokens=100)
+    for split in ("val", "test"):
+        for one in readers:
+            row = stored(copied, one.name, "copies", split)
+            expected = naive(copied, model, one, split, documents(copied, split, "copies"), "copies")
+            assert row["repeated"] > 0
+            for name, value in expected.items():
+                assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_what_is_measured_follows_the_train_text(copied: Catalog, llama: LanguageModel) -> None:
+    evaluate_text(copied, llama, [reader("s")], ["copies"], ("test",))
+    before = stored(copied, "s", "copies")
+    # All other text held out: nothing of the copies is known from train text, but for that of their own corpus.
+    copied.connection.execute("UPDATE lake.documents SET split = 'val' WHERE corpus <> 'copies'")
+    assert evaluate_text(copied, llama, [reader("s")], ["copies"], ("test",)).evaluated
+    after = stored(copied, "s", "copies")
+    assert after["repeated"] < before["repeated"]
+    assert after["tokens"] + after["repeated"] == before["tokens"] + before["repeated"]
+    assert not evaluate_text(copied, llama, [reader("s")], ["copies"], ("test",)).evaluated
+    # Train text is measured as it is.
+    evaluate_text(copied, llama, [reader("s")], ["copies"], ("train",), max_tokens=100)
+    assert stored(copied, "s", "copies", "train")["repeated"] == 0
+
+
+def test_text_that_only_repeats_is_a_problem(copied: Catalog, llama: LanguageModel) -> None:
+    wholly = [
+        document
+        for document in documents(copied, "test", "copies")
+        if {
+            p
+            for (p,) in copied.rows("SELECT position FROM tokens WHERE corpus = 'copies' AND document = ?", [document])
+        }
+        <= repeats(copied, "copies", "test")
+    ]
+    assert wholly
+    copied.connection.execute(
+        "UPDATE lake.documents SET split = 'val' WHERE corpus = 'copies' AND split = 'test' "
+        "AND NOT list_contains(?, document)",
+        [wholly],
+    )
+    report = evaluate_text(copied, llama, [reader("s")], ["copies"], ("test",))
+    ((_, _, reason),) = report.left_out
+    tokens = copied.value("SELECT sum(tokens) FROM documents WHERE corpus = 'copies' AND split = 'test'")
+    assert reason == (
+        f"it has {len(wholly)} documents with {tokens} tokens, {tokens} of them in 16 that stand in train text: "
+        "two are needed"
+    )
+    assert copied.rows("FROM evaluations WHERE corpus = 'copies'") == []
 
 
 def test_a_transcoder_replaces_its_target_and_is_measured_against_it(text: Catalog, llama: LanguageModel) -> None:
