@@ -44,5 +44,5 @@ def load_checkpoint(folder: Path) -> Checkpoint | str:
             # and the resumed run would end in other bits.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         return Checkpoint(str(header["digest"]), int(header["step"]), tensors, list(header["metrics"]))
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
         return f"the checkpoint {path} cannot be read: {error}"

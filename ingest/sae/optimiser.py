@@ -36,7 +36,9 @@ class UnitDecoderAdam:
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        decoder.div_(decoder.norm(dim=1, keepdim=True))
+        norm = decoder.norm(dim=1, keepdim=True)
+        # A parent may have a row of zeros, which has no direction.
+        decoder.div_(torch.where(norm > 0, norm, 1))
         if gradient.threshold is not None and self.weights.threshold is not None:
             # A threshold below 0 would be passed by pre-activations that relu silences: no code has those.
             self.weights.threshold.clamp_(min=0)

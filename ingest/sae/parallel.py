@@ -2,13 +2,16 @@
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m ingest.sae.parallel JOB.json
 
-The processes map the same cache; rank 0 leaves the finished run in the job's folder, where the caller finds it.
+The processes map the same cache; rank 0 leaves the finished run in the job's folder, where the caller finds it. They
+end with the caller, however it ends: a run of which nobody knows would write into the folder of the next one.
 """
 
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.files import packed, write_whole
 from ingest.sae.job import Job, Parent
 from ingest.sae.rows import CachedRows, RowSource
+from ingest.sae.run import check_share
 from ingest.sae.settings import TrainConfig
 from ingest.sae.train import train_saes
 
@@ -41,9 +45,16 @@ def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
     """
     if not isinstance(source, CachedRows):
         raise InputError("several processes train from the cache alone: leave out `stream`, or set processes = 1")
+    check_share(job.config.batch, processes)
     job.out_dir.mkdir(parents=True, exist_ok=True)
     folder = job.out_dir.absolute()
-    said: dict[str, Any] = {"config": asdict(job.config), "skip": job.skip, "files": source.files()}
+    said: dict[str, Any] = {
+        "config": asdict(job.config),
+        "skip": job.skip,
+        "files": source.files(),
+        "subset": source.subset is not None,
+        "caller": os.getpid(),
+    }
     if job.parent:
         write_whole(folder / PARENT_FILE, packed(job.parent.weights.named()))
         said["parent"] = {"digest": job.parent.digest, "scale": job.parent.scale}
@@ -79,14 +90,29 @@ def _loaded(path: Path) -> tuple[Job, CachedRows]:
     if "parent" in said:
         parent = Parent(Weights(**load_file(path.parent / PARENT_FILE)), **said["parent"])
     files = [np.memmap(name, np.float16, "r", shape=tuple(shape)) for name, shape in said["files"]]
-    subset = np.load(path.parent / SUBSET_FILE) if (path.parent / SUBSET_FILE).exists() else None
+    subset = np.load(path.parent / SUBSET_FILE) if said["subset"] else None
     return Job(TrainConfig(**settings), path.parent, parent, skip=said["skip"]), CachedRows(*files, subset=subset)
+
+
+def _end_with(caller: int) -> None:
+    """End this process, at once and whatever it does, within a second after the caller is gone."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(1)
+            try:
+                os.kill(caller, 0)
+            except OSError:
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @click.command()
 @click.argument("job_file", type=click.Path(exists=True, path_type=Path))
 def main(job_file: Path) -> None:
     """Take part in the training that JOB_FILE describes."""
+    _end_with(json.loads(job_file.read_text())["caller"])
     gpu = torch.cuda.is_available()
     distributed.init_process_group("nccl" if gpu else "gloo")
     try:

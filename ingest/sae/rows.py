@@ -71,7 +71,8 @@ class RowSampler:
         self._length = len(rows) if subset is None else len(subset)
         if self._length < batch:
             raise InputError(f"{self._length} rows do not fill one batch of {batch}: add text, or lower the batch")
-        self._block = BLOCK if self._length >= BUFFER_ROWS else 1
+        whole = self._length // BLOCK * BLOCK
+        self._block = BLOCK if self._length >= BUFFER_ROWS and whole >= batch else 1
         usable = self._length // self._block * self._block
         self._batches = usable // batch
         # Whole batches per buffer, so that no batch spans two.

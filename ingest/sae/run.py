@@ -39,6 +39,23 @@ _IDLE, _FIGURES, _CONTROL = "idle_tokens", "figures", "control"
 _ADAM = "adam."
 
 
+def check_share(batch: int, processes: int) -> None:
+    """Raises InputError if a batch does not divide among the processes."""
+    if batch % processes:
+        raise InputError(
+            f"a batch of {batch} rows does not divide among {processes} processes: choose a multiple of {processes}"
+        )
+
+
+class Diverged(InputError):
+    """A run whose loss or weights are not finite any more; those beside it can go on."""
+
+    def __init__(self, message: str, finished: list[TrainReport | None] | None = None) -> None:
+        super().__init__(message)
+        self.finished = finished or []
+        """The report of each job of the pass, None for one that diverged."""
+
+
 class Run:
     """The state of one job between two steps; what is on disk is either a checkpoint or a finished run."""
 
@@ -46,8 +63,7 @@ class Run:
         self.config, self.out_dir, self._progress, self._device = job.config, job.out_dir, job.progress, device
         config = self.config
         source.check(config.sae.d_in, config.sae.out, config.batch)
-        if config.batch % world.processes():
-            raise InputError(f"a batch of {config.batch} rows does not divide among {world.processes()} processes")
+        check_share(config.batch, world.processes())
         self.draws = (config.batch, config.seed)
         self.digest = run_digest(
             config, source.digest, job.parent.digest if job.parent else "", "skip" if job.skip else ""
@@ -60,6 +76,8 @@ class Run:
             remove_partials(self.out_dir)
         if resume and (done := _finished(self.out_dir, self.digest)):
             self._report, self.step = done, config.steps
+            # Killed between the report and this, the run before left it.
+            (self.out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
             return
         if world.rank() == 0:
             (self.out_dir / REPORT_FILE).unlink(missing_ok=True)
@@ -67,6 +85,8 @@ class Run:
         self._begin(source, job.parent, job.skip)
         if resume:
             self._restore()
+        # Who restored the last step drops the checkpoint at once: not before everybody has read it.
+        world.wait()
         self._time, self._tokens = time.perf_counter(), 0
         if self.step == config.steps:
             self._finish()
@@ -234,12 +254,15 @@ class Run:
             raise RuntimeError("the run has not finished")
         return self._report
 
-    def _diverged(self, what: str) -> InputError:
+    def _diverged(self, what: str) -> Diverged:
         """The error for a run that cannot go on, with what to change."""
         config = self.config
-        return InputError(
+        kept = "there is no checkpoint yet"
+        if (self.out_dir / CHECKPOINT_FILE).exists():
+            kept = f"the last good checkpoint in {self.out_dir} is kept"
+        return Diverged(
             f"{what} at step {self.step + 1} of {config.steps}: lower learning_rate (now {config.learning_rate}) or "
-            f"lengthen the warm-up (now {config.warmup} steps); the last good checkpoint in {self.out_dir} is kept"
+            f"lengthen the warm-up (now {config.warmup} steps); {kept}"
         )
 
 

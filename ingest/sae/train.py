@@ -9,7 +9,7 @@ from torch import Tensor
 from ingest.sae.ahead import Ahead
 from ingest.sae.job import Job, Parent, Progress
 from ingest.sae.rows import CachedRows, Rows, RowSource
-from ingest.sae.run import Run
+from ingest.sae.run import Diverged, Run
 from ingest.sae.settings import TrainConfig, TrainReport
 
 
@@ -37,13 +37,14 @@ def train_saes(
     With `resume`, a run of the same configuration on the same rows goes on from its checkpoint, or returns its report
     if it is finished; anything else there is trained over, and the report says why.
 
-    Raises InputError for rows that do not fit a configuration, naming the first row that is not finite, and
-    for a loss that is not finite, naming the step; the last checkpoint stays.
+    Raises InputError for rows that do not fit a configuration, naming the first row that is not finite, and Diverged,
+    when all others are trained, for a loss that is not finite, naming the step; the last checkpoint stays.
     """
     source = rows if isinstance(rows, RowSource) else CachedRows(rows)
     runs = [Run(job, source, resume, device) for job in jobs]
     first = min((run.step for run in runs if not run.finished), default=0)
     steps = max((run.config.steps for run in runs), default=0)
+    diverged: dict[Run, Diverged] = {}
     with ExitStack() as stack:
         samplers = {run.draws: source.sampler(*run.draws) for run in runs if not run.finished}
         if torch.device(device).type != "cpu" and isinstance(source, CachedRows):
@@ -51,9 +52,15 @@ def train_saes(
         for step in range(first, steps):
             drawn: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
             for run in runs:
-                if run.finished or run.step != step:
+                if run.finished or run.step != step or run in diverged:
                     continue
                 if run.draws not in drawn:
                     drawn[run.draws] = samplers[run.draws].batch(step)
-                run.advance(*drawn[run.draws], samplers[run.draws].row_numbers)
+                try:
+                    run.advance(*drawn[run.draws], samplers[run.draws].row_numbers)
+                except Diverged as error:
+                    diverged[run] = error
+    if diverged:
+        said = "; ".join(str(error) for error in diverged.values())
+        raise Diverged(said, [None if run in diverged else run.report() for run in runs])
     return [run.report() for run in runs]

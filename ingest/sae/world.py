@@ -26,6 +26,12 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def wait() -> None:
+    """Return when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def count(rows: Tensor) -> Tensor:
     """How many rows [n, ...] all processes have: a scalar of their dtype, where they lie."""
     return total(torch.full((), float(len(rows)), dtype=rows.dtype, device=rows.device))

@@ -23,13 +23,14 @@ from ingest.sae.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.initial import unscaled
-from ingest.sae.job import Progress
+from ingest.sae.job import Job, Parent, Progress
 from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
 from ingest.sae.rows import CachedRows, RowSampler
+from ingest.sae.run import Diverged
 from ingest.sae.settings import TrainConfig, TrainReport, learning_rate
 from ingest.sae.topk import TopK
-from ingest.sae.train import train_sae
+from ingest.sae.train import train_sae, train_saes
 
 SAE_CONFIG = SAEConfig(d_in=24, width=64, k=4, model_name="toy", hookpoint="layers.1")
 CONFIG = TrainConfig(
@@ -191,6 +192,32 @@ def test_divergence_stops_with_its_step_and_keeps_a_finite_checkpoint(tmp_path: 
     assert all(bool(tensor.isfinite().all()) for name, tensor in kept.tensors.items() if "adam" not in name)
 
 
+def test_a_run_that_diverges_at_once_keeps_nothing_and_stops_no_other(tmp_path: Path) -> None:
+    rows = sparse_rows(1000)
+    jobs = [Job(replace(CONFIG, learning_rate=rate), tmp_path / name) for name, rate in (("bad", 1e30), ("good", 3e-3))]
+    with pytest.raises(Diverged, match=r"the loss became .* there is no checkpoint yet$") as caught:
+        train_saes(jobs, rows)
+    assert not (tmp_path / "bad" / CHECKPOINT_FILE).exists()
+    bad, good = caught.value.finished
+    assert bad is None
+    assert good is not None
+    alone = train_sae(jobs[1].config, rows, tmp_path / "alone")
+    assert good.loss == alone.loss
+    assert same(SAE.load(tmp_path / "good").weights, SAE.load(tmp_path / "alone").weights)
+
+
+def test_a_parent_row_of_zeros_stays_a_row_of_zeros(tmp_path: Path) -> None:
+    rows = sparse_rows(1000)
+    train_sae(CONFIG, rows, tmp_path / "first")
+    weights = SAE.load(tmp_path / "first").weights
+    weights.decoder[5] = 0
+    weights.encoder[5] = 0
+    report = train_sae(CONFIG, rows, tmp_path / "second", parent=Parent(weights, "zeros"))
+    assert np.isfinite(report.loss)
+    norms = SAE.load(tmp_path / "second").weights.decoder.norm(dim=1)
+    torch.testing.assert_close(norms[norms > 0], torch.ones(int((norms > 0).sum())))
+
+
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\(1000, 23\).*24"):
         train_sae(CONFIG, sparse_rows(1000)[:, :23], tmp_path)
@@ -245,7 +272,7 @@ def test_auxk_teaches_dead_latents_the_error(k_aux: int) -> None:
         assert torch.equal(weights.encoder[8:], idle)
 
 
-@pytest.mark.parametrize(("n", "batch"), [(1000, 100), (1050, 100), (140_000, 3000)])
+@pytest.mark.parametrize(("n", "batch"), [(1000, 100), (1050, 100), (140_000, 3000), (131_100, 131_100)])
 def test_an_epoch_draws_each_row_at_most_once_and_the_next_epoch_another_order(n: int, batch: int) -> None:
     rows = np.arange(n, dtype=np.float32)[:, None]
     sampler = RowSampler(rows, batch, seed=1)  # type: ignore[arg-type]

@@ -1,0 +1,118 @@
+"""Several processes that train one SAE: what happens when the caller is killed, and when one of them is slow."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog.errors import InputError
+from ingest.sae.checkpoint import CHECKPOINT_FILE
+from ingest.sae.job import Job
+from ingest.sae.parallel import train_in_processes
+from ingest.sae.rows import CachedRows
+from ingest.sae.train import train_sae
+from tests.ingest.test_sae_train import CONFIG, Stop, sparse_rows, stop_at
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def mapped(path: Path) -> CachedRows:
+    rows = sparse_rows(2000)
+    rows.tofile(path)
+    return CachedRows(np.memmap(path, np.float16, "r", shape=rows.shape))
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^a batch of 256 rows does not divide among 3 processes: choose a multiple"):
+        train_in_processes(Job(CONFIG, tmp_path / "out"), mapped(tmp_path / "rows"), 3)
+    assert not (tmp_path / "out").exists()
+
+
+CALLER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from ingest.sae.job import Job
+from ingest.sae.parallel import train_in_processes
+from tests.ingest.test_sae_processes import CONFIG, mapped
+folder = Path(sys.argv[1])
+job = Job(replace(CONFIG, steps=1_000_000, checkpoint_every=1), folder / "out")
+train_in_processes(job, mapped(folder / "rows"), 2)
+"""
+
+
+def processes_that_say(text: str) -> list[int]:
+    """Living processes with `text` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(condition: object, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are found in /proc")
+def test_processes_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(tmp_path)], cwd=ROOT, env=ENVIRONMENT)
+    job = str(tmp_path / "out")
+    try:
+        assert until((tmp_path / "out" / CHECKPOINT_FILE).exists, 90)
+        # torchrun and the two that it started.
+        assert len(processes_that_say(job)) == 3
+    finally:
+        caller.send_signal(signal.SIGKILL)
+        caller.wait()
+    assert until(lambda: not processes_that_say(job), 60)
+
+
+WORKER = """
+import datetime, sys, time
+from pathlib import Path
+from torch import distributed
+from ingest.sae import run
+from ingest.sae.job import Job
+from ingest.sae.train import train_saes
+from tests.ingest.test_sae_processes import CONFIG, mapped
+distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+rank, load = distributed.get_rank(), run.load_checkpoint
+run.load_checkpoint = lambda folder: (time.sleep(2 * rank), load(folder))[1]
+folder = Path(sys.argv[1])
+(report,) = train_saes([Job(CONFIG, folder / "out")], mapped(folder / f"rows{rank}"))
+assert report.resumed_at == CONFIG.steps, report.resumed_at
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_after_its_last_step_is_finished_by_all(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train_sae(CONFIG, mapped(tmp_path / "rows"), tmp_path / "out", progress=stop_at(CONFIG.steps))
+    assert (tmp_path / "out" / CHECKPOINT_FILE).exists()
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "worker.py"), str(tmp_path)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (tmp_path / "out" / CHECKPOINT_FILE).exists()
