@@ -85,7 +85,7 @@ def evaluate_text(
     What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split:
     documents are taken in the order of their hash until it is reached, so that new text changes few of them. A
     split without text is left out with a row in `problems`. An SAE of which `config.target_hookpoint` is set
-    replaces that hookpoint's output and is measured against it. `progress` is told (tokens read, tokens to read).
+    replaces what stands at that hookpoint and is measured against it. `progress` is told (tokens read, tokens to read).
 
     Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
     finite, for rows of another width than the SAE's, and where a replaced pass gives no finite loss.
@@ -152,12 +152,8 @@ class _Run:
             self._ablated[target] += self._replaced(clean, target, torch.zeros_like(rows[target]), "zeros")
         for reader in self._readers:
             target = self._targets[reader.name]
-            if rows[reader.hookpoint].shape[1] != reader.sae.config.d_in:
-                raise InputError(
-                    f"SAE {reader.name!r} reads rows of width {reader.sae.config.d_in}, and {reader.hookpoint!r} of "
-                    f"{self._model.spec.name!r} gives {rows[reader.hookpoint].shape[1]}"
-                )
-            x_hat = self._tallies[reader.name].add(rows[reader.hookpoint], rows[target])
+            x = reader.fitting(rows[reader.hookpoint], reader.hookpoint, reader.sae.config.d_in)
+            x_hat = self._tallies[reader.name].add(x, reader.fitting(rows[target], target, reader.sae.config.out))
             self._spliced[reader.name] += self._replaced(clean, target, x_hat, f"SAE {reader.name!r}")
 
     def _replaced(self, clean: CleanPass, target: str, rows: Tensor, who: str) -> float:
