@@ -35,9 +35,9 @@ class Sae(Section):
     name: Name
     """Its name in the catalog."""
     hookpoint: str = Field(default="layers.1", min_length=1)
-    """Module of the model whose output is read."""
+    """Module of the model whose output is read; with `.input` after its name, what goes into it."""
     target: str | None = Field(default=None, min_length=1)
-    """Module whose output is reconstructed, which makes it a transcoder; none: the hookpoint itself."""
+    """Hookpoint that is reconstructed, which makes it a transcoder; none: the hookpoint itself."""
     skip: bool = False
     """Transcoder: a linear path from input to output beside the latents."""
     parent: str | None = Field(default=None, min_length=1)

@@ -59,7 +59,7 @@ def evaluate_text(
     What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split:
     documents are taken in the order of their hash until it is reached, so that new text changes few of them. A
     split without text is left out with a row in `problems`. An SAE of which `config.target_hookpoint` is set
-    replaces that hookpoint's output and is measured against it. `progress` is told (tokens read, tokens to read).
+    replaces what stands at that hookpoint and is measured against it. `progress` is told (tokens read, tokens to read).
 
     Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
     finite, for rows of another width than the SAE's, and where a replaced pass gives no finite loss.
@@ -133,13 +133,10 @@ class _Run:
             zeros = torch.zeros_like(rows[target])
             self._ablated[target] += self._replaced(clean, target, zeros, predicted, "zeros")
         for reader in self._readers:
-            x, target = rows[reader.hookpoint], self._targets[reader.name]
-            if x.shape[1] != reader.sae.config.d_in:
-                raise InputError(
-                    f"SAE {reader.name!r} reads rows of width {reader.sae.config.d_in}, and {reader.hookpoint!r} of "
-                    f"{self._model.spec.name!r} gives {x.shape[1]}"
-                )
-            found = self._tallies[reader.name].add(x[measured], rows[target][measured])
+            target = self._targets[reader.name]
+            x = reader.fitting(rows[reader.hookpoint], reader.hookpoint, reader.sae.config.d_in)
+            t = reader.fitting(rows[target], target, reader.sae.config.out)
+            found = self._tallies[reader.name].add(x[measured], t[measured])
             x_hat = found.new_empty(len(x), found.shape[1])
             x_hat[measured] = found
             if not bool(measured.all()):

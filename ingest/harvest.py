@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from catalog import Catalog
+from catalog.errors import InputError
 from ingest.corpus import register_shard
 from ingest.models import LanguageModel
 from ingest.residuals import checked, default_batch, text_shards
@@ -45,6 +46,15 @@ class Reader:
     digest: str
     """BLAKE2b-128 of its weights."""
 
+    def fitting(self, rows: torch.Tensor, hookpoint: str, width: int) -> torch.Tensor:
+        """`rows` `[n, width]` of a hookpoint. Raises InputError if they have another width than the SAE's there."""
+        if rows.shape[1] != width:
+            raise InputError(
+                f"SAE {self.name!r} is made for rows of width {width} at {hookpoint!r}, which has width "
+                f"{rows.shape[1]} in this model: name the hookpoint that it was trained on"
+            )
+        return rows
+
 
 def harvest(
     catalog: Catalog,
@@ -56,7 +66,8 @@ def harvest(
 ) -> HarvestReport:
     """Bring `activations` up to date for every SAE on every shard of the corpora, one pass for all SAEs.
 
-    Raises InputError for activations that are not finite or beyond half precision, with the place.
+    Raises InputError for activations that are not finite or beyond half precision, with the place, and for rows of
+    another width than an SAE's.
     """
     report = HarvestReport()
     size = batch_tokens or default_batch(model)
@@ -137,7 +148,8 @@ def _harvest_shard(
             rows = {name: checked(outputs[name], batch, sequences, name) for name in hookpoints}
             encoding = time.perf_counter()
             for reader in readers:
-                codes[reader.name].put(reader.sae.encode(rows[reader.hookpoint]), batch.positions)
+                x = reader.fitting(rows[reader.hookpoint], reader.hookpoint, reader.sae.config.d_in)
+                codes[reader.name].put(reader.sae.encode(x), batch.positions)
             report.seconds["forward"] += encoding - begun
             report.seconds["encode"] += time.perf_counter() - encoding
     begun = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 from catalog.errors import InputError, UnknownName
 from catalog.sections import Model
 from ingest.embedded import MODEL_DIR
+from ingest.hookpoints import INPUT, Hookpoint
+from ingest.sae.formats.hookpoints import meaning
 
 EMBEDDED = "embedded"
 
@@ -29,6 +31,8 @@ class LanguageModel:
     """Token put before each sequence, None for none."""
     digest: str
     """BLAKE2b-128 of weights and tokenizer: two models with one name differ here."""
+    _called_once: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Inputs that a whole pass came by once."""
 
     @property
     def device(self) -> torch.device:
@@ -41,19 +45,27 @@ class LanguageModel:
         return self.network.dtype
 
     def hookpoint(self, name: str) -> torch.nn.Module:
-        """The module whose output is read, by its name inside the base model (`layers.1`, `layers.1.mlp`).
+        """The module that a hookpoint names; `place` says which side of it. Raises UnknownName as `place` does."""
+        return self.place(name).module
 
-        Names as `named_modules` of the whole model gives them (`model.layers.1`) are understood too. Raises
-        UnknownName listing the hookpoints that there are.
+    def place(self, name: str) -> Hookpoint:
+        """A module's output by its name inside the base model (`layers.1`), its input with `.input` after that.
+
+        Names as `named_modules` of the whole model gives them (`model.layers.1`) are understood too. Where a module
+        is itself called `input`, its name means its own output. Raises UnknownName listing the hookpoints that there
+        are.
         """
         modules: dict[str, torch.nn.Module] = dict(self.network.base_model.named_modules())
         # The model as a whole is no hookpoint: its output is more than a tensor.
         del modules[""]
-        found = modules.get(name) or modules.get(name.removeprefix(f"{self.network.base_model_prefix}."))
-        if found is None:
-            known = ", ".join(self.hookpoints())
-            raise UnknownName(f"model {self.spec.name!r} has no hookpoint {name!r}; it has {known}")
-        return found
+        for asked, enters in ((name, False), (name.removesuffix(INPUT), True)):
+            for inside in (asked, asked.removeprefix(f"{self.network.base_model_prefix}.")):
+                if inside in modules:
+                    return Hookpoint(name, modules[inside], enters)
+        raise UnknownName(
+            f"model {self.spec.name!r} has no hookpoint {name!r}; it has {', '.join(self.hookpoints())}, and for what "
+            f"goes into one of them its name with {INPUT} after it{meaning(name)}"
+        )
 
     def hookpoints(self) -> list[str]:
         """Blocks and their direct children, by name inside the base model."""
@@ -63,26 +75,27 @@ class LanguageModel:
 
     @torch.inference_mode()
     def read(self, ids: torch.Tensor, hookpoints: list[str]) -> dict[str, torch.Tensor]:
-        """Outputs of the hookpoints for `ids` `[batch, seq]`: `[batch, seq, d]` each, in one pass.
+        """What stands at the hookpoints for `ids` `[batch, seq]`: `[batch, seq, d]` each, in one pass.
 
         The pass ends as soon as the last hookpoint has been read: no later block and no head is computed.
         Sequences may be padded on the right: attention is causal, so padding reaches no earlier token.
-        Raises InputError for a hookpoint that the pass never calls, or that gives no vector for each token.
+        Raises UnknownName for a hookpoint that there is not, InputError for one that the pass never calls, calls more
+        than once, or that gives no vector for each token.
         """
         outputs: dict[str, torch.Tensor] = {}
+        places = [self.place(name) for name in dict.fromkeys(hookpoints)]
+        # A second call would come after the pass has ended: the first pass with an input runs through.
+        whole = {place.name for place in places if place.enters} - self._called_once
 
-        def keep(name: str) -> Callable[..., None]:
-            def hook(_module: torch.nn.Module, _inputs: object, output: object) -> None:
-                found = output[0] if isinstance(output, tuple) else output
-                if not isinstance(found, torch.Tensor) or found.ndim != 3 or found.shape[:2] != ids.shape:
-                    raise InputError(f"hookpoint {name!r} does not give a vector for each token: choose another")
-                outputs[name] = found
-                if len(outputs) == len(set(hookpoints)):
+        def keep(name: str) -> Callable[[torch.Tensor, Any], None]:
+            def kept(vectors: torch.Tensor, _returned: object) -> None:
+                outputs[name] = vectors
+                if len(outputs) == len(places) and not whole:
                     raise _AllRead
 
-            return hook
+            return kept
 
-        handles = [self.hookpoint(name).register_forward_hook(keep(name)) for name in dict.fromkeys(hookpoints)]
+        handles = [place.watch(ids.shape, keep(place.name)) for place in places]
         try:
             self.network.base_model(ids.to(self.device), use_cache=False)
         except _AllRead:
@@ -91,7 +104,10 @@ class LanguageModel:
             for handle in handles:
                 handle.remove()
         missing = [name for name in hookpoints if name not in outputs]
-        raise InputError(f"the forward pass of {self.spec.name!r} never calls {missing}: choose other hookpoints")
+        if missing:
+            raise InputError(f"the forward pass of {self.spec.name!r} never calls {missing}: choose other hookpoints")
+        self._called_once.update(whole)
+        return outputs
 
 
 class _AllRead(Exception):

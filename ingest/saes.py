@@ -6,7 +6,6 @@ a generation needs are read first, all hookpoints of the same text in one pass o
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.sae_section import Sae
 from catalog.study import Study
+from ingest.checkpoint import check_asked, named, renamed
 from ingest.configurations import put
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
@@ -39,8 +39,6 @@ Progress = Callable[[str, int, int | None, str], None]
 """Called with (what is being done, done, total, figures so far)."""
 _NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
 """Keys of the section that do not decide the weights."""
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)$")
-"""A block of the model as a hookpoint: its number."""
 
 
 def prepare_saes(
@@ -180,7 +178,7 @@ class _Generation:
         if not there or there[0][0] != plan.config or not (self._catalog.weights / there[0][1] / WEIGHTS_FILE).exists():
             return None
         _, weights, digest = there[0]
-        loaded = SAE.load(self._catalog.weights / weights, self._model.device)
+        loaded = renamed(plan.sae, SAE.load(self._catalog.weights / weights, self._model.device))
         return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest)
 
     def _load(self, plan: _Plan) -> Reader:
@@ -189,37 +187,15 @@ class _Generation:
 
         sae = plan.sae
         loaded = load_checkpoint_folder(Path(str(sae.checkpoint)))
-        self._check_asked(sae, loaded)
+        check_asked(sae, loaded)
         wanted = [name for name in (sae.hookpoint, sae.target) if name]
         corpora = list(self._study.corpora_of(sae))
         told = partial(_tell, self._progress, f"reading {', '.join(wanted)}")
         residuals = cache_residuals(self._catalog, self._model, wanted, corpora, sae.train_tokens, told)
-        width = residuals[sae.hookpoint].train.shape[1]
-        if loaded.config.d_in != width:
-            raise InputError(
-                f"the checkpoint {sae.checkpoint} reads rows of width {loaded.config.d_in}, and {sae.hookpoint} of "
-                f"{self._model.spec.name} gives {width}: name the hookpoint that it was trained on"
-            )
-        loaded.save(plan.folder)
+        d_in, d_out = (residuals[name].train.shape[1] for name in (wanted[0], wanted[-1]))
+        named(sae, loaded, self._model.spec.name, (d_in, d_out)).save(plan.folder)
         target = residuals[sae.target].val if sae.target else None
         return self._record(plan, None, residuals[sae.hookpoint].val, target)
-
-    def _check_asked(self, sae: Sae, loaded: SAE) -> None:
-        """A key beside `checkpoint` says what the checkpoint must be."""
-        there = {"architecture": loaded.config.architecture, "width": loaded.config.width, "k": loaded.config.k}
-        for name, value in there.items():
-            asked = getattr(sae, name)
-            if asked is not None and asked != value:
-                raise InputError(f"the checkpoint {sae.checkpoint} has {name} {value}, and the study says {asked}")
-        if (loaded.config.target_hookpoint is None) != (sae.target is None):
-            raise InputError(f"the checkpoint {sae.checkpoint} and the study differ in whether it is a transcoder")
-        # Rows of another block have the same width: only the numbers tell.
-        trained_on, asked_for = _BLOCK.search(loaded.config.hookpoint), _BLOCK.search(sae.hookpoint)
-        if trained_on and asked_for and trained_on[1] != asked_for[1]:
-            raise InputError(
-                f"the checkpoint {sae.checkpoint} was trained on {loaded.config.hookpoint}, and the study reads "
-                f"{sae.hookpoint}: name the block that it was trained on"
-            )
 
     def _train(self, corpora: tuple[str, ...], train_tokens: int | None, plans: list[_Plan]) -> list[Reader]:
         """Train SAEs on the same text, those with the same rows on one pass over them."""

@@ -1,14 +1,15 @@
-"""What the next tokens cost a model, in nats, when the output of one of its modules is replaced.
+"""What the next tokens cost a model, in nats, when the output or the input of one of its modules is replaced.
 
 A row of a batch is one sequence: what stands at a position predicts the token after it in the same row, so that BOS
 predicts the first token, and no prediction crosses into another document or into padding. Without a BOS, the first
 token of a sequence is not predicted.
 
-Replaced is the output at every real token. BOS keeps its own activation, because no SAE is trained on it; padding
+Replaced is the vector of every real token. BOS keeps its own activation, because no SAE is trained on it; padding
 stands on the right, where a causal model cannot see it. Ablation is zero ablation: rows of zeros.
 
-The blocks before the replaced module are not computed again. They, and the module itself, answer with what they gave
-in the clean pass while the model's own code runs all the rest; nothing of an architecture is written down here.
+The blocks before the replaced module are not computed again. They, and the module itself if its output is replaced,
+answer with what they gave in the clean pass while the model's own code runs all the rest; nothing of an architecture
+is written down here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
 from catalog.errors import InputError
+from ingest.hookpoints import Hookpoint
 from ingest.models import LanguageModel
 from ingest.sequences import Batch
 
@@ -40,17 +42,17 @@ class CleanPass:
     outputs: dict[str, Tensor]
     """By hookpoint: `[batch, seq, d]`."""
     given: dict[str, Any]
-    """By hookpoint: what the module returned, a tuple in some architectures."""
+    """By hookpoint: what the module returned, a tuple in some architectures; None where its input was kept."""
     before: dict[str, dict[Module, Any]]
     """By hookpoint: the blocks that had been computed before it, and what each returned."""
 
 
 @torch.inference_mode()
 def run_clean(model: LanguageModel, batch: Batch, hookpoints: list[str]) -> CleanPass:
-    """One undisturbed pass over the batch, through the head, keeping the outputs of `hookpoints`.
+    """One undisturbed pass over the batch, through the head, keeping what stands at `hookpoints`.
 
-    Raises UnknownName for a hookpoint that the model lacks, InputError for one that the pass never calls or that
-    gives no vector for each token.
+    Raises UnknownName for a hookpoint that the model lacks, InputError for one that the pass never calls, calls more
+    than once, or that gives no vector for each token.
     """
     outputs: dict[str, Tensor] = {}
     given: dict[str, Any] = {}
@@ -60,19 +62,17 @@ def run_clean(model: LanguageModel, batch: Batch, hookpoints: list[str]) -> Clea
     def finish(module: Module, _inputs: object, output: object) -> None:
         done[module] = output
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: Module, _inputs: object, output: object) -> None:
-            found = output[0] if isinstance(output, tuple) else output
-            if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != batch.ids.shape:
-                raise InputError(f"hookpoint {name!r} does not give a vector for each token: choose another")
-            outputs[name], given[name] = found, output
-            before[name] = {block: there for block, there in done.items() if block is not module}
+    def keep(place: Hookpoint) -> Callable[[Tensor, Any], None]:
+        def kept(vectors: Tensor, returned: Any) -> None:
+            outputs[place.name], given[place.name] = vectors, returned
+            before[place.name] = {block: there for block, there in done.items() if block is not place.module}
 
-        return hook
+        return kept
 
     names = list(dict.fromkeys(hookpoints))
+    places = [model.place(name) for name in names]
     handles = [model.hookpoint(name).register_forward_hook(finish) for name in _blocks(model)]
-    handles += [model.hookpoint(name).register_forward_hook(keep(name)) for name in names]
+    handles += [place.watch(batch.ids.shape, keep(place)) for place in places]
     try:
         losses = _losses(model, batch)
     finally:
@@ -85,7 +85,7 @@ def run_clean(model: LanguageModel, batch: Batch, hookpoints: list[str]) -> Clea
 
 @torch.inference_mode()
 def run_replaced(model: LanguageModel, clean: CleanPass, hookpoint: str, rows: Tensor) -> Tensor:
-    """-log p of each predicted token, `[predictions]` in nats, with `rows` in place of a hookpoint's output.
+    """-log p of each predicted token, `[predictions]` in nats, with `rows` in place of what stands at a hookpoint.
 
     `rows` `[real tokens, d]` are in row order, as `output[batch.real]` has them; `hookpoint` is one that `run_clean`
     kept. Zeros ablate. Raises InputError if the rows do not fit the hookpoint.
@@ -94,13 +94,16 @@ def run_replaced(model: LanguageModel, clean: CleanPass, hookpoint: str, rows: T
     real = clean.batch.real.to(replaced.device)
     if rows.shape != (int(real.sum()), replaced.shape[2]):
         raise InputError(
-            f"{list(rows.shape)} rows cannot replace the output of {hookpoint!r}, which has {int(real.sum())} tokens "
+            f"{list(rows.shape)} rows cannot replace those of {hookpoint!r}, which has {int(real.sum())} tokens "
             f"of width {replaced.shape[2]}"
         )
     replaced[real] = rows.to(replaced)
-    given = clean.given[hookpoint]
+    place, before, given = model.place(hookpoint), clean.before[hookpoint], clean.given[hookpoint]
+    if place.enters:
+        with _answering(before), place.fed(replaced):
+            return _losses(model, clean.batch)
     answer = (replaced, *given[1:]) if isinstance(given, tuple) else replaced
-    with _answering({**clean.before[hookpoint], model.hookpoint(hookpoint): answer}):
+    with _answering({**before, place.module: answer}):
         return _losses(model, clean.batch)
 
 

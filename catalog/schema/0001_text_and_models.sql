@@ -139,7 +139,7 @@ CREATE TABLE saes (
 COMMENT ON TABLE saes IS 'sparse autoencoders, each on one hookpoint of one model';
 COMMENT ON COLUMN saes.sae IS 'name of the SAE';
 COMMENT ON COLUMN saes.model IS 'model';
-COMMENT ON COLUMN saes.hookpoint IS 'module whose output it reads';
+COMMENT ON COLUMN saes.hookpoint IS 'module whose output it reads; with .input after it, what goes into the module';
 COMMENT ON COLUMN saes.architecture IS 'topk';
 COMMENT ON COLUMN saes.width IS 'number of latents';
 COMMENT ON COLUMN saes.d IS 'width of the hookpoint';

@@ -245,7 +245,7 @@ WHERE a.seed IS NULL;
 INSERT INTO columns_doc VALUES
     ('sae_quality', 'sae', 'SAE; one row per SAE, corpus and split that it was measured on'),
     ('sae_quality', 'model', 'model'),
-    ('sae_quality', 'hookpoint', 'module whose output it reads'),
+    ('sae_quality', 'hookpoint', 'module whose output it reads; with .input after it, what goes into the module'),
     ('sae_quality', 'architecture', 'architecture'),
     ('sae_quality', 'width', 'number of latents'),
     ('sae_quality', 'k', 'latents that may fire on a token'),

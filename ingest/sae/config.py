@@ -24,7 +24,7 @@ class SAEConfig:
     model_name: str
     """The model whose activations it reads: a Hugging Face id or a directory."""
     hookpoint: str
-    """The module of it whose output is read, for example `layers.3`."""
+    """What of it is read: a module's output, for example `layers.3`, or its input, `layers.3.mlp.input`."""
     architecture: str = "topk"
     """How pre-activations become a code: one of ARCHITECTURES."""
     centred: bool = True
@@ -32,7 +32,7 @@ class SAEConfig:
     groups: tuple[int, ...] = ()
     """matryoshka: how many latents each nested dictionary has, ascending, the last one being the width."""
     target_hookpoint: str | None = None
-    """Transcoder: the module whose output is reconstructed; None for an SAE."""
+    """Transcoder: the hookpoint that is reconstructed; None for an SAE."""
     d_out: int | None = None
     """Transcoder: width of that module's output; None for an SAE."""
 
@@ -52,7 +52,7 @@ class SAEConfig:
         if self.k is not None and self.k > self.width:
             raise InputError(f"k {self.k} is above the width {self.width}: an SAE cannot keep more latents than it has")
         if not self.hookpoint.strip():
-            raise InputError("the hookpoint of an SAE is empty: name the module whose output it reads")
+            raise InputError("the hookpoint of an SAE is empty: name the module that it reads")
         if (self.target_hookpoint is None) != (self.d_out is None):
             raise InputError("a transcoder needs both target_hookpoint and d_out, an SAE neither")
         if self.target_hookpoint is not None and self.centred:

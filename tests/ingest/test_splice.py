@@ -75,13 +75,22 @@ def naive(model: LanguageModel, batch: Batch, hookpoint: str | None = None, rows
         new[0, int(model.bos is not None) :] = mine
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
+    def replace_input(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> object:
+        new = (args[0] if args else kwargs["hidden_states"]).clone()
+        new[0, int(model.bos is not None) :] = mine
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
     for ids in alone(batch, model):
         tokens = ids.shape[1] - (model.bos is not None)
         mine = rows[taken : taken + tokens] if rows is not None else torch.empty(0)
         taken += tokens
         if ids.shape[1] < 2:
             continue
-        handle = model.hookpoint(hookpoint).register_forward_hook(replace) if hookpoint else None
+        module = model.hookpoint(hookpoint.removesuffix(".input")) if hookpoint else None
+        handle = module.register_forward_hook(replace) if module else None
+        if module and hookpoint and hookpoint.endswith(".input"):
+            handle.remove()
+            handle = module.register_forward_pre_hook(replace_input, with_kwargs=True)
         with torch.inference_mode():
             total += float(model.network(ids, labels=ids).loss) * (ids.shape[1] - 1)
         if handle:
@@ -95,10 +104,10 @@ def some_rows(clean: CleanPass, hookpoint: str) -> torch.Tensor:
 
 
 def hookpoints(model: LanguageModel) -> list[str]:
-    """A first, a middle and a last block, and an MLP inside the middle one."""
+    """A first, a middle and a last block, an MLP inside the middle one, and the inputs of some of them."""
     blocks = [name for name in model.hookpoints() if name.rsplit(".", 1)[-1].isdigit()]
     assert len(blocks) == 3
-    return [*blocks, f"{blocks[1]}.mlp"]
+    return [*blocks, *(f"{blocks[1]}.{name}" for name in ("mlp", "input", "mlp.input")), f"{blocks[0]}.input"]
 
 
 def test_the_clean_loss_is_that_of_transformers_on_unpadded_sequences(model: LanguageModel) -> None:
@@ -108,7 +117,7 @@ def test_the_clean_loss_is_that_of_transformers_on_unpadded_sequences(model: Lan
     assert float(clean.losses.sum()) == pytest.approx(naive(model, batch), rel=1e-5)
 
 
-@pytest.mark.parametrize("where", range(4))
+@pytest.mark.parametrize("where", range(7))
 def test_a_replaced_pass_is_that_of_a_hook_written_by_hand(model: LanguageModel, where: int) -> None:
     name, batch = hookpoints(model)[where], one_batch(model)
     clean = run_clean(model, batch, hookpoints(model))
@@ -147,13 +156,17 @@ def test_what_stands_before_the_replaced_module_is_computed_once(llama: Language
         llama.hookpoint(name).register_forward_hook(lambda *_, name=name: calls.append(name))
         for name in ("layers.0.mlp", "layers.1.self_attn", "layers.1.mlp", "layers.2.mlp")
     ]
-    clean = run_clean(llama, one_batch(llama), ["layers.1", "layers.1.mlp"])
+    clean = run_clean(llama, one_batch(llama), ["layers.1", "layers.1.mlp", "layers.1.mlp.input"])
     calls.clear()
     run_replaced(llama, clean, "layers.1", some_rows(clean, "layers.1"))
     assert calls == ["layers.2.mlp"]
     calls.clear()
     # Inside a block, what the block adds it to is computed again; the module itself is called but answers at once.
     run_replaced(llama, clean, "layers.1.mlp", some_rows(clean, "layers.1.mlp"))
+    assert calls == ["layers.1.self_attn", "layers.1.mlp", "layers.2.mlp"]
+    calls.clear()
+    # A module whose input is replaced is computed, and so is the block that it is in.
+    run_replaced(llama, clean, "layers.1.mlp.input", some_rows(clean, "layers.1.mlp.input"))
     assert calls == ["layers.1.self_attn", "layers.1.mlp", "layers.2.mlp"]
     for handle in handles:
         handle.remove()

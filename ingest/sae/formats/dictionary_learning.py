@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from catalog.errors import InputError
+from ingest.hookpoints import INPUT
 from ingest.sae.architecture import Weights
 from ingest.sae.config import KEEPS_K
 from ingest.sae.files import write_whole
@@ -72,7 +73,8 @@ _UNUSED = ("k", "threshold", "group_sizes")
 def load_dictionary_learning(folder: Path) -> SAE:
     """The SAE in `folder`. Raises InputError for an unknown class and for tensors that are not the class's."""
     path, config_path = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    trainer = read_settings(config_path).get("trainer")
+    settings = read_settings(config_path)
+    trainer = settings.get("trainer")
     if not isinstance(trainer, dict):
         raise InputError(f"trainer is {trainer!r} in {config_path}, but must be a JSON object")
     name = trainer.get("dict_class")
@@ -88,7 +90,7 @@ def load_dictionary_learning(folder: Path) -> SAE:
         width=width,
         k=k,
         model_name=str(trainer.get("lm_name") or ""),
-        hookpoint=_hookpoint(trainer),
+        hookpoint=_hookpoint(trainer, settings.get("buffer"), config_path),
         architecture=stored.architecture,
         centred=stored.centred,
         groups=_groups(tensors, width, path) if stored.architecture == "matryoshka" else (),
@@ -135,7 +137,9 @@ def save_dictionary_learning(folder: Path, sae: SAE) -> None:
     if config.k is not None:
         tensors["k"] = torch.tensor(config.k, dtype=torch.int)
         tensors.setdefault("threshold", torch.tensor(-1.0))
-    block = re.fullmatch(r"layers\.(\d+)", config.hookpoint)
+    module = config.hookpoint.removesuffix(INPUT)
+    buffer = {} if module == config.hookpoint else {"io": "in"}
+    block = None if buffer else re.fullmatch(r"layers\.(\d+)", module)
     layer = re.search(r"\d+", config.hookpoint)
     trainer: dict[str, Any] = {
         "trainer_class": stored.trainer,
@@ -144,7 +148,7 @@ def save_dictionary_learning(folder: Path, sae: SAE) -> None:
         "dict_size": config.width,
         "layer": int(layer[0]) if layer else None,
         "lm_name": config.model_name,
-        "submodule_name": f"resid_post_layer_{block[1]}" if block else config.hookpoint,
+        "submodule_name": f"resid_post_layer_{block[1]}" if block else module,
     }
     if config.k is not None:
         trainer["k"] = config.k
@@ -155,7 +159,7 @@ def save_dictionary_learning(folder: Path, sae: SAE) -> None:
     content = io.BytesIO()
     torch.save(tensors, content)
     write_whole(folder / WEIGHTS_FILE, content.getvalue())
-    write_whole(folder / CONFIG_FILE, (json.dumps({"trainer": trainer, "buffer": {}}, indent=2) + "\n").encode())
+    write_whole(folder / CONFIG_FILE, (json.dumps({"trainer": trainer, "buffer": buffer}, indent=2) + "\n").encode())
 
 
 def _class_of(sae: SAE) -> str:
@@ -219,10 +223,20 @@ def _groups(tensors: dict[str, Tensor], width: int, path: Path) -> tuple[int, ..
     return tuple(sizes.cumsum(0).tolist())
 
 
-def _hookpoint(trainer: dict[str, Any]) -> str:
-    """`resid_post_layer_8`, as the library's own scripts name a block's output, is ours `layers.8`; else as it is."""
+def _hookpoint(trainer: dict[str, Any], buffer: object, path: Path) -> str:
+    """The submodule's name, with `.input` after it if the buffer that the SAE was trained from read what goes into it.
+
+    `resid_post_layer_8`, as the library's own scripts name a block's output, is ours `layers.8`. Raises InputError for
+    a buffer that read both sides.
+    """
+    side = buffer.get("io", "out") if isinstance(buffer, dict) else "out"
+    if side not in ("in", "out"):
+        raise InputError(
+            f"buffer.io is {side!r} in {path}; known are: in, out. What was trained on both sides of a module is a "
+            "transcoder, and the format's classes are read as SAEs"
+        )
     name = str(trainer.get("submodule_name") or "")
-    block = re.fullmatch(r"resid_post_layer_(\d+)", name)
-    if block:
-        return f"layers.{block[1]}"
-    return name or (f"layer_{trainer['layer']}" if trainer.get("layer") is not None else "unknown")
+    if block := re.fullmatch(r"resid_post_layer_(\d+)", name):
+        name = f"layers.{block[1]}"
+    name = name or (f"layer_{trainer['layer']}" if trainer.get("layer") is not None else "unknown")
+    return name + INPUT if side == "in" else name

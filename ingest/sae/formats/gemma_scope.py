@@ -3,7 +3,9 @@
     z = relu(pre) * (pre > threshold),  pre = x W_enc + b_enc        x_hat = z W_dec + b_dec
 
 The file says neither the model nor the hookpoint; they are taken from the path where it is that of a release, such as
-`gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`.
+`gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`. A transcoder reads what comes out of the norm before the MLP
+without its gain, which the authors folded into the MLP (Lieberum et al. 2024, appendix "Language model technical
+details"): that is not what goes into the MLP of the model as it is published.
 """
 
 import math
@@ -98,7 +100,9 @@ def _from_path(folder: Path) -> tuple[str, str, str | None]:
         return "", name, None
     model = f"google/gemma-2-{release[1]}" + ("-it" if release[2] == "it" else "")
     if release[3] == "transcoders":
-        return model, f"{name}.mlp.input", f"{name}.mlp"
+        return model, f"blocks.{layer[1]}.ln2.hook_normalized" if layer else name, f"{name}.mlp"
+    if release[3] == "att" and layer:
+        return model, f"layers.{layer[1]}.self_attn.o_proj.input", None
     if release[3] == "res":
         return model, f"layers.{layer[1]}" if layer else name, None
     return model, f"{name}.{release[3]}", None

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from catalog.errors import InputError
+from ingest.hookpoints import INPUT
+from ingest.sae.formats.hookpoints import to_transformer_lens
 from ingest.sae.formats.saelens_cfg import KNOWN, saelens_architecture
 from ingest.sae.model import SAE
 
@@ -20,4 +22,10 @@ def save_saelens(folder: Path, sae: SAE) -> None:
             f"the SAELens format cannot hold a {what} of architecture {config.architecture!r}: "
             f"it has {', '.join(KNOWN)} alone"
         )
+    for hookpoint in (config.hookpoint, config.target_hookpoint or ""):
+        if hookpoint.endswith(INPUT) and to_transformer_lens(hookpoint) == hookpoint:
+            raise InputError(
+                f"the SAELens format cannot hold hookpoint {hookpoint!r}: TransformerLens has no name for what goes "
+                "into that module that means the same in every model; it has for layers.N.input, layers.N.mlp.input"
+            )
     sae.save(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 from catalog.errors import InputError
 from ingest.sae.config import SAEConfig
-from ingest.sae.formats.hookpoints import from_transformer_lens, to_transformer_lens
+from ingest.sae.formats.hookpoints import from_saelens, to_transformer_lens
 from ingest.sae.formats.reading import described, read_settings, whole_number
 from ingest.sae.formats.saelens_tensors import ONE_THRESHOLD
 
@@ -183,17 +183,18 @@ def _theirs(settings: dict[str, Any], path: Path) -> Stored:
     if reshape not in ("none", "hook_z"):
         raise InputError(f"reshape_activations is {reshape!r} in {path}; known are: none, hook_z")
     metadata = settings["metadata"]
-    target = metadata.get("hook_name_out") or f"{metadata.get('hook_name') or 'unknown'} (target)"
+    hookpoint = from_saelens(metadata, "hook_name") or "unknown"
+    target = from_saelens(metadata, "hook_name_out") or f"{hookpoint} (target)"
     config = described(
         path,
         d_in=whole_number(settings, "d_in", path),
         width=whole_number(settings, "d_sae", path),
         k=whole_number(settings, "k", path) if architecture == "topk" else None,
         model_name=str(metadata.get("model_name") or ""),
-        hookpoint=from_transformer_lens(str(metadata.get("hook_name") or "unknown")),
+        hookpoint=hookpoint,
         architecture=architecture,
         centred=centred,
-        target_hookpoint=from_transformer_lens(str(target)) if transcoder else None,
+        target_hookpoint=target if transcoder else None,
         d_out=whole_number(settings, "d_out", path) if transcoder else None,
     )
     return Stored(

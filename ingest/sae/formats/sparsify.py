@@ -2,7 +2,8 @@
 
     z = TopK(relu((x - b_dec) W^T + b))        x_hat = z W_dec + b_dec (+ x W_skip^T)
 
-A transcoder does not subtract b_dec. Here W_dec holds one latent per row, as ours does.
+A transcoder reads what goes into its module (`.input`) and does not subtract b_dec. Here W_dec holds one
+latent per row, as ours does.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
+from ingest.hookpoints import INPUT
 from ingest.sae.architecture import Weights
 from ingest.sae.files import packed, write_whole
 from ingest.sae.formats.fold import with_centring
@@ -17,8 +19,6 @@ from ingest.sae.formats.reading import checked, described, read_safetensors, rea
 from ingest.sae.model import SAE
 
 CONFIG_FILE, WEIGHTS_FILE, RUN_FILE = "cfg.json", "sae.safetensors", "config.json"
-INPUT = ".input"
-"""Ending of a transcoder's hookpoint: it reads what enters the module of which it predicts the output."""
 _FLAGS = ("multi_topk", "skip_connection", "transcode", "normalize_decoder")
 _READ = {*_FLAGS, "activation", "expansion_factor", "num_latents", "k", "d_in"}
 
@@ -73,6 +73,7 @@ def save_sparsify(folder: Path, sae: SAE) -> None:
     _refuse(config.architecture != "topk", f"architecture {config.architecture!r}", "it has TopK alone")
     _refuse(config.out != config.d_in, f"d_out {config.out}", f"its decoder is as wide as its input, {config.d_in}")
     _refuse(not transcoder and weights.skip is not None, "a skip path", "it is read here for transcoders alone")
+    _refuse(hookpoint.endswith(INPUT), f"hookpoint {hookpoint!r}", "its SAEs reconstruct a module's output alone")
     _refuse(
         hookpoint in (".", "..") or "/" in hookpoint or "\\" in hookpoint,
         f"hookpoint {hookpoint!r}",
