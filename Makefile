@@ -28,6 +28,8 @@ lint: $(INSTALLED)
 bench: $(INSTALLED) peers
 	$(BIN)/python tests/benchmarks/harvest.py
 	test ! -d .peers || export SAEQL_PEERS=$${SAEQL_PEERS:-.peers}; $(BIN)/python tests/benchmarks/train.py --loss
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(BIN)/python tests/benchmarks/train_gpu.py; else echo "no GPU: nothing of it is measured"; fi
 	$(BIN)/python tests/benchmarks/selection.py
 	$(BIN)/python tests/benchmarks/concurrency.py
 

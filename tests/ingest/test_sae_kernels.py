@@ -21,6 +21,7 @@ from ingest.sae.codes import SparseCode, by_latent, fixed, ragged
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.precision import products_in
 from ingest.sae.registry import architecture_of
+from tests.benchmarks.train_gpu import PARTS, Size, measured
 from tests.ingest.test_sae_step import dense
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -161,6 +162,18 @@ def test_a_step_is_that_of_torch(
     torch.testing.assert_close(found.loss, expected.loss, rtol=relative, atol=0)
     for name, slope in found.gradient.named().items():
         near(slope, expected.gradient.named()[name].double(), relative)
+
+
+def test_the_benchmark_measures_every_part() -> None:
+    found = measured(Size(d=32, width=128, k=4, batch=64, rounds=2))
+    parts = [(row["part"], row["kernels"]) for row in found["steps"]]
+    used = (True, False) if DEVICE == "cuda" else (False,)
+    assert parts == [(part, kernels) for kernels in used for part in PARTS]
+    for row in found["steps"]:
+        assert row["tokens_per_s"] == pytest.approx(1000 * 64 / row["ms"], rel=0.01)
+        assert row["share_of_gemm"] == pytest.approx(found["gemm"]["ms"] / row["ms"], abs=1e-3)
+    assert found["steps"][0]["l0"] == 4
+    assert all(ms > 0 for ms in found["stages"].values())
 
 
 COMPILE = """
