@@ -23,6 +23,8 @@ _DIFFERENCES = (
     "SELECT sae, bin, features FROM firing_differences AS d WHERE corpus = ? AND split = 'test' "
     "AND baseline <> 'general' ORDER BY sae, bin"
 )
+TILTED = ("dense", "dense-term")
+"""Families of figure 6, beside the baseline: the same text under the mean and under the tilted loss."""
 _AREAS = (
     "SELECT family, corpus, mean_perplexity FROM pareto_area WHERE sweep = ? AND split = 'test' "
     "AND mean_perplexity IS NOT NULL ORDER BY corpus, mean_perplexity"
@@ -44,14 +46,16 @@ def draw_figures(root: Path, sweep: str, domain: str, ood: str, baseline: str) -
     drawn = []
     with Catalog(root, read_only=True) as catalog:
         figures: list[tuple[str, Callable[[Any], None], tuple[str, str, str]]] = []
-        for number, corpus in (("1", domain), ("4", ood)):
+        for number, of_tilt, corpus in (("1", "6a", domain), ("4", "6b", ood)):
             points = curves(catalog, sweep, corpus, baseline)
             relative = [(f, l0, p - b) for f, l0, p, b in points if b is not None]
             absolute = [(f, l0, p) for f, l0, p, _ in points]
+            tilted = [point for point in absolute if point[0] in (baseline, *TILTED)]
             said = f"test of {corpus}, SAE spliced in"
             within = said + _left_out(points, baseline)
             figures.append((f"{number}a", _lines(relative), (within, "L0", f"perplexity less that of {baseline}")))
             figures.append((f"{number}b", _lines(absolute), (said, "L0", "perplexity")))
+            figures.append((of_tilt, _lines(tilted), (f"{said}: the tilted loss", "L0", "perplexity")))
         domain_of = f"test of {domain}"
         tail = catalog.rows(_COVERAGE, [domain])
         figures.append(("2a", _lines(tail, log="x"), (domain_of, "token frequency", "share of tokens with a feature")))

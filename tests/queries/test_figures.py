@@ -59,3 +59,8 @@ def test_a_figure_says_which_points_have_no_difference(catalog: Catalog) -> None
     said = "2 of 7 points are not drawn: full has points from L0 40.0 to 100.0"
     assert said in drawn["figure1a"]
     assert not any(said in svg for name, svg in drawn.items() if name != "figure1a")
+    # Figure 6 holds the tilted loss beside the mean on the same text, and the baseline.
+    assert "<!-- seed -->" in drawn["figure1b"]
+    assert "<!-- dense -->" in drawn["figure6a"]
+    assert "<!-- seed -->" not in drawn["figure6a"]
+    assert "figure6b" in drawn
