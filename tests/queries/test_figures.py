@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from catalog import Catalog
 from queries.figures import curves, draw_figures
+from queries.guard import run
+from queries.ssae import table
 from tests.empty import make_empty
 from tests.queries.swept import sweep
 
@@ -64,3 +67,47 @@ def test_a_figure_says_which_points_have_no_difference(catalog: Catalog) -> None
     assert "<!-- dense -->" in drawn["figure6a"]
     assert "<!-- seed -->" not in drawn["figure6a"]
     assert "figure6b" in drawn
+
+
+def pair(family: str, perplexity: float) -> list[tuple[str, float, int, float, float]]:
+    """Two seeds 0.2 apart at L0 60, 10 at L0 140: a mean of (perplexity + 10) / 2 with a spread of 0.1 * sqrt(2)."""
+    return [
+        (family, 1, 0, 60, perplexity - 0.1),
+        (family, 1, 1, 60, perplexity + 0.1),
+        (family, 2, 0, 140, 10),
+    ]
+
+
+def areas(catalog: Catalog) -> dict[str, dict[str, Any]]:
+    return {row["family"]: row for row in run(table("area"), catalog).read_all().to_pylist()}
+
+
+def test_ties_are_judged_against_the_whole_pool_and_against_the_best(catalog: Catalog) -> None:
+    points = [*pair("full", 30), *pair("best", 28), *pair("near", 28.6), *pair("between", 29), *pair("far", 29.4)]
+    sweep(catalog, [*points, ("short", 1, 0, 60, 20), ("short", 1, 1, 60, 21), ("short", 2, 0, 100, 15)], sweep="ssae")
+    rows = areas(catalog)
+    assert {name: row["perplexity"] for name, row in rows.items()} == {
+        "best": 19,
+        "near": 19.3,
+        "between": 19.5,
+        "far": 19.7,
+        "full": 20,
+        "short": None,
+    }
+    # Twice the spread of a difference: 2 * sqrt(0.02 + 0.02) = 0.4.
+    assert {name: (row["ties_with_full"], row["ties_with_best"]) for name, row in rows.items()} == {
+        "best": (False, True),
+        "near": (False, True),
+        "between": (False, False),
+        "far": (True, False),
+        "full": (True, False),
+        "short": (None, None),
+    }
+
+
+def test_a_family_without_a_spread_ties_with_nothing_known(catalog: Catalog) -> None:
+    # The best has one seed: another family's spread must not stand in for its own.
+    best = [("best", 1, 0, 60, 28.0), ("best", 2, 0, 140, 10.0)]
+    sweep(catalog, [*pair("full", 30), *pair("near", 28.2), *best], sweep="ssae")
+    rows = areas(catalog)
+    assert {name: row["ties_with_best"] for name, row in rows.items()} == {"best": None, "near": None, "full": None}
