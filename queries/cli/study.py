@@ -16,11 +16,18 @@ def _numbers(_context: click.Context, parameter: click.Parameter, value: str) ->
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,2,4", param=parameter) from error
 
 
+def _whole_numbers(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in value.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 0,1,2", param=parameter) from error
+
+
 @click.command()
 @click.argument("sae")
 @click.option("--setting", default="sparsity", show_default=True, help="sparsity, k, tilt, lr, width or l0.")
 @click.option("--values", required=True, callback=_numbers, help="Its values, such as 1,2,4.")
-@click.option("--seeds", default="0", show_default=True, callback=_numbers, help="Seeds at every value.")
+@click.option("--seeds", default="0", show_default=True, callback=_whole_numbers, help="Seeds at every value.")
 @click.option("--name", help="Name of the sweep; else the SAE and the setting.")
 @click.option("--l0-low", default=60.0, show_default=True, help="Begin of the L0 range of the area.")
 @click.option("--l0-high", default=140.0, show_default=True, help="End of that range.")
@@ -32,7 +39,7 @@ def sweep(
     sae: str,
     setting: str,
     values: tuple[float, ...],
-    seeds: tuple[float, ...],
+    seeds: tuple[int, ...],
     name: str | None,
     l0_low: float,
     l0_high: float,
@@ -53,7 +60,7 @@ def sweep(
         "saes": [sae],
         "setting": setting,
         "values": list(values),
-        "seeds": [int(seed) for seed in seeds],
+        "seeds": list(seeds),
         "l0_low": l0_low,
         "l0_high": l0_high,
     }

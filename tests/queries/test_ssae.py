@@ -52,6 +52,8 @@ def test_a_sweep_compares_runs_and_says_where_no_area_is(own: Path) -> None:
     [
         (("nobody", "--values", "1"), "there is no sae 'nobody'"),
         (("sae", "--values", "1,x"), "not a list of numbers"),
+        (("sae", "--values", "8", "--seeds", "0.9,1.9"), "'0.9,1.9' is not a list of whole numbers"),
+        (("sae", "--values", "8", "--seeds", "inf"), "'inf' is not a list of whole numbers"),
         (("sae", "--values", "1,2"), "is not read by architecture 'topk'"),
         (("sae", "--values", "8", "--setting", "other"), "should be"),
     ],
