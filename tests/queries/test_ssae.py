@@ -215,7 +215,7 @@ def test_the_text_of_another_form_holds_no_docstring(tmp_path: Path) -> None:
 def test_the_study_runs_to_its_tables(tmp_path: Path) -> None:
     files = [write_texts(tmp_path, name, n) for name, n in (("pool", 120), ("seed", 60), ("ood", 60))]
     root = tmp_path / "ssae"
-    arguments = ["--pool", files[0], "--seed", files[1], "--ood", files[2], "--scale", 0.02, "--width", 256]
+    arguments = ["--pool", files[0], "--seed", files[1], "--ood", files[2], "--scale", 0.02, "--width", 242]
     result = run("study", "ssae", root, *arguments)
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.stdout.splitlines()]
