@@ -31,4 +31,4 @@ SELECT
 FROM areas AS a
 JOIN areas AS f ON f.corpus = a.corpus AND f.family = 'full'
 LEFT JOIN best AS b ON b.corpus = a.corpus
-ORDER BY a.corpus, a.mean_perplexity
+ORDER BY a.corpus, a.mean_perplexity, a.family

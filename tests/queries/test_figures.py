@@ -111,3 +111,9 @@ def test_a_family_without_a_spread_ties_with_nothing_known(catalog: Catalog) -> 
     sweep(catalog, [*pair("full", 30), *pair("near", 28.2), *best], sweep="ssae")
     rows = areas(catalog)
     assert {name: row["ties_with_best"] for name, row in rows.items()} == {"best": None, "near": None, "full": None}
+
+
+def test_families_without_an_area_have_an_order_too(catalog: Catalog) -> None:
+    names = ["full", *(f"f{i}" for i in range(20))]
+    sweep(catalog, [(name, 1, 0, 60, 20) for name in reversed(names)], sweep="ssae")
+    assert list(areas(catalog)) == sorted(names)
