@@ -15,7 +15,7 @@ from queries.context import Context, Options, check_settings
 from queries.kernel_run import KernelStepRun
 from queries.lineage import check_steps, ordered, parent_tables
 from queries.query_run import QueryRun
-from queries.run import StepResult
+from queries.result import StepResult
 from queries.schedule import Listener, side_by_side
 from queries.sizes import rows_to_read
 from queries.step import Step, packaged_steps

@@ -4,6 +4,7 @@ matplotlib is an extra (`pip install saeql[plot]`): the tables say the same.
 """
 
 from collections.abc import Callable
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,6 @@ from typing import Any
 from catalog import Catalog
 from catalog.errors import InputError
 
-_CURVES = (
-    "SELECT p.family, p.l0, p.perplexity, b.perplexity FROM pareto AS p "
-    "LEFT JOIN pareto_curve AS b ON (b.sweep, b.corpus, b.split, b.l0) = (p.sweep, p.corpus, p.split, round(p.l0)) "
-    "AND b.family = ? WHERE p.sweep = ? AND p.corpus = ? AND p.split = 'test' ORDER BY p.family, p.l0"
-)
 _COVERAGE = (
     "SELECT sae, 2::DOUBLE ** bucket, share FROM tail_coverage WHERE corpus = ? AND split = 'test' ORDER BY sae, bucket"
 )
@@ -27,6 +23,8 @@ _DIFFERENCES = (
     "SELECT sae, bin, features FROM firing_differences AS d WHERE corpus = ? AND split = 'test' "
     "AND baseline <> 'general' ORDER BY sae, bin"
 )
+TILTED = ("dense", "dense-term")
+"""Families of figure 6, beside the baseline: the same text under the mean and under the tilted loss."""
 _AREAS = (
     "SELECT family, corpus, mean_perplexity FROM pareto_area WHERE sweep = ? AND split = 'test' "
     "AND mean_perplexity IS NOT NULL ORDER BY corpus, mean_perplexity"
@@ -48,13 +46,16 @@ def draw_figures(root: Path, sweep: str, domain: str, ood: str, baseline: str) -
     drawn = []
     with Catalog(root, read_only=True) as catalog:
         figures: list[tuple[str, Callable[[Any], None], tuple[str, str, str]]] = []
-        for number, corpus in (("1", domain), ("4", ood)):
-            points = catalog.rows(_CURVES, [baseline, sweep, corpus])
+        for number, of_tilt, corpus in (("1", "6a", domain), ("4", "6b", ood)):
+            points = curves(catalog, sweep, corpus, baseline)
             relative = [(f, l0, p - b) for f, l0, p, b in points if b is not None]
             absolute = [(f, l0, p) for f, l0, p, _ in points]
+            tilted = [point for point in absolute if point[0] in (baseline, *TILTED)]
             said = f"test of {corpus}, SAE spliced in"
-            figures.append((f"{number}a", _lines(relative), (said, "L0", f"perplexity less that of {baseline}")))
+            within = said + _left_out(points, baseline)
+            figures.append((f"{number}a", _lines(relative), (within, "L0", f"perplexity less that of {baseline}")))
             figures.append((f"{number}b", _lines(absolute), (said, "L0", "perplexity")))
+            figures.append((of_tilt, _lines(tilted), (f"{said}: the tilted loss", "L0", "perplexity")))
         domain_of = f"test of {domain}"
         tail = catalog.rows(_COVERAGE, [domain])
         figures.append(("2a", _lines(tail, log="x"), (domain_of, "token frequency", "share of tokens with a feature")))
@@ -70,6 +71,24 @@ def draw_figures(root: Path, sweep: str, domain: str, ood: str, baseline: str) -
         for number, draw, labels in figures:
             drawn.append(_save(folder / f"figure{number}.svg", draw, labels))
     return drawn
+
+
+def curves(catalog: Catalog, sweep: str, corpus: str, baseline: str) -> list[tuple[str, float, float, float | None]]:
+    """(family, L0, perplexity, perplexity of `baseline` at that L0, or None beyond its points) on test, by L0."""
+    sql = (resources.files("queries") / "studies" / "curves.sql").read_text()
+    return catalog.rows(sql, {"sweep": sweep, "corpus": corpus, "baseline": baseline})
+
+
+def _left_out(points: list[tuple[str, float, float, float | None]], baseline: str) -> str:
+    """What a caption says of the points that have no difference."""
+    beyond = sum(b is None for *_, b in points)
+    if not beyond:
+        return ""
+    reach = [l0 for family, l0, *_ in points if family == baseline]
+    why = (
+        f"{baseline} has points from L0 {min(reach):.1f} to {max(reach):.1f}" if reach else f"{baseline} has no points"
+    )
+    return f"\n{beyond} of {len(points)} points are not drawn: {why}"
 
 
 def _series(rows: list[tuple[Any, ...]]) -> dict[str, list[tuple[float, float]]]:

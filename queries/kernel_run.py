@@ -17,7 +17,8 @@ from catalog.errors import StepError
 from catalog.transaction import Changes, Transaction, named
 from queries import parts
 from queries.estimate import estimated
-from queries.run import FRESH, Key, StepResult, StepRun
+from queries.result import Key, StepResult
+from queries.run import FRESH, StepRun
 from queries.step import called
 
 if TYPE_CHECKING:

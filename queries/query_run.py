@@ -6,7 +6,8 @@ from collections.abc import Callable
 from catalog.transaction import Changes, Transaction, content, named
 from queries import parts
 from queries.lineage import KEPT
-from queries.run import FRESH, StepResult, StepRun
+from queries.result import StepResult
+from queries.run import FRESH, StepRun
 
 
 class QueryRun(StepRun):

@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
@@ -19,42 +18,13 @@ from catalog.errors import InputsMoved, SaeqlError, StepError
 from catalog.transaction import Changes, Comparison, Transaction, compare, named
 from queries import parts
 from queries.context import Context
-from queries.estimate import Estimate
 from queries.lineage import parent_tables
+from queries.result import StepResult
 from queries.step import Step, fingerprint
 
 FRESH = "_fresh"
 """The temporary table that a step's new rows are put into."""
 _TRIES = 3
-Key = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step of a refresh did, or would do."""
-
-    step: str
-    state: str
-    """`current` (nothing to do), `done`, `failed`, `waiting` (a step it reads from failed), `part` (a limit or a
-    filter left some of it undone), and in a plan `stale` or `after` (what it reads is not known before then)."""
-    changes: Changes = field(default_factory=lambda: Changes(0, 0, 0))
-    """Rows written; in a plan of a step with a kernel, its input keys."""
-    same: int | None = None
-    """In a plan: how many are as they should be."""
-    why: tuple[str, ...] = ()
-    failed: int = 0
-    """Rows that carry a problem instead of a result."""
-    left: int = 0
-    """Stale keys that a limit, or `keep`, left as they are."""
-    calls: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-    estimate: Estimate | None = None
-    """In a plan: what the paid calls will come to."""
-    keys: tuple[Key, ...] = ()
-    """In a plan of a step with a kernel: the stale keys."""
-    seconds: float = 0.0
-    error: SaeqlError | None = None
 
 
 class StepRun:

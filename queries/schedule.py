@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from catalog import Catalog
 from queries.context import Context
 from queries.lineage import parent_tables
-from queries.run import StepResult
+from queries.result import StepResult
 from queries.step import Step
 
 

@@ -8,85 +8,34 @@ import ast
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from string import Template
 
+from catalog import Catalog
 from catalog.errors import InputError
+from catalog.location import ADDRESS, METADATA
 from catalog.study import Study
 from queries.cli.build import STUDY, run_ingest
 from queries.cli.refresh import run_refresh
+from queries.ssae_file import DOMAIN_PACKAGE, NAME, OOD_FILE, Options, check_same, check_width, study_text
 
 STEPS = ("tail_coverage", "tail_curve", "firing_ranks", "firing_differences")
-POOL_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
-DOMAIN_PACKAGE = "sympy.physics"
-OOD_FILE = "ood.jsonl"
-L0_VALUES = (20, 65, 100, 145, 230)
-FAMILIES = {
-    "full": ("everything", 0.0),
-    "random": ("random", 0.0),
-    "seed": ("seed", 0.0),
-    "bm25": ("bm25", 0.0),
-    "dense": ("dense", 0.0),
-    "dense-tracin": ("dense-tracin", 0.0),
-    "dense-term": ("dense", 0.1),
-}
-"""Family -> (selection, tilt)."""
-_FAMILY = """
-[[sae]]
-name = "$name"
-parent = "general"
-hookpoint = "layers.2"
-selection = "$selection"
-tilt = $tilt
-steps = $steps
-lr = 1e-3
-decay = $decay
-evaluate = ["domain", "ood"]
-template = true
-"""
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large the study is; `scale` 1 ends within 40 minutes on two cores."""
-
-    scale: float = 1.0
-    width: int = 1024
-    """Latents of every SAE."""
-
-    def values(self) -> dict[str, int]:
-        """The template's numbers."""
-        return {
-            "pool_tokens": round(2_000_000 * self.scale),
-            "domain_tokens": round(160_000 * self.scale),
-            "budget": round(200_000 * self.scale),
-            "width": self.width,
-            "general_steps": max(round(2500 * self.scale), 40),
-            "resample_every": max(round(500 * self.scale), 10),
-            "steps": max(round(300 * self.scale), 20),
-            "evaluation_tokens": round(12_000 * max(self.scale, 0.1)),
-            "seed_tokens": max(round(10_000 * min(self.scale, 1.0)), 500),
-        }
-
-
-def run_ssae(root: Path, pool: Path | None, seed: Path | None, ood: Path | None, size: Size) -> Path:
+def run_ssae(root: Path, options: Options) -> Path:
     """Write the study's file into `root`, build the catalog or bring it up to date; the study's file.
 
-    `pool`, `seed` and `ood` are JSON Lines with the text under `text`: the pool, the subdomain (train documents are the
-    seed set, val and test measure), and the subdomain in another form. Raises InputError if only some are given.
+    A study that is there goes on as its file says; `options` that were given must agree with it. Raises InputError
+    if they do not, if the folder holds another study, or for text or a width that cannot be used: nothing is written.
     """
-    given = [path is not None for path in (pool, seed, ood)]
-    if any(given) and not all(given):
-        raise InputError("other text needs all three of --pool, --seed and --ood; leave out all for docstrings")
-    root.mkdir(parents=True, exist_ok=True)
     path = root / STUDY
-    if not path.exists():
-        if ood is None:
-            write_code(root / OOD_FILE)
-        path.write_text(study_text(pool, seed, ood, size), encoding="utf-8")
+    if options.width is not None:
+        check_width(options.width)
+    if path.exists():
+        check_same(Study.load(path), options, path)
+    else:
+        _write_study(path, options)
     run_ingest(root, Study.load(path))
     failed = [result for result in run_refresh(root, STEPS) if result.state == "failed"]
     if failed:
@@ -99,36 +48,29 @@ def table(name: str) -> str:
     return (resources.files("queries") / "studies" / f"{name}.sql").read_text()
 
 
-def study_text(pool: Path | None, seed: Path | None, ood: Path | None, size: Size) -> str:
-    """The study file."""
-    numbers = size.values()
-    template = Template((resources.files("queries") / "studies" / "ssae.toml").read_text())
-    families = "".join(
-        Template(_FAMILY).substitute(
-            name=name, selection=selection, tilt=tilt, steps=numbers["steps"], decay=numbers["steps"] // 3
-        )
-        for name, (selection, tilt) in FAMILIES.items()
-    )
-    code = Path(OOD_FILE)
-    seed_tokens = numbers.pop("seed_tokens")
-    return template.substitute(
-        numbers,
-        pool=_docstrings(POOL_PACKAGES) if pool is None else _lines(pool),
-        domain=_docstrings((DOMAIN_PACKAGE,)) if seed is None else _lines(seed),
-        ood=_lines(code if ood is None else ood),
-        seed=f'seed = "domain"\nseed_splits = ["train"]\nseed_tokens = {seed_tokens}\nevaluations = ["domain", "ood"]',
-        families=families,
-        names=", ".join(json.dumps(name) for name in FAMILIES),
-        l0_values=", ".join(map(str, L0_VALUES)),
-    )
+def _write_study(path: Path, options: Options) -> None:
+    from ingest.text.sources import matched_files
+
+    root, text = path.parent, study_text(options)
+    study = Study.parse(text, root, source="a study of these options")
+    if any((root / name).exists() for name in (METADATA, ADDRESS)):
+        with Catalog(root, read_only=True) as catalog:
+            other = catalog.value("SELECT name FROM study WHERE name <> ?", [NAME])
+        if other is not None:
+            raise InputError(f"{root} is the catalog of another study, {other!r}: name another folder")
+    if options.files():
+        for corpus in study.corpora:
+            matched_files(corpus)
+    else:
+        write_code(root / OOD_FILE)
+    _write(path, text)
 
 
-def _docstrings(packages: tuple[str, ...]) -> str:
-    return f'kind = "docstrings"\npackages = {json.dumps(list(packages))}'
+def _write(path: Path, text: str) -> None:
+    # Imports torch: what is refused before has no need of it.
+    from ingest.sae.files import write_whole
 
-
-def _lines(path: Path) -> str:
-    return f'kind = "jsonl"\nfiles = [{json.dumps(str(path if path == Path(OOD_FILE) else path.absolute()))}]'
+    write_whole(path, text.encode())
 
 
 def write_code(path: Path) -> None:
@@ -144,7 +86,7 @@ def write_code(path: Path) -> None:
         for file in sorted(Path(root).rglob("*.py")):
             if "tests" not in file.parts:
                 found.update(dict.fromkeys(_code(file.read_text(encoding="utf-8"))))
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in found), encoding="utf-8")
+    _write(path, "".join(json.dumps({"text": text}) + "\n" for text in found))
 
 
 def _code(source: str) -> Iterator[str]:

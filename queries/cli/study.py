@@ -8,6 +8,9 @@ import click
 from catalog.location import Location
 from queries.cli.place import catalog_path
 
+_LARGEST_SCALE = 1_000_000
+"""Two trillion tokens; a slip of the keyboard may ask for more than a table's numbers hold."""
+
 
 def _numbers(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
     try:
@@ -16,11 +19,26 @@ def _numbers(_context: click.Context, parameter: click.Parameter, value: str) ->
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,2,4", param=parameter) from error
 
 
+def _whole_numbers(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in value.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 0,1,2", param=parameter) from error
+
+
+def _scale(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    # Not click.FloatRange: that lets nan and inf through.
+    if value is not None and not 0 < value <= _LARGEST_SCALE:
+        said = f"{value} is not a number above 0 and at most {_LARGEST_SCALE:,}"
+        raise click.BadParameter(said, param=parameter)
+    return value
+
+
 @click.command()
 @click.argument("sae")
 @click.option("--setting", default="sparsity", show_default=True, help="sparsity, k, tilt, lr, width or l0.")
 @click.option("--values", required=True, callback=_numbers, help="Its values, such as 1,2,4.")
-@click.option("--seeds", default="0", show_default=True, callback=_numbers, help="Seeds at every value.")
+@click.option("--seeds", default="0", show_default=True, callback=_whole_numbers, help="Seeds at every value.")
 @click.option("--name", help="Name of the sweep; else the SAE and the setting.")
 @click.option("--l0-low", default=60.0, show_default=True, help="Begin of the L0 range of the area.")
 @click.option("--l0-high", default=140.0, show_default=True, help="End of that range.")
@@ -32,7 +50,7 @@ def sweep(
     sae: str,
     setting: str,
     values: tuple[float, ...],
-    seeds: tuple[float, ...],
+    seeds: tuple[int, ...],
     name: str | None,
     l0_low: float,
     l0_high: float,
@@ -53,7 +71,7 @@ def sweep(
         "saes": [sae],
         "setting": setting,
         "values": list(values),
-        "seeds": [int(seed) for seed in seeds],
+        "seeds": list(seeds),
         "l0_low": l0_low,
         "l0_high": l0_high,
     }
@@ -87,23 +105,35 @@ def study() -> None:
 
 
 @study.command()
-@click.argument("folder", default="ssae", type=click.Path(path_type=Path))
+@click.argument("folder", default="ssae", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--pool", type=click.Path(path_type=Path), help="JSON Lines to select from; else docstrings.")
 @click.option("--seed", type=click.Path(path_type=Path), help="JSON Lines of the subdomain; else sympy.physics.")
 @click.option("--ood", type=click.Path(path_type=Path), help="JSON Lines of the subdomain in another form.")
-@click.option("--scale", default=1.0, show_default=True, help="Size: 1 ends within 40 minutes on two cores.")
-@click.option("--width", default=1024, show_default=True, type=click.IntRange(min=1), help="Latents of every SAE.")
-def ssae(folder: Path, pool: Path | None, seed: Path | None, ood: Path | None, scale: float, width: int) -> None:
+@click.option(
+    "--scale",
+    type=float,
+    callback=_scale,
+    show_default="1",
+    help="Size: 1 ends within 40 minutes on two cores.",
+)
+@click.option("--width", type=click.IntRange(min=1), show_default="1024", help="Latents of every SAE.")
+def ssae(
+    folder: Path, pool: Path | None, seed: Path | None, ood: Path | None, scale: float | None, width: int | None
+) -> None:
     """Specialized SAEs: ways of selecting text and a tilted loss, compared at equal L0, in FOLDER.
 
     A general SAE is fine-tuned on the pool, a random part of it, the seed set again and again, and what BM25, dense
     retrieval and TracIn select; chosen on val, reported on test and on text of another form.
+
+    The options go into FOLDER/study.toml. A study that is there goes on where it was: an option that is left out is as
+    in that file, one that is given must agree with it.
     """
     from catalog.errors import InputError
     from queries.figures import draw_figures
-    from queries.ssae import Size, run_ssae, table
+    from queries.ssae import run_ssae, table
+    from queries.ssae_file import Options
 
-    run_ssae(folder, pool, seed, ood, Size(scale, width))
+    run_ssae(folder, Options(pool, seed, ood, scale, width))
     for name in ("points", "area", "tail"):
         click.echo(f"\n{name}", err=True)
         _print(folder, table(name), None)

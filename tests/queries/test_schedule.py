@@ -15,7 +15,7 @@ from queries.context import Context, Options
 from queries.engine import Listener, refresh
 from queries.lineage import ordered, parent_tables
 from queries.relations import Relations
-from queries.run import StepResult
+from queries.result import StepResult
 from queries.schedule import LITTLE, side_by_side
 from queries.sizes import rows_to_read
 from queries.step import Step, packaged_steps
