@@ -76,7 +76,7 @@ class Options:
             "general_steps": max(round(2500 * scale), 40),
             "resample_every": max(round(500 * scale), 10),
             "steps": max(round(300 * scale), 20),
-            "evaluation_tokens": round(12_000 * max(scale, 0.1)),
+            "evaluation_tokens": round(16_000 * max(scale, 0.1)),
             "seed_tokens": max(round(10_000 * min(scale, 1.0)), 500),
         }
 
