@@ -546,6 +546,21 @@ def test_a_run_with_several_hookpoints_must_be_chosen_from(tmp_path: Path) -> No
         load_checkpoint_folder(tmp_path / "layers.1", scale=2)
 
 
+def test_a_linked_sparsify_folder_keeps_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparsify_folder(tmp_path / "blob" / "a1b2")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model": "toy"}')
+    linked = tmp_path / "run" / "layers.1"
+    linked.symlink_to(tmp_path / "blob" / "a1b2")
+    # The other way about, a link elsewhere leads into the run.
+    sparsify_folder(tmp_path / "run" / "layers.2")
+    (tmp_path / "mine").symlink_to(tmp_path / "run" / "layers.2")
+    monkeypatch.chdir(tmp_path / "run" / "layers.2")
+    for folder, hookpoint in ((linked, "layers.1"), (tmp_path / "mine", "layers.2"), (Path("."), "layers.2")):
+        config = load_checkpoint_folder(folder).config
+        assert (config.hookpoint, config.model_name) == (hookpoint, "toy")
+
+
 # dictionary_learning
 
 CLASSES = {
