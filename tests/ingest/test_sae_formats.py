@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -805,6 +806,48 @@ def test_a_cut_npz_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match="is not an npz file"):
             load_checkpoint_folder(tmp_path)
+
+
+ENCRYPTED, METHOD = 8, 10
+"""Where the central directory says how a member is stored (APPNOTE 4.3.12): bits of general purpose, compression."""
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("data", "[Ee]rror -3 while decompressing data"),
+        ({ENCRYPTED: 0x01}, "is encrypted"),
+        ({ENCRYPTED: 0x40}, "strong encryption"),
+        ({METHOD: 99}, "compression method"),
+    ],
+)
+def test_a_damaged_npz_is_refused_with_the_reason(tmp_path: Path, damage: str | dict[int, int], reason: str) -> None:
+    np.savez_compressed(tmp_path / "params.npz", **gemma_folder(tmp_path))
+    path = tmp_path / "params.npz"
+    content = bytearray(path.read_bytes())
+    if isinstance(damage, str):
+        # Behind the member's header of 30 bytes, its name and its extra field.
+        content[80:120] = b"\xff" * 40
+    else:
+        # Of the first member.
+        directory = content.index(b"PK\1\2")
+        for at, value in damage.items():
+            content[directory + at] |= value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"params\.npz is not an npz file .*damaged: .*{reason}"):
+        load_checkpoint_folder(tmp_path)
+
+
+def test_an_npy_or_a_text_in_the_place_of_arrays_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "params.npz").open("wb") as file:
+        np.save(file, np.ones((3, 4)))
+    with pytest.raises(InputError, match=r"params\.npz is a single array of shape \(3, 4\)"):
+        load_checkpoint_folder(tmp_path)
+    gemma_folder(tmp_path)
+    with zipfile.ZipFile(tmp_path / "params.npz", "a") as archive:
+        archive.writestr("note.txt", "no array")
+    with pytest.raises(InputError, match=r"arrays that are not of numbers: .*note\.txt"):
+        load_checkpoint_folder(tmp_path)
 
 
 # Any format

@@ -10,10 +10,11 @@ details"): that is not what goes into the MLP of the model as it is published.
 
 import math
 import re
-import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -75,19 +76,33 @@ def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is not an npz file of plain arrays, or is cut short: {error}. Pickled objects are never read"
-        ) from error
+        with path.open("rb") as file:
+            found = _arrays(file, path)
     except OSError as error:
-        raise InputError(f"the SAE in {path.parent} has no readable {path.name}: {error.strerror}") from error
+        raise InputError(f"the SAE in {path.parent} has no readable {path.name}: {error.strerror or error}") from error
     wrong = {name: array.dtype for name, array in found.items() if array.dtype.kind not in "fiu"}
     if wrong:
         raise InputError(f"{path} has arrays that are not of numbers: {wrong}")
     # PyTorch reads neither foreign byte orders nor every width of float.
     return {name: torch.from_numpy(array.astype(np.float32)) for name, array in found.items()}
+
+
+def _arrays(file: BinaryIO, path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise InputError(f"{path} is a single array of shape {loaded.shape} (npy), not an npz file of named arrays")
+        # A member that is no array comes as bytes.
+        return {name: np.asarray(loaded[name]) for name in loaded.files}
+    except (InputError, OSError):
+        raise
+    # What a damaged archive raises is whatever zipfile, zlib or NumPy's parser stumbles over.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is not an npz file of plain arrays, or is cut short or damaged: {first}. "
+            "Pickled objects are never read"
+        ) from error
 
 
 def _from_path(folder: Path) -> tuple[str, str, str | None]:
