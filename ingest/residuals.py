@@ -118,6 +118,18 @@ def checked(output: torch.Tensor, batch: Batch, sequences: Sequences, hookpoint:
     return rows
 
 
+def in_half(rows: torch.Tensor, hookpoint: str) -> npt.NDArray[np.float16]:
+    """The rows `[tokens, d]` as training reads them; InputError if one would overflow."""
+    largest = float(rows.abs().max())
+    if largest > HALF_MAX:
+        raise InputError(
+            f"hookpoint {hookpoint!r} gives {largest:.3g}, beyond half precision (at most {HALF_MAX:.0f}), in which "
+            "training reads its rows: name another hookpoint"
+        )
+    halves: npt.NDArray[np.float16] = rows.half().cpu().numpy()
+    return halves
+
+
 def _sequence_of(sequences: Sequences, position: int) -> int:
     at = int(np.searchsorted(sequences.starts, position - sequences.first, side="right")) - 1
     return int(sequences.starts[at]) + sequences.first
@@ -211,12 +223,7 @@ class _CacheFolder:
 
     def append(self, rows: torch.Tensor, batch: Batch) -> None:
         self._d = rows.shape[1]
-        if float(rows.abs().max()) > HALF_MAX:
-            raise InputError(
-                f"hookpoint {self.hookpoint!r} gives {float(rows.abs().max()):.3g}, beyond half precision "
-                f"(at most {HALF_MAX:.0f}): it cannot be cached"
-            )
-        halves = rows.half().cpu().numpy()
+        halves = in_half(rows, self.hookpoint)
         for split, mask in (("train", batch.train), ("val", batch.val)):
             part, positions = halves[mask], batch.positions[mask]
             if split == "train" and self._limit is not None:

@@ -16,6 +16,7 @@ from ingest.corpus import ingest_corpus
 from ingest.models import LanguageModel
 from ingest.residuals import BATCH_TOKENS, Residuals, cache_residuals, residuals_digest
 from ingest.sequences import batches, load_sequences
+from ingest.streaming import ModelRows, held_out_rows
 from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, loaded, save_model, texts, write_lines
 
@@ -160,8 +161,22 @@ def test_the_digest_is_of_model_hookpoint_text_and_limit(text: Catalog, llama: L
 def test_values_beyond_half_precision_are_refused(text: Catalog, llama_folder: Path) -> None:
     model = loaded(llama_folder)
     model.network.get_input_embeddings().weight[5:].mul_(1e6)
-    with pytest.raises(InputError, match=r"hookpoint 'layers.0' gives .*beyond half precision \(at most 65504\)"):
+    said = r"hookpoint 'layers.0' gives \S+e\+\d+, beyond half precision \(at most 65504\)"
+    with pytest.raises(InputError, match=said):
         cache_residuals(text, model, ["layers.0"], ["docs"])
+    with pytest.raises(InputError, match=said):
+        ModelRows(text, model, "layers.0", ["docs"], None)
+    with pytest.raises(InputError, match=said):
+        held_out_rows(text, model, "layers.0", ["docs"])
+
+
+def test_rows_from_the_model_are_those_of_the_cache(text: Catalog, llama: LanguageModel) -> None:
+    cached = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
+    source = ModelRows(text, llama, "layers.0", ["docs"], None)
+    streamed = source.read([("docs", shard, 0) for _, shard, _ in cached.train_shards])
+    assert streamed.dtype == np.float16
+    assert streamed.tobytes() == cached.train.tobytes()
+    assert held_out_rows(text, llama, "layers.0", ["docs"]).tobytes() == cached.val.tobytes()
 
 
 def test_a_value_that_is_not_finite_is_refused_with_hookpoint_and_sequence(text: Catalog, llama_folder: Path) -> None:
