@@ -1,5 +1,6 @@
 """The training cache holds what the model gives, train and val apart, test never; it goes on where it stopped."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -136,6 +137,37 @@ def test_a_truncated_file_is_noticed_and_computed_again(text: Catalog, llama: La
     else:
         path.unlink()
     assert cached().train.tobytes() == rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"done": [["docs", 0',
+        b"\0" * 60,
+        b"null",
+        b'{"d": 16}',
+        b'{"done": [], "d": 16, "rows": [1, 2], "made": {}}',
+    ],
+)
+def test_a_state_that_cannot_be_read_is_none(text: Catalog, llama: LanguageModel, content: bytes) -> None:
+    before = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
+    rows, shards, folder = before.train.tobytes(), before.train_shards, text.cache / "residuals" / before.digest
+    del before
+    (folder / "state.json").write_bytes(content)
+    again = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
+    assert (again.train.tobytes(), again.train_shards) == (rows, shards)
+    assert json.loads((folder / "state.json").read_bytes())["rows"]["train"] == len(again.train)
+
+
+def test_a_killed_writer_leaves_no_partial_state(text: Catalog, llama: LanguageModel) -> None:
+    folder = text.cache / "residuals" / residuals_digest(text, llama, "layers.0", ["docs"], None)
+    folder.mkdir(parents=True)
+    (folder / ".state.json.0a1b.partial").write_bytes(b'{"done":')
+    cache_residuals(text, llama, ["layers.0"], ["docs"])
+    assert {path.name for path in folder.iterdir()} == {
+        "state.json", "train.f16", "train.pos", "val.f16", "val.pos"
+    }  # fmt: skip
 
 
 def test_a_cache_of_another_model_is_refused(text: Catalog, llama: LanguageModel, tmp_path: Path) -> None:
