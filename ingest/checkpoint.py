@@ -9,7 +9,7 @@ from ingest.hookpoints import INPUT
 from ingest.sae.formats.hookpoints import before_gain
 from ingest.sae.model import SAE
 
-_IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.(.+))?$")
+_IN_BLOCK = re.compile(r"(?:^|\.)(?:(?:layers|h|blocks)\.|layer_)(\d+)(?:\.(.+))?$")
 """A block of the model, or what is inside it: the block's number, the name inside."""
 
 

@@ -8,7 +8,7 @@ from catalog.errors import InputError
 from catalog.sae_section import WIDTH, K, Sae
 from ingest.sae.architecture import Weights
 from ingest.sae.config import KEEPS_K, Objective, SAEConfig
-from ingest.sae.initial import FIRST_THRESHOLD, unit_decoder
+from ingest.sae.initial import FIRST_THRESHOLD, check_one_norm, unit_decoder
 from ingest.sae.job import Parent
 from ingest.sae.model import SAE
 from ingest.sae.settings import TrainConfig
@@ -82,13 +82,22 @@ def training(sae: Sae, config: SAEConfig, rows: int, parent_sparsity: float | No
 
 
 def beginning(parent: SAE, digest: str, config: SAEConfig) -> Parent:
-    """The parent's weights in the architecture of `config`: its threshold is kept where both have one."""
-    weights = unit_decoder(parent.weights)
+    """The parent's weights in the architecture of `config`: its threshold is kept where both have one.
+
+    Raises InputError if both keep k and the parent's decoder rows differ in norm.
+    """
+    weights = parent.weights
     latents = len(weights.encoder)
+    if config.architecture in KEEPS_K and parent.config.architecture in KEEPS_K:
+        check_one_norm(weights, config.architecture)
+    if config.architecture == "jumprelu" and weights.threshold is not None:
+        # One per latent before norms move into the activations: each takes its own row's.
+        weights = replace(weights, threshold=weights.threshold.clamp(min=0).expand(latents))
+    weights = unit_decoder(weights)
     old = weights.threshold
     threshold = magnitude = bias = None
     if config.architecture == "jumprelu":
-        threshold = torch.full((latents,), FIRST_THRESHOLD) if old is None else old.clamp(min=0).expand(latents).clone()
+        threshold = torch.full((latents,), FIRST_THRESHOLD) if old is None else old.clone()
     elif config.architecture in ("batchtopk", "matryoshka"):
         threshold = torch.tensor(-1.0) if old is None or old.ndim else old
     elif config.architecture == "gated":

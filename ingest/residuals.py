@@ -12,18 +12,21 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from catalog import Catalog
 from catalog.errors import InputError
 from ingest.models import LanguageModel
+from ingest.sae.files import remove_partials, write_whole
 from ingest.sequences import Batch, Sequences, batches, load_sequences
 
 HALF_MAX = 65504.0
+STATE_FILE = "state.json"
 SPLITS = ("train", "val")
 BATCH_TOKENS = 2048
 """Of a forward pass on a CPU: what fits its caches is 10% faster than 4,096 or 8,192 (measured at d 256)."""
@@ -118,6 +121,18 @@ def checked(output: torch.Tensor, batch: Batch, sequences: Sequences, hookpoint:
     return rows
 
 
+def in_half(rows: torch.Tensor, hookpoint: str) -> npt.NDArray[np.float16]:
+    """The rows `[tokens, d]` as training reads them; InputError if one would overflow."""
+    largest = float(rows.abs().max())
+    if largest > HALF_MAX:
+        raise InputError(
+            f"hookpoint {hookpoint!r} gives {largest:.3g}, beyond half precision (at most {HALF_MAX:.0f}), in which "
+            "training reads its rows: name another hookpoint"
+        )
+    halves: npt.NDArray[np.float16] = rows.half().cpu().numpy()
+    return halves
+
+
 def _sequence_of(sequences: Sequences, position: int) -> int:
     at = int(np.searchsorted(sequences.starts, position - sequences.first, side="right")) - 1
     return int(sequences.starts[at]) + sequences.first
@@ -156,6 +171,38 @@ def default_batch(model: LanguageModel) -> int:
     return BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
 
 
+class _Counts(BaseModel):
+    """Rows of each split."""
+
+    train: NonNegativeInt = 0
+    val: NonNegativeInt = 0
+
+
+class _State(BaseModel):
+    """What of a cache is whole, as `state.json` has it."""
+
+    done: list[tuple[str, int, int]] = []
+    """(corpus, shard, train rows) in the order of the file."""
+    d: int | None = None
+    rows: _Counts = _Counts()
+    made: dict[str, str] = {}
+    """Model, dtype and hookpoint."""
+
+    @classmethod
+    def read(cls, path: Path) -> "_State | None":
+        """The state in `path`; None if the file is empty or damaged."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError:
+            return None
+
+    def whole(self, folder: Path) -> bool:
+        """Whether the files hold the rows that are counted."""
+        sizes = {"f16": (self.d or 0) * 2, "pos": 8}
+        files = [(folder / f"{split}.{suffix}", n * size) for split, n in self.rows for suffix, size in sizes.items()]
+        return all(path.exists() and path.stat().st_size >= size for path, size in files)
+
+
 class _CacheFolder:
     """The files of one hookpoint while they grow."""
 
@@ -167,10 +214,10 @@ class _CacheFolder:
         self.digest = digest
         self.folder = catalog.cache / "residuals" / self.digest
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(self.folder)
         state = self._state()
-        self.done: list[tuple[str, int, int]] = [(corpus, shard, rows) for corpus, shard, rows in state["done"]]
-        self._d: int | None = state["d"]
-        self._rows: dict[str, int] = state["rows"]
+        self.done, self._d = state.done, state.d
+        self._rows = state.rows.model_dump()
         self._files = {}
         for split in SPLITS:
             for suffix, size in (("f16", (self._d or 0) * 2), ("pos", 8)):
@@ -184,39 +231,28 @@ class _CacheFolder:
         """Whether as many train tokens are cached as were asked for."""
         return self._limit is not None and self._rows["train"] >= self._limit
 
-    def _state(self) -> dict[str, Any]:
-        path = self.folder / "state.json"
+    def _state(self) -> "_State":
+        """What the folder holds; nothing if its state is missing, cannot be read, or counts rows that are not there."""
+        path = self.folder / STATE_FILE
         if path.exists():
-            state: dict[str, Any] = json.loads(path.read_text())
+            state = _State.read(path)
             # A cache that does not say what made it is older than the positions beside it: it is made again.
-            made = state.get("made", {})
+            made = state.made if state else {}
             for name, value in self._made.items() if made else ():
                 if made.get(name) != value:
                     raise InputError(
                         f"the cache {self.folder} was made with {name} {made.get(name)!r}, and this study has "
                         f"{value!r}: it was copied from elsewhere; remove that folder"
                     )
-            sizes = {"f16": (state["d"] or 0) * 2, "pos": 8}
-            whole = all(
-                (self.folder / f"{split}.{suffix}").exists()
-                and (self.folder / f"{split}.{suffix}").stat().st_size >= state["rows"][split] * size
-                for split in SPLITS
-                for suffix, size in sizes.items()
-            )
-            if whole and made:
+            if state and made and state.whole(self.folder):
                 return state
             shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True)
-        return {"done": [], "d": None, "rows": dict.fromkeys(SPLITS, 0), "made": self._made}
+        return _State(made=self._made)
 
     def append(self, rows: torch.Tensor, batch: Batch) -> None:
         self._d = rows.shape[1]
-        if float(rows.abs().max()) > HALF_MAX:
-            raise InputError(
-                f"hookpoint {self.hookpoint!r} gives {float(rows.abs().max()):.3g}, beyond half precision "
-                f"(at most {HALF_MAX:.0f}): it cannot be cached"
-            )
-        halves = rows.half().cpu().numpy()
+        halves = in_half(rows, self.hookpoint)
         for split, mask in (("train", batch.train), ("val", batch.val)):
             part, positions = halves[mask], batch.positions[mask]
             if split == "train" and self._limit is not None:
@@ -233,9 +269,8 @@ class _CacheFolder:
             os.fsync(file.fileno())
         before = sum(int(rows) for _, _, rows in self.done)
         self.done.append((corpus, shard, self._rows["train"] - before))
-        partial = self.folder / ".state.partial"
-        partial.write_text(json.dumps({"done": self.done, "d": self._d, "rows": self._rows, "made": self._made}))
-        partial.rename(self.folder / "state.json")
+        state = _State(done=self.done, d=self._d, rows=_Counts(**self._rows), made=self._made)
+        write_whole(self.folder / STATE_FILE, state.model_dump_json().encode())
 
     def close(self) -> None:
         """Close the files; rows of a shard that was not finished do not count."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from catalog import Catalog
 from catalog.errors import InputError
 from ingest.models import LanguageModel
-from ingest.residuals import checked, default_batch, residuals_digest
+from ingest.residuals import checked, default_batch, in_half, residuals_digest
 from ingest.sae.rows import SAMPLE, Rows, Sampler, as_tensor
 from ingest.sequences import batches, load_sequences
 
@@ -55,7 +55,7 @@ class ModelRows:
             raise InputError(f"{len(self._first)} rows of two shards do not fill one batch of {batch}: lower the batch")
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """Up to SAMPLE rows of the first shards."""
+        """Up to SAMPLE rows of the first shards; `read` raised InputError if one were not finite."""
         at = np.linspace(0, len(self._first) - 1, min(SAMPLE, len(self._first))).astype(np.int64)
         x = as_tensor(self._first[at])
         return x, x
@@ -65,7 +65,10 @@ class ModelRows:
         return _Stream(self, self._shards, batch, seed)
 
     def read(self, shards: list[Shard]) -> Rows:
-        """The train rows [n, d] of these shards, half precision, in the order of the batches."""
+        """The train rows [n, d] of these shards, half precision, in the order of the batches.
+
+        Raises InputError naming the hookpoint if a value is not finite, or beyond half precision.
+        """
         return _rows(self._catalog, self._model, self._hookpoint, shards, "train")
 
 
@@ -158,5 +161,5 @@ def _rows(catalog: Catalog, model: LanguageModel, hookpoint: str, shards: list[S
                 rows = checked(model.read(batch.ids, [hookpoint])[hookpoint], batch, sequences, hookpoint)
                 width = rows.shape[1]
                 if mask.any():
-                    found.append(rows.cpu().numpy()[mask].astype(np.float16))
+                    found.append(in_half(rows, hookpoint)[mask])
     return np.concatenate(found) if found else np.empty((0, width), np.float16)

@@ -170,10 +170,12 @@ PEERS: dict[str, tuple[Callable[[Start, str], Peer], str]] = {
 
 
 def missing(name: str) -> str:
-    """Why a peer cannot be imported, in a line; empty if it can."""
+    """Why a peer cannot be imported, in a line; empty if it can. To be called before a peer is used."""
     if folder := os.environ.get("SAEQL_PEERS"):
         # Behind what is installed: what is measured must run on the same torch as ours.
         sys.path.append(str(Path(folder).resolve()))
+    # Its kernels need a GPU wherever Triton is installed, and here everything runs on a CPU.
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
     try:
         importlib.import_module(PEERS[name][0].__name__)
     except Exception as error:  # Whatever a foreign package raises when imported.

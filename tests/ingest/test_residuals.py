@@ -1,5 +1,6 @@
 """The training cache holds what the model gives, train and val apart, test never; it goes on where it stopped."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from ingest.corpus import ingest_corpus
 from ingest.models import LanguageModel
 from ingest.residuals import BATCH_TOKENS, Residuals, cache_residuals, residuals_digest
 from ingest.sequences import batches, load_sequences
+from ingest.streaming import ModelRows, held_out_rows
 from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, loaded, save_model, texts, write_lines
 
@@ -137,6 +139,37 @@ def test_a_truncated_file_is_noticed_and_computed_again(text: Catalog, llama: La
     assert cached().train.tobytes() == rows
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"done": [["docs", 0',
+        b"\0" * 60,
+        b"null",
+        b'{"d": 16}',
+        b'{"done": [], "d": 16, "rows": [1, 2], "made": {}}',
+    ],
+)
+def test_a_state_that_cannot_be_read_is_none(text: Catalog, llama: LanguageModel, content: bytes) -> None:
+    before = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
+    rows, shards, folder = before.train.tobytes(), before.train_shards, text.cache / "residuals" / before.digest
+    del before
+    (folder / "state.json").write_bytes(content)
+    again = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
+    assert (again.train.tobytes(), again.train_shards) == (rows, shards)
+    assert json.loads((folder / "state.json").read_bytes())["rows"]["train"] == len(again.train)
+
+
+def test_a_killed_writer_leaves_no_partial_state(text: Catalog, llama: LanguageModel) -> None:
+    folder = text.cache / "residuals" / residuals_digest(text, llama, "layers.0", ["docs"], None)
+    folder.mkdir(parents=True)
+    (folder / ".state.json.0a1b.partial").write_bytes(b'{"done":')
+    cache_residuals(text, llama, ["layers.0"], ["docs"])
+    assert {path.name for path in folder.iterdir()} == {
+        "state.json", "train.f16", "train.pos", "val.f16", "val.pos"
+    }  # fmt: skip
+
+
 def test_a_cache_of_another_model_is_refused(text: Catalog, llama: LanguageModel, tmp_path: Path) -> None:
     other = loaded(save_model(tmp_path / "other", seed=5))
     theirs = cache_residuals(text, other, ["layers.0"], ["docs"])["layers.0"].digest
@@ -160,8 +193,22 @@ def test_the_digest_is_of_model_hookpoint_text_and_limit(text: Catalog, llama: L
 def test_values_beyond_half_precision_are_refused(text: Catalog, llama_folder: Path) -> None:
     model = loaded(llama_folder)
     model.network.get_input_embeddings().weight[5:].mul_(1e6)
-    with pytest.raises(InputError, match=r"hookpoint 'layers.0' gives .*beyond half precision \(at most 65504\)"):
+    said = r"hookpoint 'layers.0' gives \S+e\+\d+, beyond half precision \(at most 65504\)"
+    with pytest.raises(InputError, match=said):
         cache_residuals(text, model, ["layers.0"], ["docs"])
+    with pytest.raises(InputError, match=said):
+        ModelRows(text, model, "layers.0", ["docs"], None)
+    with pytest.raises(InputError, match=said):
+        held_out_rows(text, model, "layers.0", ["docs"])
+
+
+def test_rows_from_the_model_are_those_of_the_cache(text: Catalog, llama: LanguageModel) -> None:
+    cached = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
+    source = ModelRows(text, llama, "layers.0", ["docs"], None)
+    streamed = source.read([("docs", shard, 0) for _, shard, _ in cached.train_shards])
+    assert streamed.dtype == np.float16
+    assert streamed.tobytes() == cached.train.tobytes()
+    assert held_out_rows(text, llama, "layers.0", ["docs"]).tobytes() == cached.val.tobytes()
 
 
 def test_a_value_that_is_not_finite_is_refused_with_hookpoint_and_sequence(text: Catalog, llama_folder: Path) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from catalog import Catalog
 from catalog.doctor import examine
 from catalog.errors import CatalogLocked, InputError, UnknownName
 from catalog.locks import locked
+from catalog.sae_section import Sae
 from catalog.study import Study
+from ingest.checkpoint import check_asked
 from ingest.run import IngestReport, ingest_study
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
@@ -142,7 +145,6 @@ def test_a_changed_sae_is_trained_and_harvested_again(done: Path, study: Path, t
 
 
 def checkpoint(folder: Path, d: int) -> Path:
-    import torch
 
     torch.manual_seed(1)
     encoder, decoder = torch.randn(48, d), torch.nn.functional.normalize(torch.randn(48, d))
@@ -179,6 +181,29 @@ def test_a_checkpoint_of_another_block_is_refused(
     study.write_text(study.read_text().replace('"layers.1"', '"layers.0"'))
     with pytest.raises(InputError, match=r"was trained on layers\.1, and the study reads layers\.0"):
         ingest(new_catalog("catalog"), study)
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "fits"),
+    [
+        ("layer_0", "layers.1", False),
+        ("layer_0", "layers.0", True),
+        ("layer_0", "layers.0.mlp", True),
+        ("layer_3.mlp", "layers.4.mlp", False),
+        ("layer_3.mlp", "layers.3.mlp", True),
+        ("layers.3", "layers.4.input", True),
+        ("layers.3", "layers.3.input", False),
+        ("elsewhere", "layers.3", True),
+    ],
+)
+def test_names_that_libraries_give_blocks_tell_them_apart(trained: str, asked: str, fits: bool) -> None:
+    sae = Sae(name="s", hookpoint=asked, checkpoint="there")
+    loaded = SAE(SAEConfig(D, 48, 4, "tiny", trained), Weights(*(torch.zeros(1) for _ in range(4))))
+    if fits:
+        check_asked(sae, loaded)
+    else:
+        with pytest.raises(InputError, match=f"trained on {trained}, and the study reads {asked}"):
+            check_asked(sae, loaded)
 
 
 def test_a_missing_checkpoint_is_named(new_catalog: Callable[[str], Path], tmp_path: Path, neox_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -546,6 +547,21 @@ def test_a_run_with_several_hookpoints_must_be_chosen_from(tmp_path: Path) -> No
         load_checkpoint_folder(tmp_path / "layers.1", scale=2)
 
 
+def test_a_linked_sparsify_folder_keeps_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparsify_folder(tmp_path / "blob" / "a1b2")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model": "toy"}')
+    linked = tmp_path / "run" / "layers.1"
+    linked.symlink_to(tmp_path / "blob" / "a1b2")
+    # The other way about, a link elsewhere leads into the run.
+    sparsify_folder(tmp_path / "run" / "layers.2")
+    (tmp_path / "mine").symlink_to(tmp_path / "run" / "layers.2")
+    monkeypatch.chdir(tmp_path / "run" / "layers.2")
+    for folder, hookpoint in ((linked, "layers.1"), (tmp_path / "mine", "layers.2"), (Path("."), "layers.2")):
+        config = load_checkpoint_folder(folder).config
+        assert (config.hookpoint, config.model_name) == (hookpoint, "toy")
+
+
 # dictionary_learning
 
 CLASSES = {
@@ -742,6 +758,17 @@ def test_gemma_scope_is_read_as_documented(tmp_path: Path, place: str, model: st
     assert (sae.config.model_name, sae.config.hookpoint, sae.config.centred) == (model, hookpoint, False)
 
 
+def test_gemma_scope_behind_a_link_keeps_its_names(tmp_path: Path) -> None:
+    gemma_folder(tmp_path / "blobs" / "a1b2")
+    for place in ("gemma-scope-2b-pt-res/layer_4/w", "gemma-scope-2b-pt-res/embedding/w"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).symlink_to(tmp_path / "blobs" / "a1b2")
+    found = load_checkpoint_folder(tmp_path / "gemma-scope-2b-pt-res/layer_4/w").config
+    assert (found.model_name, found.hookpoint) == ("google/gemma-2-2b", "layers.4")
+    with pytest.raises(InputError, match="is an SAE on embeddings"):
+        load_checkpoint_folder(tmp_path / "gemma-scope-2b-pt-res/embedding/w")
+
+
 def test_gemma_scope_transcoders_and_embeddings(tmp_path: Path) -> None:
     folder = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_5" / "w"
     gemma_folder(folder)
@@ -790,6 +817,48 @@ def test_a_cut_npz_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match="is not an npz file"):
             load_checkpoint_folder(tmp_path)
+
+
+ENCRYPTED, METHOD = 8, 10
+"""Where the central directory says how a member is stored (APPNOTE 4.3.12): bits of general purpose, compression."""
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("data", "[Ee]rror -3 while decompressing data"),
+        ({ENCRYPTED: 0x01}, "is encrypted"),
+        ({ENCRYPTED: 0x40}, "strong encryption"),
+        ({METHOD: 99}, "compression method"),
+    ],
+)
+def test_a_damaged_npz_is_refused_with_the_reason(tmp_path: Path, damage: str | dict[int, int], reason: str) -> None:
+    np.savez_compressed(tmp_path / "params.npz", **gemma_folder(tmp_path))
+    path = tmp_path / "params.npz"
+    content = bytearray(path.read_bytes())
+    if isinstance(damage, str):
+        # Behind the member's header of 30 bytes, its name and its extra field.
+        content[80:120] = b"\xff" * 40
+    else:
+        # Of the first member.
+        directory = content.index(b"PK\1\2")
+        for at, value in damage.items():
+            content[directory + at] |= value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"params\.npz is not an npz file .*damaged: .*{reason}"):
+        load_checkpoint_folder(tmp_path)
+
+
+def test_an_npy_or_a_text_in_the_place_of_arrays_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "params.npz").open("wb") as file:
+        np.save(file, np.ones((3, 4)))
+    with pytest.raises(InputError, match=r"params\.npz is a single array of shape \(3, 4\)"):
+        load_checkpoint_folder(tmp_path)
+    gemma_folder(tmp_path)
+    with zipfile.ZipFile(tmp_path / "params.npz", "a") as archive:
+        archive.writestr("note.txt", "no array")
+    with pytest.raises(InputError, match=r"arrays that are not of numbers: .*note\.txt"):
+        load_checkpoint_folder(tmp_path)
 
 
 # Any format

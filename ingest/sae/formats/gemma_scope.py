@@ -9,11 +9,13 @@ details"): that is not what goes into the MLP of the model as it is published.
 """
 
 import math
+import os
 import re
-import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
     latents = (width,)
     shapes = {"W_enc": (d, width), "W_dec": (width, d), "b_enc": latents, "b_dec": (d,), "threshold": latents}
     found = checked(tensors, shapes, path, f"d {d} and {width} latents (W_enc)")
-    if re.search(r"(^|/)embedding(/|$)", folder.resolve().as_posix()) and scale is None:
+    if re.search(r"(^|/)embedding(/|$)", _paths(folder), re.M) and scale is None:
         raise InputError(
             f"{folder} is an SAE on embeddings, trained on sqrt(d) = {math.sqrt(d):.6g} times them: give "
             f"scale={math.sqrt(d):.6g} to read embeddings as they are stored, or scale=1 if the model multiplies them"
@@ -75,14 +77,10 @@ def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is not an npz file of plain arrays, or is cut short: {error}. Pickled objects are never read"
-        ) from error
+        with path.open("rb") as file:
+            found = _arrays(file, path)
     except OSError as error:
-        raise InputError(f"the SAE in {path.parent} has no readable {path.name}: {error.strerror}") from error
+        raise InputError(f"the SAE in {path.parent} has no readable {path.name}: {error.strerror or error}") from error
     wrong = {name: array.dtype for name, array in found.items() if array.dtype.kind not in "fiu"}
     if wrong:
         raise InputError(f"{path} has arrays that are not of numbers: {wrong}")
@@ -90,11 +88,34 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.astype(np.float32)) for name, array in found.items()}
 
 
+def _arrays(file: BinaryIO, path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise InputError(f"{path} is a single array of shape {loaded.shape} (npy), not an npz file of named arrays")
+        # A member that is no array comes as bytes.
+        return {name: np.asarray(loaded[name]) for name in loaded.files}
+    except (InputError, OSError):
+        raise
+    # What a damaged archive raises is whatever zipfile, zlib or NumPy's parser stumbles over.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is not an npz file of plain arrays, or is cut short or damaged: {first}. "
+            "Pickled objects are never read"
+        ) from error
+
+
+def _paths(folder: Path) -> str:
+    """The path as it was given and the one that links lead to, a line each: either may hold the names."""
+    return f"{Path(os.path.abspath(folder)).as_posix()}\n{folder.resolve().as_posix()}"
+
+
 def _from_path(folder: Path) -> tuple[str, str, str | None]:
     """(model, hookpoint, a transcoder's target) as far as the path tells."""
-    path = folder.resolve().as_posix()
+    path = _paths(folder)
     release = re.search(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)", path)
-    layer = re.search(r"(?:^|/)layer_(\d+)(?:/|$)", path)
+    layer = re.search(r"(?:^|/)layer_(\d+)(?:/|$)", path, re.M)
     name = f"layer_{layer[1]}" if layer else "embedding" if "/embedding" in path else "unknown"
     if release is None:
         return "", name, None

@@ -7,6 +7,7 @@ latent per row, as ours does.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def load_sparsify(folder: Path) -> SAE:
     said = "num_latents" if settings.get("num_latents") else "expansion_factor"
     width = whole_number(settings, said, path) * (1 if said == "num_latents" else d_in)
     transcoder, skip = settings.get("transcode", False), settings.get("skip_connection", False)
-    hookpoint = folder.resolve().name
+    place = _place(folder)
+    hookpoint = place.name
     config = described(
         path,
         d_in=d_in,
         width=width,
         k=k,
-        model_name=_model_name(folder),
+        model_name=_model_name(place.parent),
         hookpoint=hookpoint + INPUT if transcoder else hookpoint,
         centred=not transcoder,
         target_hookpoint=hookpoint if transcoder else None,
@@ -125,9 +127,15 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _model_name(folder: Path) -> str:
-    """From the run's own settings, one folder up; empty if there are none."""
-    path = folder.resolve().parent / RUN_FILE
+def _place(folder: Path) -> Path:
+    """Where the hookpoint's folder stands in its run: as it was named, unless it is a link that only leads into one."""
+    named, led = Path(os.path.abspath(folder)), folder.resolve()
+    return led if (led.parent / RUN_FILE).is_file() and not (named.parent / RUN_FILE).is_file() else named
+
+
+def _model_name(run: Path) -> str:
+    """From the run's own settings; empty if there are none."""
+    path = run / RUN_FILE
     return str(read_settings(path).get("model") or "") if path.is_file() else ""
 
 
