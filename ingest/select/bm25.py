@@ -27,12 +27,13 @@ def bm25_scores(pool: list[str], seed: list[str], pooling: str) -> npt.NDArray[n
     index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     index.index((words, vocabulary), create_empty_token=False, show_progress=False)
     asked = bm25s.tokenize(seed, stopwords="en", return_ids=False, show_progress=False)
+    # A word that the pool lacks finds nothing; for the maximum it still counts, or a foreign text would weigh most.
     queries = [np.array([vocabulary[w] for w in query if w in vocabulary], np.int64) for query in asked]
     if pooling == "mean":
         return _one_query(index, np.concatenate(queries), len(pool)) / len(queries)
     best = np.zeros(len(pool))
-    for query in queries:
-        np.maximum(best, _one_query(index, query, len(pool)) / max(len(query), 1), out=best)
+    for query, said in zip(queries, asked, strict=True):
+        np.maximum(best, _one_query(index, query, len(pool)) / max(len(said), 1), out=best)
     return best
 
 

@@ -26,6 +26,8 @@ from ingest.select.parent import hookpoint_of, parent_of, sparsity_of
 Progress = Callable[[int, int | None], None]
 """Called with (done, total): documents that are embedded, then tokens that are compared."""
 Scores = npt.NDArray[np.float64]
+_BM25_MAX = 2
+"""Part of the inputs' digest: a change of these scores raises it, and what was chosen by them is chosen again."""
 
 
 @dataclass
@@ -205,13 +207,15 @@ def _check_model(catalog: Catalog, model: LanguageModel, spec: Selection) -> Non
 def _inputs(catalog: Catalog, model: LanguageModel, spec: Selection, seed: Documents | None, parent: str) -> str:
     """BLAKE2b-128 of everything that decides a selection."""
     corpora = sorted({spec.pool, *([spec.seed] if spec.seed else [])})
-    said = [
+    said: list[Any] = [
         spec.model_dump(mode="json"),
         text_shards(catalog, corpora),
         "" if seed is None else hashlib.blake2b("".join(seed.hashes).encode(), digest_size=16).hexdigest(),
         encoder_digest(spec.encoder) if spec.first_stage == "dense" else "",
         [model.digest, str(model.dtype), parent] if spec.reranked else "",
     ]
+    if (spec.first_stage, spec.pooling) == ("bm25", "max"):
+        said.append(_BM25_MAX)
     if spec.reranked:
         said.append(catalog.rows("SELECT hookpoint, sparsity FROM saes WHERE sae = ?", [spec.parent]))
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()

@@ -48,11 +48,19 @@ def test_the_mean_is_one_query_of_the_whole_seed_set() -> None:
 
 def test_the_maximum_is_over_queries_of_which_none_counts_more_for_its_length() -> None:
     def score(text: str, at: int) -> float:
-        known = [word for word in words(text) if any(word in words(document) for document in POOL)]
-        return naive(known, at) / max(len(known), 1)
+        return naive(words(text), at) / max(len(words(text)), 1)
 
     expected = [max(score(text, at) for text in SEED) for at in range(len(POOL))]
     assert bm25_scores(POOL, SEED, "max") == pytest.approx(expected, abs=1e-6)
+
+
+def test_words_that_the_pool_lacks_count_in_the_length_of_a_query() -> None:
+    """The seed document foreign to the pool says one of its five words: it finds a fifth of what "alpha" finds."""
+    pool = ["alpha beta", "gamma delta"]
+    (short, none), (long, _) = (bm25_scores(pool, [seed], "max") for seed in ("alpha", "alpha xx1 xx2 xx3 xx4"))
+    assert long == pytest.approx(short / 5)
+    # log(1 + (2 - 1 + 0.5) / (1 + 0.5)) / (1 + 1.5), both documents being as long as the mean.
+    assert (short, none) == (pytest.approx(math.log(2) / 2.5), 0)
 
 
 def test_texts_without_words_have_no_score() -> None:
