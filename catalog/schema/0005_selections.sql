@@ -38,4 +38,4 @@ COMMENT ON COLUMN selected.hash IS 'BLAKE2b-128 of its text';
 COMMENT ON COLUMN selected.rank IS 'from 1, the best first; equal scores in order of hash';
 COMMENT ON COLUMN selected.score IS 'bm25: score of the seed as query; dense: cosine; tracin: mean gradient product; NULL without a score';
 COMMENT ON COLUMN selected.tokens IS 'number of its tokens';
-COMMENT ON COLUMN selected.passes IS 'how often training reads it: 1, more for method seed';
+COMMENT ON COLUMN selected.passes IS 'how often its tokens count towards the budget: 1, more for method seed; how often training reads it follows from steps and batch';

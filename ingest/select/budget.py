@@ -25,7 +25,7 @@ def within(tokens: npt.NDArray[np.int64], budget: int) -> int:
 
 
 def passes(tokens: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
-    """How often each document is read when all are read in turn, again and again, until the budget is reached."""
+    """How often each document counts when all are counted in turn, again and again, until the budget is reached."""
     whole, rest = divmod(budget, int(tokens.sum()))
     found = np.full(len(tokens), whole, np.int64)
     if rest:

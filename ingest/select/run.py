@@ -59,7 +59,7 @@ class _Chosen:
     scores: Scores | None = None
     """`[documents]`, or None for a method without scores."""
     passes: npt.NDArray[np.int64] | None = None
-    """`[order]`: how often each is read, or None for once."""
+    """`[order]`: how often each counts towards the budget, or None for once."""
     version: Version | None = None
     """Of the vectors that it was made with."""
 
