@@ -199,7 +199,7 @@ class Sweep(Section):
         return value
 
     def expanded(self, templates: dict[str, Sae]) -> list[tuple[str, float, Sae]]:
-        """(family, value, SAE) of each run; its name is family-value-seed.
+        """(family, value, SAE) of each run; its name is family-setting-value-seed: sweeps over two settings share none.
 
         Raises pydantic's ValidationError if the setting does not fit an SAE.
         """
@@ -216,7 +216,8 @@ class Sweep(Section):
                         changes = {self.setting: int(value)}
                     if self.setting == "l0":
                         changes = {"l0_range": (0.95 * value, 1.05 * value)}
-                    changes |= {"name": f"{family}-{said}-s{seed}", "seed": seed, "template": False, "harvest": kept}
+                    name = f"{family}-{self.setting}-{said}-s{seed}"
+                    changes |= {"name": name, "seed": seed, "template": False, "harvest": kept}
                     found.append((family, value, Sae.model_validate(templates[family].model_dump() | changes)))
         return found
 

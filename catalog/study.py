@@ -128,11 +128,17 @@ class Study(Section):
         return sweep.expanded({sae.name: sae for sae in self.saes})
 
     def with_sweep(self, asked: dict[str, Any]) -> "Study":
-        """This study and one more sweep. Raises StudyError if the sweep cannot be."""
+        """This study and one more sweep. Raises StudyError if the sweep cannot be, or its name is taken."""
         known = [sae.name for sae in self.saes]
         unknown = [name for name in asked["saes"] if name not in known]
         if unknown:
             raise StudyError(f"there is no sae {unknown[0]!r}; known: {', '.join(known)}")
+        taken = [sweep.name for sweep in self.sweeps]
+        if asked["name"] in taken:
+            raise StudyError(
+                f"the study {self.name!r} has a [[sweep]] {asked['name']!r}, which this one would replace: "
+                f"give it another name than {', '.join(taken)} (--name)"
+            )
         try:
             found = self.model_copy(update={"sweeps": (*self.sweeps, Sweep.model_validate(asked))})
             mistakes = found._sweep_mistakes()

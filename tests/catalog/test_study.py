@@ -87,9 +87,28 @@ def test_sweeps_expand_to_one_sae_per_family_value_and_seed(tmp_path: Path) -> N
     middle_seeds = [0, 1]
     """
     study = Study.parse(text, tmp_path)
-    names = ["general", "tuned-1-s0", "tuned-2_5-s0", "tuned-2_5-s1", "tuned-4-s0"]
+    names = ["general", *(f"tuned-sparsity-{run}" for run in ("1-s0", "2_5-s0", "2_5-s1", "4-s0"))]
     assert [sae.name for sae in study.trained()] == names
     assert [(sae.sparsity, sae.seed) for sae in study.trained()[1:]] == [(1, 0), (2.5, 0), (2.5, 1), (4, 0)]
+
+
+def test_sweeps_of_one_family_over_two_settings_have_no_run_in_common(tmp_path: Path) -> None:
+    own = 'name = "x"\n[[sae]]\nname = "r"\narchitecture = "relu"\n'
+    study = Study.parse(own + '[[sweep]]\nname = "mine"\nsaes = ["r"]\nvalues = [0.5, 2]', tmp_path)
+    both = study.with_sweep({"name": "r-tilt", "saes": ["r"], "setting": "tilt", "values": [0.5, 2]})
+    assert [[sae.name for _, _, sae in both.runs(sweep)] for sweep in both.sweeps] == [
+        ["r-sparsity-0_5-s0", "r-sparsity-2-s0"],
+        ["r-tilt-0_5-s0", "r-tilt-2-s0"],
+    ]
+
+
+def test_a_sweep_does_not_replace_one_of_the_study_itself(tmp_path: Path) -> None:
+    own = 'name = "x"\n[[sae]]\nname = "s"\n[[sweep]]\nname = "mine"\nsaes = ["s"]\nsetting = "k"\nvalues = [4]'
+    asked = {"name": "mine", "saes": ["s"], "setting": "lr", "values": [0.01]}
+    with pytest.raises(
+        StudyError, match=r"the study 'x' has a \[\[sweep\]\] 'mine'.*another name than mine \(--name\)"
+    ):
+        Study.parse(own, tmp_path).with_sweep(asked)
 
 
 @pytest.mark.parametrize(

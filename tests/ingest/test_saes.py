@@ -140,14 +140,31 @@ def test_a_sweep_is_trained_on_one_pass_and_recorded(tmp_path: Path, neox_folder
     sweep = '\n[[sweep]]\nname = "l1"\nsaes = ["s"]\nvalues = [0.01, 5]\nseeds = [0, 1]\nl0_low = 1\nl0_high = 40\n'
     ingest(tmp_path, neox_folder, section("s", architecture="relu", template=True, harvest=[]) + QUICK + sweep)
     assert rows(tmp_path, "SELECT sae, family, coefficient, seed FROM sweeps ORDER BY ALL") == [
-        ("s-0_01-s0", "s", 0.01, 0),
-        ("s-0_01-s1", "s", 0.01, 1),
-        ("s-5-s0", "s", 5.0, 0),
-        ("s-5-s1", "s", 5.0, 1),
+        ("s-sparsity-0_01-s0", "s", 0.01, 0),
+        ("s-sparsity-0_01-s1", "s", 0.01, 1),
+        ("s-sparsity-5-s0", "s", 5.0, 0),
+        ("s-sparsity-5-s1", "s", 5.0, 1),
     ]
-    low, high = (rows(tmp_path, f"SELECT avg(l0) FROM saes WHERE sae LIKE 's-{v}-%'")[0][0] for v in ("0_01", "5"))
+    low, high = (
+        rows(tmp_path, f"SELECT avg(l0) FROM saes WHERE sae LIKE 's-sparsity-{v}-%'")[0][0] for v in ("0_01", "5")
+    )
     assert float(str(low)) > float(str(high))
     assert rows(tmp_path, "SELECT count(*) FROM activations") == [(0,)]
+
+
+def test_a_second_sweep_of_a_family_leaves_the_runs_of_the_first(tmp_path: Path, neox_folder: Path) -> None:
+    sae = section("s", architecture="relu", template=True, evaluate=[]) + QUICK
+
+    def swept(setting: str) -> list[tuple[object, ...]]:
+        sweep = f'\n[[sweep]]\nname = "{setting}"\nsaes = ["s"]\nsetting = "{setting}"\nvalues = [2]\n'
+        ingest(tmp_path, neox_folder, sae + sweep)
+        return rows(tmp_path, "SELECT setting, sparsity, tilt, digest FROM sweeps JOIN saes USING (sae) ORDER BY ALL")
+
+    (first,) = swept("sparsity")
+    assert first[:3] == ("sparsity", 2, 0)
+    again, second = swept("tilt")
+    assert again == first
+    assert second[:3] == ("tilt", 1, 2)
 
 
 def test_a_selection_trains_on_its_documents_alone(tmp_path: Path, neox_folder: Path) -> None:

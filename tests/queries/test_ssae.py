@@ -221,7 +221,7 @@ def test_the_study_runs_to_its_tables(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert {row["family"] for row in rows if "area" in row} == set(FAMILIES)
     assert {row["corpus"] for row in rows if "area" in row} == {"domain", "ood"}
-    assert {row["sae"] for row in rows if "live_features" in row} == {"general", *(f"{f}-100-s0" for f in FAMILIES)}
+    assert {row["sae"] for row in rows if "live_features" in row} == {"general", *(f"{f}-l0-100-s0" for f in FAMILIES)}
     with Catalog(root, read_only=True) as catalog:
         selected = dict(catalog.rows("SELECT selection, count(*) FROM selected GROUP BY selection"))
         assert set(selected) == {"everything", "random", "seed", "bm25", "dense", "dense-tracin"}
