@@ -43,7 +43,8 @@ class Selection(Section):
     seed: Name | None = None
     """Corpus that the seed documents are from; it may be the pool."""
     seed_splits: Splits = ("train", "val")
-    """Splits of it that are seeds; test is refused when the selection is made."""
+    """Splits of it that are seeds; test is refused when the selection is made. Method seed takes those of train alone,
+    since it trains on them."""
     seed_documents: Texts = ()
     """Hashes of the seed documents; none: all of seed_splits."""
     seed_tokens: Count | None = None
@@ -93,6 +94,13 @@ class Selection(Section):
             raise ValueError(f"is missing: method {method!r} needs {_REQUIRED[name]}")
         return value
 
+    @field_validator("seed_splits")
+    @classmethod
+    def _trainable(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("method") == "seed" and "train" not in value:
+            raise ValueError("has no 'train': method 'seed' trains on these documents, and training reads no others")
+        return value
+
     @field_validator("encoder")
     @classmethod
     def _directory(cls, value: str, info: ValidationInfo) -> str:
@@ -109,6 +117,11 @@ class Selection(Section):
     def reranked(self) -> bool:
         """Whether TracIn decides the order."""
         return self.method.endswith("+tracin")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of `seed_splits` that give seed documents."""
+        return ("train",) if self.method == "seed" else self.seed_splits
 
     @property
     def pooling(self) -> str:

@@ -50,18 +50,19 @@ class Documents:
 def read_pool(catalog: Catalog, corpus: str) -> Documents:
     """The documents of split train of a corpus. Raises UnknownName, or InputError if there are none."""
     check_corpora(catalog, [corpus])
-    found = _read(catalog, corpus, f"{_COLUMNS} AND split = 'train' ORDER BY hash", [corpus])
+    found = _read_train(catalog, corpus)
     if not len(found):
         raise InputError(f"the pool {corpus!r} has no document of split train: add text")
     return found
 
 
 def read_seed(catalog: Catalog, spec: Selection) -> Documents:
-    """The seed documents of a selection, at most `seed_tokens` of them.
+    """The seed documents of a selection, at most `seed_tokens` of them; for method seed those of split train alone.
 
-    Raises UnknownName for a corpus or a hash that is not there. Raises InputError if there are none, and, since what
-    is chosen by test text can no longer be tested on it, if one is of the split test or if its text stands in the
-    split test of the pool or of a corpus of `evaluations`; the message counts and names them.
+    Raises UnknownName for a corpus or a hash that is not there. Raises InputError if there are none, if method seed
+    names one that is not of split train, and, since what is chosen by test text can no longer be tested on it, if one
+    is of the split test or if its text stands in the split test of the pool or of a corpus of `evaluations`; the
+    message counts and names them.
     """
     corpus = str(spec.seed)
     named = list(dict.fromkeys([spec.pool, *(spec.evaluations or ())]))
@@ -76,8 +77,11 @@ def read_seed(catalog: Catalog, spec: Selection) -> Documents:
         raise UnknownName(f"selection {spec.name!r}: corpus {corpus!r} has no document with the hash {missing[0]}")
     _refuse_test(catalog, spec, found, [corpus])
     _refuse_test(catalog, spec, found, named)
+    if spec.method == "seed":
+        found = _trainable(catalog, spec, found)
     if not len(found):
-        raise InputError(f"selection {spec.name!r}: corpus {corpus!r} has no document in {', '.join(asked)}: add text")
+        said = ", ".join(spec.splits)
+        raise InputError(f"selection {spec.name!r}: corpus {corpus!r} has no document in {said}: add text")
     if spec.seed_tokens is not None:
         enough = int(np.searchsorted(np.cumsum(found.tokens), spec.seed_tokens)) + 1
         found = found.take(np.arange(min(enough, len(found))))
@@ -109,6 +113,22 @@ def _refuse_test(catalog: Catalog, spec: Selection, seed: Documents, corpora: li
             f"selection {spec.name!r}: {count} of {len(seed)} seed documents stand in the split test: {some}"
             f"{', ...' if len(found) > 3 else ''}. Nothing chosen by them could be tested there: leave them out"
         )
+
+
+def _trainable(catalog: Catalog, spec: Selection, seed: Documents) -> Documents:
+    """The seed documents of split train, since training reads no others. Raises InputError if another one is named."""
+    kept = np.isin(seed.numbers, _read_train(catalog, seed.corpus).numbers)
+    if spec.seed_documents and not kept.all():
+        others = seed.hashes[~kept]
+        raise InputError(
+            f"selection {spec.name!r}: {len(others)} of {len(seed)} seed documents are not of split train, such as "
+            f"{others[0]}: method 'seed' trains on them, and training reads no others; leave them out"
+        )
+    return seed.take(np.flatnonzero(kept))
+
+
+def _read_train(catalog: Catalog, corpus: str) -> Documents:
+    return _read(catalog, corpus, f"{_COLUMNS} AND split = 'train' ORDER BY hash", [corpus])
 
 
 def _read(catalog: Catalog, corpus: str, sql: str, parameters: list[object]) -> Documents:

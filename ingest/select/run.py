@@ -269,7 +269,7 @@ def _record(
 def _row(spec: Selection, seed: Documents | None, inputs: str) -> dict[str, Any]:
     described = None
     if seed is not None:
-        splits = None if spec.seed_documents else list(spec.seed_splits)
+        splits = None if spec.seed_documents else list(spec.splits)
         described = {
             "corpus": seed.corpus,
             "splits": splits,

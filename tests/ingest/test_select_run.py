@@ -172,6 +172,27 @@ def test_seed_documents_can_be_named_sampled_and_limited_to_a_split(small: Catal
     assert list(few.hashes) == list(only.hashes[:2])
 
 
+def test_method_seed_takes_what_training_reads_and_other_methods_take_val_too(
+    small: Catalog, llama: LanguageModel
+) -> None:
+    assert small.value("SELECT count(*) FROM documents WHERE corpus = 'seed' AND split = 'val'")
+    both = "SELECT hash FROM documents WHERE corpus = 'seed' AND split IN ('train', 'val') ORDER BY hash"
+    assert list(read_seed(small, spec(method="bm25")).hashes) == [key for (key,) in small.rows(both)]
+    report = select_documents(small, llama, spec(method="seed", tokens=10**4))
+    assert [row[1:3] + row[4:5] for row in chosen(small)] == train(small, "seed")
+    said = json.loads(small.value("SELECT seed FROM selections"))
+    assert (said["splits"], said["documents"]) == (["train"], report.seed_documents)
+    assert report.seed_documents == len(train(small, "seed"))
+
+
+def test_method_seed_refuses_a_named_document_that_training_does_not_read(small: Catalog, llama: LanguageModel) -> None:
+    key = small.value("SELECT hash FROM documents WHERE corpus = 'seed' AND split = 'val' ORDER BY hash")
+    named = [key, train(small, "seed")[0][1]]
+    with pytest.raises(InputError, match=f"1 of 2 seed documents are not of split train, such as {key}"):
+        select_documents(small, llama, spec(method="seed", seed_documents=named))
+    assert select_documents(small, llama, spec(method="bm25", seed_documents=named)).seed_documents == 2
+
+
 def test_method_seed_reads_its_documents_in_turn_until_the_budget(small: Catalog, llama: LanguageModel) -> None:
     seed = read_seed(small, spec(method="seed"))
     total = int(seed.tokens.sum())
@@ -314,6 +335,10 @@ def test_the_row_of_a_selection_says_how_it_was_made(small: Catalog, llama: Lang
         ({"method": "bm25+tracin", "seed": "s", "tokens": 1}, "needs the SAE whose gradients are compared"),
         ({"method": "full", "tokens": 1}, "is not read by method 'full', which reads pool alone"),
         ({"method": "bm25", "seed": "s", "tokens": 1, "encoder": "x"}, "is not read by method 'bm25'"),
+        (
+            {"method": "seed", "seed": "s", "tokens": 1, "seed_splits": ["val"]},
+            "has no 'train': method 'seed' trains on",
+        ),
         ({"method": "random", "tokens": 0}, "greater than or equal to 1"),
         ({"method": "best"}, "Input should be 'full', 'random'"),
     ],
