@@ -51,21 +51,18 @@ def prepare_saes(
     made: list[str] = []
     readers: dict[str, Reader] = {}
     waiting = study.trained()
-    selected: set[str] = set()
+    selected = _select(catalog, study, model, set(), waiting, progress)
     while waiting:
         ours = [sae for sae in waiting if not _depends(study, sae) & {other.name for other in waiting}]
         if not ours:
             names = ", ".join(sae.name for sae in waiting)
             raise InputError(f"the parents of {names} form a circle: none can be first")
-        for name in dict.fromkeys(sae.selection for sae in ours if sae.selection):
-            if name not in selected:
-                _select(catalog, study, model, name, progress)
-                selected.add(name)
         generation = _Generation(catalog, study, model, progress)
         for sae, reader in generation.readers(ours).items():
             readers[sae] = reader
         made += generation.made
         waiting = [sae for sae in waiting if sae not in ours]
+        selected = _select(catalog, study, model, selected, waiting, progress)
     return [readers[sae.name] for sae in study.trained()], made
 
 
@@ -78,10 +75,17 @@ def _depends(study: Study, sae: Sae) -> set[str]:
     return found
 
 
-def _select(catalog: Catalog, study: Study, model: LanguageModel, name: str, progress: Progress) -> None:
-    spec = next(s for s in study.selections if s.name == name)
-    parent = _parent_of(catalog, spec.parent, model)[0] if spec.parent else None
-    select_documents(catalog, model, spec, parent=parent, progress=partial(_tell, progress, f"selecting {name}"))
+def _select(
+    catalog: Catalog, study: Study, model: LanguageModel, done: set[str], waiting: list[Sae], progress: Progress
+) -> set[str]:
+    """Make the selections that wait for no SAE, those that no SAE is trained on too; the names of all that are made."""
+    awaited = {sae.name for sae in waiting}
+    now = [spec for spec in study.selections if spec.name not in done and spec.parent not in awaited]
+    for spec in now:
+        parent = _parent_of(catalog, spec.parent, model)[0] if spec.parent else None
+        told = partial(_tell, progress, f"selecting {spec.name}")
+        select_documents(catalog, model, spec, parent=parent, progress=told)
+    return done | {spec.name for spec in now}
 
 
 def _tell(progress: Progress, what: str, done: int, total: int | None) -> None:
@@ -244,9 +248,14 @@ class _Generation:
         rows = residuals[hookpoint]
         subset = None
         if selection:
-            subset = rows.rows_of(_selected_ranges(self._catalog, selection))
-            if not len(subset):
-                raise InputError(f"selection {selection!r} holds no cached train token: nothing to train on")
+            ranges = _selected_ranges(self._catalog, selection)
+            subset = rows.rows_of(ranges)
+            chosen = sum(int((found[:, 1] - found[:, 0]).sum()) for found in ranges.values())
+            if len(subset) < chosen:
+                raise InputError(
+                    f"selection {selection!r} holds {chosen} train tokens, and only {len(subset)} of them are in the "
+                    f"training cache, which ends at train_tokens = {train_tokens}: remove train_tokens, or raise it"
+                )
         return CachedRows(rows.train, residuals[target].train if target else None, subset=subset)
 
     def _job(self, plan: _Plan, source: RowSource, d_in: int, d_out: int) -> Job:

@@ -167,8 +167,9 @@ def test_a_second_sweep_of_a_family_leaves_the_runs_of_the_first(tmp_path: Path,
     assert second[:3] == ("tilt", 1, 2)
 
 
-def test_a_selection_trains_on_its_documents_alone(tmp_path: Path, neox_folder: Path) -> None:
-    pool = '\n[[selection]]\nname = "few"\nmethod = "random"\npool = "docs"\ntokens = 150\n'
+@pytest.mark.parametrize("method", ['method = "random"\ntokens = 150', 'method = "seed"\nseed = "docs"\ntokens = 3000'])
+def test_a_selection_trains_on_its_documents_alone(tmp_path: Path, neox_folder: Path, method: str) -> None:
+    pool = f'\n[[selection]]\nname = "few"\n{method}\npool = "docs"\n'
     ingest(tmp_path, neox_folder, pool + section("s", k=4, selection="few") + QUICK)
     with Catalog(tmp_path, read_only=True) as catalog:
         study = Study.load(tmp_path / "study.toml")
@@ -182,6 +183,25 @@ def test_a_selection_trains_on_its_documents_alone(tmp_path: Path, neox_folder: 
     positions = sorted(residuals.train_positions[found].tolist())
     assert positions == [p for first, last in ranges for p in range(first, last)]
     assert rows(tmp_path, "SELECT selection FROM saes") == [("few",)]
+
+
+def test_a_selection_that_the_cache_does_not_hold_is_refused(tmp_path: Path, neox_folder: Path) -> None:
+    full = '\n[[selection]]\nname = "all"\nmethod = "full"\npool = "docs"\n'
+    with pytest.raises(InputError, match="remove train_tokens, or raise it") as raised:
+        ingest(tmp_path, neox_folder, full + section("s", k=4, selection="all", train_tokens=100) + QUICK)
+    ((tokens,),) = rows(tmp_path, "SELECT sum(tokens)::BIGINT FROM documents WHERE split = 'train'")
+    assert f"selection 'all' holds {tokens} train tokens, and only 100 of them" in str(raised.value)
+    assert rows(tmp_path, "FROM saes") == []
+
+
+def test_a_selection_that_no_sae_is_trained_on_is_made_too(tmp_path: Path, neox_folder: Path) -> None:
+    few = '\n[[selection]]\nname = "few"\nmethod = "random"\npool = "docs"\ntokens = 150\n'
+    like = few.replace("few", "like").replace("random", "bm25+tracin") + 'parent = "s"\nseed = "docs"\n'
+    ingest(tmp_path, neox_folder, like + few + section("s", k=4, evaluate=[], harvest=[]) + QUICK)
+    found = rows(
+        tmp_path, "SELECT selection, sum(tokens) >= 150, count(*) < 40 FROM selected GROUP BY ALL ORDER BY ALL"
+    )
+    assert found == [("few", True, True), ("like", True, True)]
 
 
 def test_rows_of_another_document_are_never_drawn(tmp_path: Path, neox_folder: Path) -> None:
