@@ -16,10 +16,11 @@ import numpy as np
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.lake import quoted
 from catalog.sae_section import Sae
 from catalog.study import Study
+from catalog.transaction import Transaction
 from ingest.checkpoint import check_asked, named, renamed
-from ingest.configurations import put
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
 from ingest.recipe import beginning, shape, training
@@ -39,6 +40,10 @@ Progress = Callable[[str, int, int | None, str], None]
 """Called with (what is being done, done, total, figures so far)."""
 _NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
 """Keys of the section that do not decide the weights."""
+_LENS = "logit lens"
+"""The stage of a problem."""
+_READS_AS = ("model", "hookpoint", "target", "architecture", "k", "digest")
+"""Columns of `saes` that decide what an SAE's activations and measures are."""
 
 
 def prepare_saes(
@@ -303,22 +308,37 @@ class _Generation:
             "tilt": sae.tilt if report else None,
             "seed": sae.seed if report else None,
         }
-        put(self._catalog, "saes", [row], ["sae"], f"SAE {sae.name}", sae=sae.name)
         course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
-        put(self._catalog, "training", course, ["sae", "step"], f"training of {sae.name}", sae=sae.name)
-        self._record_lens(sae.name, config.out)
+        _store(self._catalog, row, course, self._without_logits(sae.name, config.out))
         self.made.append(sae.name)
         return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
 
-    def _record_lens(self, name: str, width: int) -> None:
-        """Say, of an SAE whose decoder rows are no directions of the residual stream, that they have no logits."""
+    def _without_logits(self, name: str, width: int) -> list[dict[str, Any]]:
+        """Says, of an SAE whose decoder rows are no directions of the residual stream, that they have no logits."""
         d_model = self._model.network.config.hidden_size
         reason = f"decoder rows have {width} dimensions, the model's residual stream {d_model}: they have no logits"
-        rows = [{"stage": "logit lens", "subject": name, "reason": reason, "count": 1}] if width != d_model else []
-        said = self._catalog.value("SELECT count(*) FROM problems WHERE stage = 'logit lens' AND subject = ?", [name])
-        if rows or said:
-            key = ["stage", "subject", "reason"]
-            put(self._catalog, "problems", rows, key, f"logit lens of {name}", stage="logit lens", subject=name)
+        return [{"stage": _LENS, "subject": name, "reason": reason, "count": 1}] if width != d_model else []
+
+
+def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+    """The SAE's row, the course of its training and what is wrong with it; other weights of its name leave nothing."""
+    catalog.stage("saes", [row], "_sae")
+    catalog.stage("training", course, "_course")
+    catalog.stage("problems", problems, "_problems")
+    mine = f"sae = {quoted(row['sae'])}"
+    problem = f"stage = {quoted(_LENS)} AND subject = {quoted(row['sae'])}"
+
+    def work(tx: Transaction) -> None:
+        there = tx.connection.execute(f"SELECT {', '.join(_READS_AS)} FROM lake.saes WHERE {mine}").fetchall()
+        if there and there[0] != tuple(row[name] for name in _READS_AS):
+            # Ingest and measuring renew what the study names now: the rest would stand beside it as if of one SAE.
+            for table in ("activations", "shards", "evaluations"):
+                tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")
+        tx.replace("saes", "_sae", ["sae"], mine)
+        tx.replace("training", "_course", ["sae", "step"], mine)
+        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+
+    catalog.commit(f"SAE {row['sae']}", work)
 
 
 def _selected_ranges(catalog: Catalog, selection: str) -> dict[str, Any]:

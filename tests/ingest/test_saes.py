@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from catalog import Catalog
+from catalog.doctor import examine
 from catalog.errors import InputError
 from catalog.study import Study
 from ingest.models import load_model
@@ -108,6 +109,52 @@ def test_a_changed_parent_trains_its_children_again(tmp_path: Path, neox_folder:
 
     assert ingest(tmp_path, neox_folder, sections(40)).trained == ["general", "other", "tuned"]
     assert ingest(tmp_path, neox_folder, sections(41)).trained == ["general", "tuned"]
+
+
+MORE = '\n[[corpus]]\nname = "more"\nkind = "jsonl"\nfiles = ["more.jsonl"]\nctx_len = 16\nshard_tokens = 300\n'
+
+
+def test_new_weights_leave_no_measure_and_no_activation_of_the_old_ones(tmp_path: Path, neox_folder: Path) -> None:
+    write_lines(tmp_path / "more.jsonl", texts(20, seed=1))
+
+    def sections(steps: int, *corpora: str) -> str:
+        named = {"corpora": ["docs"], "harvest": list(corpora), "evaluate": list(corpora)}
+        one = section("s", k=4, **named) + QUICK.replace("steps = 40", f"steps = {steps}")
+        return MORE + one + section("other", k=4, **named) + QUICK
+
+    def found(sae: str) -> list[tuple[object, ...]]:
+        """(table, corpus, split or shard, what it was made from) of all that was made with the SAE."""
+        measured = f"SELECT 'evaluations', corpus, split, inputs FROM evaluations WHERE sae = '{sae}'"
+        kept = f"SELECT path, corpus, shard::VARCHAR, inputs FROM shards WHERE sae = '{sae}'"
+        return rows(tmp_path, f"{measured} UNION {kept}")
+
+    ingest(tmp_path, neox_folder, sections(40, "docs", "more"))
+    before, other = found("s"), found("other")
+    assert {row[1:3] for row in before} >= {(c, s) for c in ("docs", "more") for s in ("val", "test", "0")}
+    assert ingest(tmp_path, neox_folder, sections(41, "docs")).trained == ["s"]
+    now = found("s")
+    assert {row[1:3] for row in now} == {row[1:3] for row in before if row[1] == "docs"}
+    assert not {row[3] for row in now} & {row[3] for row in before}
+    assert rows(tmp_path, "SELECT DISTINCT corpus FROM activations WHERE sae = 's'") == [("docs",)]
+    # What the study no longer names stays true of weights that are as they were.
+    assert sorted(found("other")) == sorted(other)
+    assert rows(tmp_path, "SELECT step FROM training WHERE sae = 's'") == [(41,)]
+    with Catalog(tmp_path, read_only=True) as catalog:
+        assert [finding for finding in examine(catalog) if finding.severity != "ok"] == []
+
+
+def test_a_training_that_ends_in_the_same_weights_leaves_what_was_made_with_them(
+    tmp_path: Path, neox_folder: Path
+) -> None:
+    def found(dead_after: int, *corpora: str) -> list[tuple[object, ...]]:
+        named = {"harvest": list(corpora), "evaluate": list(corpora)}
+        report = ingest(tmp_path, neox_folder, section("s", k=4, dead_after=dead_after, **named) + QUICK)
+        assert report.trained == ["s"]
+        shards = rows(tmp_path, "SELECT path FROM shards WHERE sae = 's' ORDER BY ALL")
+        assert shards
+        return [*shards, *rows(tmp_path, "FROM evaluations ORDER BY ALL")]
+
+    assert found(200_000, "docs") == found(300_000)
 
 
 def test_a_checkpoint_on_disk_can_be_a_parent(tmp_path: Path, neox_folder: Path) -> None:
