@@ -1,0 +1,123 @@
+"""What decides the weights of an SAE: its section, text, parent and selection; and the SAE that the catalog has so."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.sae_section import Sae
+from catalog.study import Study
+from ingest.checkpoint import renamed
+from ingest.harvest import Reader
+from ingest.models import LanguageModel
+from ingest.residuals import residuals_digest, text_shards
+from ingest.sae.model import SAE, WEIGHTS_FILE
+from ingest.sparse import file_digest
+
+_NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
+"""Keys of the section that do not decide the weights."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One SAE as the study says."""
+
+    sae: Sae
+    config: str
+    """All that decides its weights, JSON."""
+    folder: Path
+    """Where its weights are kept."""
+
+
+def plan_of(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae) -> Plan:
+    """What decides the SAE. Text that came after it was made does not: it stays as it is until it is asked anew."""
+    there = catalog.value("SELECT config FROM saes WHERE sae = ?", [sae.name])
+    shards = json.loads(there).get("shards") if there else None
+    if shards:
+        as_it_was = _planned(catalog, study, model, sae, shards)
+        if as_it_was.config == there:
+            return as_it_was
+    return _planned(catalog, study, model, sae, _shards(catalog, study, sae))
+
+
+def _shards(catalog: Catalog, study: Study, sae: Sae) -> dict[str, int]:
+    """Shards of each corpus that the SAE is trained on."""
+    counts = dict.fromkeys(study.corpora_of(sae), 0)
+    for corpus, *_ in text_shards(catalog, list(counts)):
+        counts[corpus] += 1
+    return counts
+
+
+def _planned(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae, shards: dict[str, int]) -> Plan:
+    inputs: list[str] = []
+    if sae.checkpoint:
+        inputs.append(_folder_digest(Path(sae.checkpoint)))
+    else:
+        corpora = list(study.corpora_of(sae))
+        for hookpoint in (sae.hookpoint, *([sae.target] if sae.target else [])):
+            limit = sae.train_tokens
+            inputs.append(residuals_digest(catalog, model, hookpoint, corpora, limit, shards))
+    if sae.parent:
+        inputs.append(parent_of(catalog, sae.parent, model)[1])
+    if sae.selection:
+        inputs.append(_ranges_digest(selected_ranges(catalog, sae.selection)))
+    settings = sae.model_dump(mode="json", exclude=_NOT_WEIGHTS)
+    config = json.dumps({**settings, "inputs": "+".join(inputs), "shards": shards}, sort_keys=True)
+    name = f"{sae.name}-{hashlib.blake2b(config.encode(), digest_size=6).hexdigest()}"
+    return Plan(sae, config, catalog.weights / name)
+
+
+def ready(catalog: Catalog, model: LanguageModel, plan: Plan) -> Reader | None:
+    """The SAE as the catalog has it, None if it has it otherwise or not at all."""
+    there = catalog.rows("SELECT config, weights, digest FROM saes WHERE sae = ?", [plan.sae.name])
+    if not there or there[0][0] != plan.config or not (catalog.weights / there[0][1] / WEIGHTS_FILE).exists():
+        return None
+    _, weights, digest = there[0]
+    loaded = renamed(plan.sae, SAE.load(catalog.weights / weights, model.device))
+    return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest)
+
+
+def parent_of(catalog: Catalog, name: str, model: LanguageModel) -> tuple[SAE, str, float | None]:
+    """(the SAE, the digest of its weights, the sparsity coefficient it ended with) of a parent by name or path."""
+    from ingest.sae.formats.detect import load_checkpoint_folder
+
+    if "/" in name:
+        return load_checkpoint_folder(Path(name)), _folder_digest(Path(name)), None
+    rows = catalog.rows("SELECT weights, digest, sparsity FROM saes WHERE sae = ?", [name])
+    if not rows:
+        known = ", ".join(row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae"))
+        raise InputError(f"there is no SAE {name!r} to begin with; the catalog has {known or 'none'}")
+    weights, digest, sparsity = rows[0]
+    return SAE.load(catalog.weights / weights), digest, sparsity
+
+
+def selected_ranges(catalog: Catalog, selection: str) -> dict[str, Any]:
+    """Positions [documents, 2] of the selected documents, ascending, per corpus."""
+    rows = catalog.rows(
+        "SELECT s.corpus, d.start, d.start + d.tokens FROM selected AS s "
+        "JOIN documents AS d ON (d.corpus, d.document) = (s.corpus, s.document) "
+        "WHERE s.selection = ? ORDER BY s.corpus, d.start",
+        [selection],
+    )
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for corpus, first, last in rows:
+        ranges.setdefault(corpus, []).append((first, last))
+    return {corpus: np.array(found, np.int64) for corpus, found in ranges.items()}
+
+
+def _ranges_digest(ranges: dict[str, Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for corpus, found in sorted(ranges.items()):
+        digest.update(corpus.encode() + found.tobytes())
+    return digest.hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    if not folder.is_dir():
+        raise InputError(f"the checkpoint {folder} is not a directory")
+    return "".join(file_digest(path) for path in sorted(folder.iterdir()) if path.is_file())

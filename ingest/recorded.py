@@ -1,0 +1,84 @@
+"""An SAE that was trained or loaded, into the catalog: measured on val tokens, one commit with all that it changes."""
+
+from typing import Any
+
+from catalog import Catalog
+from catalog.lake import quoted
+from catalog.transaction import Transaction
+from ingest.harvest import Reader
+from ingest.models import LanguageModel
+from ingest.planned import Plan
+from ingest.sae.evaluate import evaluate
+from ingest.sae.model import SAE, WEIGHTS_FILE
+from ingest.sae.settings import TrainReport
+from ingest.sparse import file_digest
+
+_LENS = "logit lens"
+"""The stage of a problem."""
+_IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
+"""Columns of `saes` that decide what an SAE's activations and measures are."""
+
+
+def record(
+    catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainReport | None, val: Any, target: Any
+) -> Reader:
+    """Measure an SAE on val tokens and put it into the catalog, with the course of its training."""
+    sae = plan.sae
+    trained = SAE.load(plan.folder, model.device)
+    config = trained.config
+    held_out = evaluate(trained, val, target) if len(val) else None
+    penalised = config.k is None
+    row = {
+        "sae": sae.name,
+        "model": model.spec.name,
+        "hookpoint": sae.hookpoint,
+        "architecture": config.architecture,
+        "width": config.width,
+        "d": config.d_in,
+        "k": config.k,
+        "parent": sae.parent,
+        "weights": plan.folder.name,
+        "digest": file_digest(plan.folder / WEIGHTS_FILE),
+        "l0": held_out and held_out.l0,
+        "fve": held_out and held_out.fve,
+        "dead": held_out and held_out.dead,
+        "held_out": held_out.rows if held_out else 0,
+        "steps": report and report.steps,
+        "config": plan.config,
+        "target": sae.target,
+        "selection": sae.selection,
+        "sparsity": report.sparsity if report and penalised else None,
+        "tilt": sae.tilt if report else None,
+        "seed": sae.seed if report else None,
+    }
+    course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
+    _store(catalog, row, course, _without_logits(model, sae.name, config.out))
+    return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
+
+
+def _without_logits(model: LanguageModel, name: str, width: int) -> list[dict[str, Any]]:
+    """Says, of an SAE whose decoder rows are no directions of the residual stream, that they have no logits."""
+    d_model = model.network.config.hidden_size
+    reason = f"decoder rows have {width} dimensions, the model's residual stream {d_model}: they have no logits"
+    return [{"stage": _LENS, "subject": name, "reason": reason, "count": 1}] if width != d_model else []
+
+
+def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+    """The SAE's row, the course of its training and what is wrong with it; other weights of its name leave nothing."""
+    catalog.stage("saes", [row], "_sae")
+    catalog.stage("training", course, "_course")
+    catalog.stage("problems", problems, "_problems")
+    mine = f"sae = {quoted(row['sae'])}"
+    problem = f"stage = {quoted(_LENS)} AND subject = {quoted(row['sae'])}"
+
+    def work(tx: Transaction) -> None:
+        there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)} FROM lake.saes WHERE {mine}").fetchall()
+        if there and there[0] != tuple(row[name] for name in _IDENTITY):
+            # What the study names now is made anew: the rest would stay, as if it were of these weights.
+            for table in ("activations", "shards", "evaluations"):
+                tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")
+        tx.replace("saes", "_sae", ["sae"], mine)
+        tx.replace("training", "_course", ["sae", "step"], mine)
+        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+
+    catalog.commit(f"SAE {row['sae']}", work)
