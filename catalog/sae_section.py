@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from catalog.section import Count, FilePath, Name, Names, Section
+from catalog.section import Count, FilePath, Name, NameOrPath, Names, Section
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"]
 KEEPS_K = ("topk", "batchtopk", "matryoshka")
@@ -40,10 +40,12 @@ class Sae(Section):
     """Hookpoint that is reconstructed, which makes it a transcoder; none: the hookpoint itself."""
     skip: bool = False
     """Transcoder: a linear path from input to output beside the latents."""
-    parent: str | None = Field(default=None, min_length=1)
+    parent: NameOrPath | None = None
     """Fine-tune from this SAE of the catalog, or from a checkpoint's folder (a path with a / in it)."""
     checkpoint: FilePath | None = None
     """Folder to load instead of training: SAELens, sparsify, dictionary_learning or Gemma Scope."""
+    scale: Positive | None = None
+    """What rows are multiplied by, for a checkpoint or parent on disk that asks for a factor and does not hold it."""
     architecture: Architecture | None = None
     """How the code is made sparse; none: the parent's or the checkpoint's, else topk."""
     width: int | None = Field(default=None, ge=2)
@@ -131,6 +133,13 @@ class Sae(Section):
     def _of_a_transcoder(cls, value: bool, info: ValidationInfo) -> bool:
         if value and not info.data.get("target"):
             raise ValueError("belongs to a transcoder: name its target")
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _of_a_folder(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and not info.data.get("checkpoint") and "/" not in (info.data.get("parent") or ""):
+            raise ValueError("belongs to a checkpoint on disk: name it as `checkpoint`, or its folder as `parent`")
         return value
 
     @field_validator("checkpoint", "selection")

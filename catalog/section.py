@@ -24,8 +24,14 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     return resolved(value, info)
 
 
+def _path_if_slashed(value: Any, info: ValidationInfo) -> Any:
+    return resolved(value, info) if isinstance(value, str) and "/" in value else value
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 FilePath = Annotated[str, BeforeValidator(_path)]
+NameOrPath = Annotated[str, BeforeValidator(_path_if_slashed), Field(min_length=1)]
+"""A name in the catalog; with a / in it, a path."""
 Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from catalog.section import Count, Name, Names, Section, Texts, resolved
+from catalog.section import Count, Name, NameOrPath, Names, Section, Texts, resolved
 
 _SEED = {"seed", "seed_splits", "seed_documents", "seed_tokens", "evaluations", "tokens"}
 # The keys that a method reads besides name, method and pool.
@@ -57,7 +57,7 @@ class Selection(Section):
     """From the scores by each seed document to one: their mean or the largest; none: mean for bm25, max for dense."""
     encoder: str = Field(default="all-MiniLM-L6-v2", min_length=1)
     """dense: the packaged default, a directory, or a hub id such as facebook/contriever (mean pooling)."""
-    parent: str | None = Field(default=None, min_length=1)
+    parent: NameOrPath | None = None
     """tracin: the SAE that will be fine-tuned, whose loss is differentiated; a name, or a folder as in [[sae]]."""
     sparsity: float | None = Field(default=None, ge=0)
     """tracin with a relu parent: lambda of its L1 norm, for rows as they are; none: what its training ended with."""

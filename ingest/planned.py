@@ -21,6 +21,8 @@ from ingest.sparse import file_digest
 
 _NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
 """Keys of the section that do not decide the weights."""
+_OF_CHECKPOINTS = (".safetensors", ".json", ".pt", ".npz")
+"""Endings of the files that some format reads."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Plan:
 def plan_of(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae) -> Plan:
     """What decides the SAE. Text that came after it was made does not: it stays as it is until it is asked anew."""
     there = catalog.value("SELECT config FROM saes WHERE sae = ?", [sae.name])
-    shards = json.loads(there).get("shards") if there else None
-    if shards:
-        as_it_was = _planned(catalog, study, model, sae, shards)
+    said = json.loads(there) if there else {}
+    if said.get("shards"):
+        # A checkpoint that was taken into the catalog may be gone from where it came.
+        loaded = said["inputs"] if sae.checkpoint and not Path(sae.checkpoint).exists() else None
+        as_it_was = _planned(catalog, study, model, sae, said["shards"], loaded)
         if as_it_was.config == there:
             return as_it_was
     return _planned(catalog, study, model, sae, _shards(catalog, study, sae))
@@ -53,20 +57,23 @@ def _shards(catalog: Catalog, study: Study, sae: Sae) -> dict[str, int]:
     return counts
 
 
-def _planned(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae, shards: dict[str, int]) -> Plan:
+def _planned(
+    catalog: Catalog, study: Study, model: LanguageModel, sae: Sae, shards: dict[str, int], loaded: str | None = None
+) -> Plan:
+    """The plan of an SAE on these shards; `loaded` stands for the digest of a checkpoint that cannot be read."""
     inputs: list[str] = []
     if sae.checkpoint:
-        inputs.append(_folder_digest(Path(sae.checkpoint)))
+        inputs.append(loaded or _folder_digest(Path(sae.checkpoint)))
     else:
         corpora = list(study.corpora_of(sae))
         for hookpoint in (sae.hookpoint, *([sae.target] if sae.target else [])):
             limit = sae.train_tokens
             inputs.append(residuals_digest(catalog, model, hookpoint, corpora, limit, shards))
     if sae.parent:
-        inputs.append(parent_of(catalog, sae.parent, model)[1])
+        inputs.append(parent_of(catalog, sae.parent, model, sae.scale)[1])
     if sae.selection:
         inputs.append(_ranges_digest(selected_ranges(catalog, sae.selection)))
-    settings = sae.model_dump(mode="json", exclude=_NOT_WEIGHTS)
+    settings = sae.model_dump(mode="json", exclude=_NOT_WEIGHTS | ({"scale"} if sae.scale is None else set()))
     config = json.dumps({**settings, "inputs": "+".join(inputs), "shards": shards}, sort_keys=True)
     name = f"{sae.name}-{hashlib.blake2b(config.encode(), digest_size=6).hexdigest()}"
     return Plan(sae, config, catalog.weights / name)
@@ -82,12 +89,17 @@ def ready(catalog: Catalog, model: LanguageModel, plan: Plan) -> Reader | None:
     return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest)
 
 
-def parent_of(catalog: Catalog, name: str, model: LanguageModel) -> tuple[SAE, str, float | None]:
-    """(the SAE, the digest of its weights, the sparsity coefficient it ended with) of a parent by name or path."""
+def parent_of(
+    catalog: Catalog, name: str, model: LanguageModel, scale: float | None = None
+) -> tuple[SAE, str, float | None]:
+    """(the SAE, the digest of its weights, the sparsity coefficient it ended with) of a parent by name or path.
+
+    `scale` is what rows are multiplied by for one on disk that asks for a factor which it does not hold.
+    """
     from ingest.sae.formats.detect import load_checkpoint_folder
 
     if "/" in name:
-        return load_checkpoint_folder(Path(name)), _folder_digest(Path(name)), None
+        return load_checkpoint_folder(Path(name), scale), _folder_digest(Path(name)), None
     rows = catalog.rows("SELECT weights, digest, sparsity FROM saes WHERE sae = ?", [name])
     if not rows:
         known = ", ".join(row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae"))
@@ -120,4 +132,6 @@ def _ranges_digest(ranges: dict[str, Any]) -> str:
 def _folder_digest(folder: Path) -> str:
     if not folder.is_dir():
         raise InputError(f"the checkpoint {folder} is not a directory")
-    return "".join(file_digest(path) for path in sorted(folder.iterdir()) if path.is_file())
+    # A sparsify run has a folder for each hookpoint; what else lies there, a README say, decides nothing.
+    files = [path for depth in ("*", "*/*") for path in folder.glob(depth) if path.suffix in _OF_CHECKPOINTS]
+    return "".join(file_digest(path) for path in sorted(files))

@@ -4,7 +4,7 @@ An SAE that the catalog has as the study says is left alone. A parent comes befo
 a generation needs are read first, all hookpoints of the same text in one pass of the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ingest.residuals import Residuals, cache_residuals
 from ingest.sae.job import Job
 from ingest.sae.parallel import train_in_processes
 from ingest.sae.rows import CachedRows, RowSource
+from ingest.sae.run import Diverged
 from ingest.sae.settings import TrainReport
 from ingest.sae.train import train_saes
 from ingest.select.run import select_documents
@@ -113,7 +114,7 @@ class _Generation:
         from ingest.sae.formats.detect import load_checkpoint_folder
 
         sae = plan.sae
-        loaded = load_checkpoint_folder(Path(str(sae.checkpoint)))
+        loaded = load_checkpoint_folder(Path(str(sae.checkpoint)), sae.scale)
         check_asked(sae, loaded)
         wanted = [name for name in (sae.hookpoint, sae.target) if name]
         corpora = list(self._study.corpora_of(sae))
@@ -145,14 +146,20 @@ class _Generation:
             for plan, job in zip(ours, jobs, strict=True):
                 if plan.sae.processes > 1:
                     train_in_processes(job, source, plan.sae.processes)
-            reports = train_saes(jobs, source, device=self._model.device)
+            diverged: Diverged | None = None
+            try:
+                reports: Sequence[TrainReport | None] = train_saes(jobs, source, device=self._model.device)
+            except Diverged as error:
+                diverged, reports = error, error.finished
             val = (
                 held_out_rows(self._catalog, self._model, hookpoint, list(corpora))
                 if stream
                 else residuals[hookpoint].val
             )
             val_target = residuals[target].val if target else None
-            found += [self._record(p, r, val, val_target) for p, r in zip(ours, reports, strict=True)]
+            found += [self._record(p, r, val, val_target) for p, r in zip(ours, reports, strict=True) if r]
+            if diverged:
+                raise diverged
         return found
 
     def _source(
@@ -185,7 +192,7 @@ class _Generation:
         sae = plan.sae
         parent = sparsity = begin = None
         if sae.parent:
-            parent, digest, sparsity = parent_of(self._catalog, sae.parent, self._model)
+            parent, digest, sparsity = parent_of(self._catalog, sae.parent, self._model, sae.scale)
         config = shape(sae, d_in, d_out, self._model.spec.source, parent)
         if parent is not None:
             begin = beginning(parent, digest, config)
