@@ -61,8 +61,7 @@ WIDTHS = [1, 128, 300]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("d", WIDTHS)
-@pytest.mark.parametrize("partial_sums", [1 << 28, 0])
+@pytest.mark.parametrize(("d", "partial_sums"), [*((d, 1 << 28) for d in WIDTHS), (300, 0)])
 def test_decoding_and_comparing(kind: str, d: int, partial_sums: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "PARTIAL_SUMS", partial_sums)
     code, decoder, target = some_code(23, kind), drawn(LATENTS, d, seed=2), drawn(23, d, seed=3)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,14 +106,14 @@ def test_a_run_that_was_stopped_after_its_last_step_is_finished_by_all(tmp_path:
     with pytest.raises(Stop):
         train_sae(CONFIG, mapped(tmp_path / "rows"), tmp_path / "out", progress=stop_at(CONFIG.steps))
     assert (tmp_path / "out" / CHECKPOINT_FILE).exists()
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "worker.py"), str(tmp_path)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", WORKER, str(tmp_path)]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, **meeting, "RANK": rank}, stderr=subprocess.PIPE)
+        for rank in ("0", "1")
+    ]
+    said = [worker.communicate()[1].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
     assert not (tmp_path / "out" / CHECKPOINT_FILE).exists()

@@ -213,11 +213,11 @@ def test_the_text_of_another_form_holds_no_docstring(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_study_runs_to_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three of the five L0: what is made of them is the same.
-    monkeypatch.setattr("queries.ssae_file.L0_VALUES", (65, 100, 145))
+    # Two of the five L0: what is made of them is the same.
+    monkeypatch.setattr("queries.ssae_file.L0_VALUES", (65, 100))
     files = [write_texts(tmp_path, name, n) for name, n in (("pool", 120), ("seed", 60), ("ood", 60))]
     root = tmp_path / "ssae"
-    arguments = ["--pool", files[0], "--seed", files[1], "--ood", files[2], "--scale", 0.02, "--width", 153]
+    arguments = ["--pool", files[0], "--seed", files[1], "--ood", files[2], "--scale", 0.02, "--width", 110]
     result = run("study", "ssae", root, *arguments)
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.stdout.splitlines()]
@@ -232,7 +232,7 @@ def test_the_study_runs_to_its_tables(tmp_path: Path, monkeypatch: pytest.Monkey
             "SELECT count(*) FROM selected AS s JOIN documents AS d "
             "ON (d.corpus, d.document) = (s.corpus, s.document) WHERE d.split = 'test'"
         )
-        assert catalog.value("SELECT count(*) FROM evaluations WHERE split = 'test'") == 2 * (1 + 5 * len(FAMILIES))
+        assert catalog.value("SELECT count(*) FROM evaluations WHERE split = 'test'") == 2 * (1 + 4 * len(FAMILIES))
     assert (root / "plots" / "figure1a.svg").exists()
     again = run("study", "ssae", root)
     assert (again.exit_code, again.stdout) == (0, result.stdout)
