@@ -35,7 +35,11 @@ class Known:
         """(rows [n, D], the amplitudes [n, ATOMS] that they were made of)."""
         rng = np.random.default_rng([self.seed, 1, *stream])
         amplitudes = np.zeros((n, ATOMS), dtype=np.float32)
-        present = np.flatnonzero(rng.random((n, ATOMS), dtype=np.float32) < SUPPORT / ATOMS)
+        # The gaps between successes of independent trials are geometric: a few thousand draws instead of n * ATOMS.
+        gaps = rng.geometric(SUPPORT / ATOMS, int(1.5 * n * SUPPORT) + 100)
+        present = np.cumsum(gaps) - 1
+        assert present[-1] >= n * ATOMS
+        present = present[present < n * ATOMS]
         amplitudes.flat[present] = 1 + 0.25 * np.abs(rng.standard_normal(len(present), dtype=np.float32))
         noise = 0.05 * rng.standard_normal((n, D), dtype=np.float32)
         return amplitudes @ self.atoms + noise + self.mean, amplitudes
