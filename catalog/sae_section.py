@@ -77,7 +77,7 @@ class Sae(Section):
     schedule: Literal["linear", "cosine"] = "linear"
     """Shape of the fall."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Format of the encoder's product in training: bfloat16 is for GPUs, on a CPU it is slow."""
+    """Format in which training multiplies: bfloat16 is for GPUs, on a CPU it is slow; sums and weights are float32."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the initial weights and the order of the tokens."""
     k_aux: int | None = Field(default=None, ge=0)

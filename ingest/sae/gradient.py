@@ -60,7 +60,7 @@ class Reconstruction:
         if use_kernels(self._decoder):
             from ingest.sae import kernels
 
-            return kernels.at_pairs(self._code, self._decoder, step)
+            return kernels.products_at_pairs(self._code, self._decoder, step)
         (by_value,) = torch.autograd.grad(self._decoded, self._values, step)
         return by_value
 

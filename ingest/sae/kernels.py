@@ -113,7 +113,7 @@ def decode_and_compare(code: SparseCode, decoder: Tensor, target: Tensor) -> tup
     return error, _compare(code, decoder, target, error)
 
 
-def at_pairs(code: SparseCode, decoder: Tensor, step: Tensor) -> Tensor:
+def products_at_pairs(code: SparseCode, decoder: Tensor, step: Tensor) -> Tensor:
     """step decoder^T at the pairs, [pairs], from `decoder` [latents, d] and `step` [n, d]."""
     return _compare(code, decoder, step, None)
 

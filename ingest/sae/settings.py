@@ -35,7 +35,7 @@ class TrainConfig:
     resample_every: int = 0
     """relu: steps between two resamplings of dead latents, until the decay begins; 0 for none."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Format of the encoder's product in training; weights, optimiser and sums stay in float32."""
+    """Format in which training multiplies; weights, optimiser and sums stay in float32."""
     dead_after: int = 200_000
     """Tokens without firing after which a latent counts as dead."""
     seed: int = 0

@@ -18,31 +18,18 @@ from ingest.sae.config import SAEConfig
 from ingest.sae.formats.saelens import save_saelens
 from ingest.sae.model import SAE
 from tests.empty import make_empty
+from tests.ingest.test_saes import HEAD
 from tests.ingest.tiny import D, texts, write_lines
 
-STUDY = """
-name = "tiny"
-
-[model]
-name = "tiny"
-source = "{model}"
-device = "cpu"
-
-[[corpus]]
-name = "docs"
-kind = "jsonl"
-files = ["docs.jsonl"]
-ctx_len = 16
-shard_tokens = 300
-
-[evaluation]
-tokens = 200
-
+STUDY = (
+    HEAD
+    + """
 [[sae]]
 name = "t"
 hookpoint = "{hookpoint}"
 target = "{target}"
 """
+)
 QUICK = "k = 16\nbatch = 128\nsteps = 120\nwidth = 96\nwarmup = 4\ndecay = 20\n"
 
 

@@ -70,7 +70,9 @@ def test_decoding_and_comparing(kind: str, d: int, partial_sums: int, monkeypatc
     near(error, exact)
     near(products, (exact @ decoder.double().T)[code.rows(), code.indices])
     step = drawn(23, d, seed=4)
-    near(kernels.at_pairs(code, decoder, step), (step.double() @ decoder.double().T)[code.rows(), code.indices])
+    near(
+        kernels.products_at_pairs(code, decoder, step), (step.double() @ decoder.double().T)[code.rows(), code.indices]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
