@@ -4,6 +4,7 @@ In training a row may use more latents than another; its loss is that of `kept`.
 each other: a pre-activation counts above a threshold, the running mean of the smallest activation that batches kept.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from ingest.sae.topcode import code_above, pre_activations
 SAMPLE_ROWS = 128
 MARGIN = 1.4
 """How many more pairs than asked are collected, so that those asked are among them."""
+HALVINGS = 8
+"""How often the boundary of the sample is halved before all positive pre-activations are collected."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,15 @@ def batch_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> tuple[Spa
     """(the k * n largest positive of x_in @ encoder.T + bias over all n rows of all processes, the smallest of them).
 
     A few rows tell roughly where the boundary lies; what exceeds that is collected, and the exact boundary sought
-    among it. Equal values at the boundary are all kept.
+    among it. Rows of huge norm among those few may have put it too high: then it is lowered step by step, since above
+    0 there may lie half of all pre-activations. Equal values at the boundary are all kept.
     """
     wanted = int(world.count(x_in)) * k
-    floor = _rough_boundary(x_in, encoder, bias, k)
-    code = code_above(x_in, encoder, bias, floor)
-    candidates = world.joined(code.values)
-    if len(candidates) < wanted and floor > 0:
-        code = code_above(x_in, encoder, bias, 0.0)
+    for floor in _floors(_rough_boundary(x_in, encoder, bias, k)):
+        code = code_above(x_in, encoder, bias, floor)
         candidates = world.joined(code.values)
+        if len(candidates) >= wanted:
+            break
     if not len(candidates):
         return code, torch.zeros((), dtype=x_in.dtype, device=x_in.device)
     if len(candidates) <= wanted:
@@ -79,6 +82,13 @@ def batch_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> tuple[Spa
     kept = code.values >= boundary
     counts = torch.bincount(code.rows()[kept], minlength=len(x_in))
     return ragged(code.values[kept], code.indices[kept], counts), boundary
+
+
+def _floors(first: float) -> Iterator[float]:
+    """Ever lower boundaries to collect from, the last of them 0."""
+    if first > 0:
+        yield from (first / 2**i for i in range(HALVINGS))
+    yield 0.0
 
 
 def _rough_boundary(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ingest.sae.architecture import Weights, block_rows
 from ingest.sae.elementwise import Elementwise, Found, Task
-from ingest.sae.precision import add_product, product
+from ingest.sae.precision import add_product, product, product_format
 from ingest.sae.risk import tilted
 
 
@@ -34,7 +34,11 @@ class _Sums:
     """What is summed over blocks of rows."""
 
     def __init__(self, rule: Elementwise, weights: Weights, task: Task) -> None:
-        self._rule, self._weights, self._task = rule, weights, task
+        self._rule, self._task = rule, task
+        # Once for all blocks.
+        self._to_latents, self._from_latents = (
+            matrix.to(product_format(matrix)) for matrix in (weights.encoder.T, weights.decoder)
+        )
         self._parameters, self._shift = rule.parameters(weights), rule.shift(weights)
         self._largest = -math.inf
         """Of t L so far."""
@@ -48,10 +52,10 @@ class _Sums:
 
     def add(self, rows: slice, pre: Tensor, back: Tensor) -> None:
         """Take some rows into account; `pre` and `back` [rows or more, latents] are memory to use."""
-        task, decoder = self._task, self._weights.decoder
+        task, decoder = self._task, self._from_latents
         x_in, target = task.x_in[rows], task.target[rows]
         pre, back = pre[: len(x_in)], back[: len(x_in)]
-        product(x_in, self._weights.encoder.T, pre, self._shift)
+        product(x_in, self._to_latents, pre, self._shift)
         seen = self._rule.forward(pre, *self._parameters)
         error = _missing(target, seen.z, decoder)
         losses = error.square().sum(1).add_(seen.penalty.sum(1), alpha=task.sparsity)

@@ -54,7 +54,10 @@ def ragged(values: Tensor, indices: Tensor, counts: Tensor) -> SparseCode:
 
 
 def nested(code: SparseCode, groups: tuple[int, ...]) -> list[SparseCode]:
-    """The pairs that each nested dictionary adds to the one before (Matryoshka); the code itself if there is one."""
+    """The pairs that each nested dictionary adds to the one before (Matryoshka); the code itself if there is one.
+
+    Latents keep their numbers.
+    """
     if len(groups) <= 1:
         return [code]
     rows, parts, low = code.rows(), [], 0

@@ -13,7 +13,7 @@ from ingest.sae.blockwise import by_blocks
 from ingest.sae.codes import SparseCode, ragged
 from ingest.sae.elementwise import Elementwise, Task, at_pairs
 from ingest.sae.gradient import mean_variance
-from ingest.sae.kept import encoder_input
+from ingest.sae.kept import decoder_target, encoder_input
 from ingest.sae.pairwise import by_pairs
 from ingest.sae.topcode import code_above, pre_activations
 
@@ -47,9 +47,7 @@ def density(rule: Elementwise, weights: Weights, x_in: Tensor) -> float:
 def penalised_loss(rule: Elementwise, weights: Weights, batch: Batch) -> Outcome:
     """The loss above and its gradient, by the path that is faster at this batch's density."""
     x_in = encoder_input(weights, batch.x, rule.centred)
-    target = batch.target - weights.decoder_bias
-    if weights.skip is not None:
-        target = target - batch.x @ weights.skip.T
+    target = decoder_target(weights, batch.x, batch.target)
     path = by_pairs if density(rule, weights, x_in) < SPARSE_BELOW else by_blocks
     found = path(rule, weights, Task(x_in, target, batch.sparsity, batch.tilt))
     step = found.error * (-2 * found.by_row).unsqueeze(1)

@@ -1,9 +1,11 @@
 """The number format in which a training step multiplies: float32, or bfloat16, for which GPUs have matrix units.
 
-A product rounds copies of its two factors (mixed precision, Micikevicius et al. 2018, arXiv 1710.03740); weights,
-optimiser, sums and gradients stay in float32. Rounded are the factors of the encoder's product, of all products where
-most pairs are active (`blockwise`), and what a GPU's kernels gather; on a CPU, sparse products take float32 factors.
-The loss is that of the rounded code, and its gradient passes the rounding straight through.
+A product rounds copies of its two factors and, summed in float32, its result (mixed precision, Micikevicius et al.
+2018, arXiv 1710.03740); weights, optimiser, and what is summed over products stay in float32. This holds for the
+encoder's product, for all products where most pairs are active (`blockwise`), and for what a GPU's kernels gather, not
+for what they sum; on a CPU, sparse products take float32 factors. The loss is that of the rounded code, and its
+gradient passes the rounding straight through. Rounded pre-activations are often equal, and BatchTopK keeps all that
+equal its boundary: its batches have a little more than k active latents a row.
 """
 
 from collections.abc import Iterator

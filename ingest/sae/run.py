@@ -23,7 +23,7 @@ from ingest.sae.control import SparsityControl
 from ingest.sae.files import remove_partials, write_whole
 from ingest.sae.initial import initial_weights, row_scale, scaled, unscaled
 from ingest.sae.job import Job, Parent
-from ingest.sae.kept import encoder_input
+from ingest.sae.kept import decoder_target, encoder_input
 from ingest.sae.model import SAE
 from ingest.sae.optimiser import UnitDecoderAdam
 from ingest.sae.precision import products_in
@@ -34,7 +34,9 @@ from ingest.sae.settings import Metric, TrainReport, learning_rate, run_digest
 
 REPORT_FILE = "training.json"
 THRESHOLD_RATE = 0.01
-"""Share of a new batch in the running mean of BatchTopK's boundary."""
+"""Share of a new batch in the running mean of BatchTopK's boundary, in the long run."""
+THRESHOLD_MEMORY = 4
+"""Before that, the mean reaches back over a quarter of the steps so far: early boundaries are of other weights."""
 _IDLE, _FIGURES, _CONTROL = "idle_tokens", "figures", "control"
 _ADAM = "adam."
 
@@ -115,7 +117,7 @@ class Run:
         self._idle = torch.zeros(config.sae.width, dtype=torch.int64, device=self._device)
         self._loss = self._fve = self._l0 = math.nan
         self._metrics: list[Metric] = []
-        self.step = 0
+        self.step = self._kept_at = 0
 
     def _restore(self) -> None:
         """Go on from the folder's checkpoint, if it is this run's."""
@@ -137,7 +139,7 @@ class Run:
         self._optimiser = UnitDecoderAdam(self._weights)
         self._optimiser.restore(adam, _ADAM)
         self._metrics = [Metric.of(row) for row in found.metrics]
-        self.step = self._resumed_at = found.step
+        self.step = self._resumed_at = self._kept_at = found.step
 
     def advance(self, x: Tensor, target: Tensor, numbers: Callable[[int], object]) -> None:
         """One step on a drawn batch: x [batch, d_in] and target [batch, d_out], as they stand on disk."""
@@ -157,8 +159,9 @@ class Run:
             [outcome.loss.double(), outcome.fve.double(), fired.sum() / config.batch]
         ).tolist()
         if not math.isfinite(self._loss):
-            check_finite(x, numbers(step)[mine])  # type: ignore[index]
-            raise self._diverged(f"the loss became {self._loss}")
+            for rows in (x, target):
+                check_finite(rows, numbers(step)[mine])  # type: ignore[index]
+            raise self._diverged(f"the loss became {self._loss}", step + 1)
         for slope in outcome.gradient.named().values():
             world.total(slope)
         self._optimiser.step(outcome.gradient, rate)
@@ -166,7 +169,7 @@ class Run:
         self._control.seen(self._l0)
         self._idle = torch.where(fired > 0, 0, self._idle + config.batch)
         self.step += 1
-        self._resample(x, outcome)
+        self._resample(x, target, outcome)
         self._measure(rate, sparsity)
         if self.step % config.checkpoint_every == 0 or self.step == config.steps:
             self._save_checkpoint()
@@ -182,18 +185,18 @@ class Run:
         """BatchTopK: the running mean of the smallest activation that batches kept; the first batch sets it."""
         if outcome.smallest is None or self._weights.threshold is None:
             return
-        threshold = self._weights.threshold
-        new = outcome.smallest.to(threshold.dtype)
-        threshold.copy_(new if float(threshold) < 0 else torch.lerp(threshold, new, THRESHOLD_RATE))
+        rate = max(THRESHOLD_RATE, THRESHOLD_MEMORY / (self.step + THRESHOLD_MEMORY))
+        self._weights.threshold.lerp_(outcome.smallest.to(self._weights.threshold.dtype), rate)
 
-    def _resample(self, x: Tensor, outcome: Outcome) -> None:
+    def _resample(self, x: Tensor, target: Tensor, outcome: Outcome) -> None:
         config = self.config
         due = config.resample_every and self.step % config.resample_every == 0
         if not due or self.step > config.steps - config.decay:
             return
         dead = self._idle >= config.dead_after
         x_in = encoder_input(self._weights, x, config.sae.centred)
-        if resample(self._weights, self._optimiser, dead, x_in, outcome.row_losses, config.seed + self.step):
+        wanted = decoder_target(self._weights, x, target)
+        if resample(self._weights, self._optimiser, dead, x_in, wanted, outcome.row_losses, config.seed + self.step):
             self._idle = torch.where(dead, 0, self._idle)
 
     def _measure(self, rate: float, sparsity: float) -> None:
@@ -213,7 +216,7 @@ class Run:
     def _save_checkpoint(self) -> None:
         # A step can overflow although its loss was finite: such weights must not replace a good checkpoint.
         if not all(bool(tensor.isfinite().all()) for tensor in self._weights.named().values()):
-            raise self._diverged("weights overflowed")
+            raise self._diverged("weights overflowed", self.step)
         if world.rank():
             return
         kept = {
@@ -224,6 +227,7 @@ class Run:
             **self._optimiser.state(_ADAM),
         }
         save_checkpoint(self.out_dir, Checkpoint(self.digest, self.step, kept, [list(m) for m in self._metrics]))
+        self._kept_at = self.step
 
     def _finish(self) -> None:
         """Leave the SAE and the report, and drop the checkpoint."""
@@ -254,14 +258,14 @@ class Run:
             raise RuntimeError("the run has not finished")
         return self._report
 
-    def _diverged(self, what: str) -> Diverged:
-        """The error for a run that cannot go on, with what to change."""
+    def _diverged(self, what: str, step: int) -> Diverged:
+        """The error for a run that cannot go on after `step` steps, with what to change."""
         config = self.config
         kept = "there is no checkpoint yet"
-        if (self.out_dir / CHECKPOINT_FILE).exists():
-            kept = f"the last good checkpoint in {self.out_dir} is kept"
+        if self._kept_at:
+            kept = f"the last good checkpoint, of step {self._kept_at}, is kept in {self.out_dir}"
         return Diverged(
-            f"{what} at step {self.step + 1} of {config.steps}: lower learning_rate (now {config.learning_rate}) or "
+            f"{what} at step {step} of {config.steps}: lower learning_rate (now {config.learning_rate}) or "
             f"lengthen the warm-up (now {config.warmup} steps); {kept}"
         )
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from catalog.errors import InputError
 from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+from ingest.sae.precision import FORMATS
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class TrainConfig:
         for name in ("warmup", "decay", "seed", "sparsity_warmup", "resample_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} of a training run is {getattr(self, name)}, but must not be negative")
+        for name, known in (("schedule", ("linear", "cosine")), ("precision", tuple(FORMATS))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r} is not known; known are: {', '.join(known)}")
         if self.warmup + self.decay > self.steps:
             raise InputError(
                 f"a warm-up of {self.warmup} and a decay of {self.decay} steps do not fit in {self.steps} steps"

@@ -39,8 +39,23 @@ def top_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> SparseCode:
     return fixed(values, indices)
 
 
+def top_matrix(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> Tensor:
+    """The same as a matrix [n, latents], for few latents: whatever is not among the k largest is 0."""
+    z = x_in.new_empty((len(x_in), len(encoder)))
+    for rows, pre in pre_activations(x_in, encoder, bias):
+        if k < len(encoder):
+            top, at = exact_topk(pre, k)
+            z[rows].zero_().scatter_(1, at, top.clamp_(min=0).to(z.dtype))
+        else:
+            z[rows] = pre.clamp_(min=0)
+    return z
+
+
 def code_above(x_in: Tensor, encoder: Tensor, bias: Tensor, floor: float) -> SparseCode:
     """All of x_in @ encoder.T + bias above `floor`, which must not be negative."""
+    if not len(x_in):
+        none = torch.empty(0, dtype=torch.int64, device=x_in.device)
+        return ragged(x_in.new_empty(0), none, none)
     values, indices, counts = [], [], []
     for _, pre in pre_activations(x_in, encoder, bias):
         found, columns, per_row = above(pre, floor)

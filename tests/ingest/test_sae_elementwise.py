@@ -1,4 +1,4 @@
-"""ReLU, JumpReLU and Gated SAEs, BatchTopK, the tilted loss: each against autograd or a naive second implementation."""
+"""ReLU, JumpReLU and Gated SAEs, the tilted loss: each against autograd or a naive second implementation."""
 
 import math
 from dataclasses import replace
@@ -12,21 +12,13 @@ from torch import Tensor
 
 from ingest.sae import penalised
 from ingest.sae.architecture import Architecture, Batch, Outcome, Weights
-from ingest.sae.batch_topk import BatchTopK, batch_code
 from ingest.sae.codes import SparseCode
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.control import SparsityControl
 from ingest.sae.gated import Gated
-from ingest.sae.initial import initial_weights, row_scale
 from ingest.sae.jumprelu import SMALLEST_THRESHOLD, JumpReLU
-from ingest.sae.optimiser import UnitDecoderAdam
 from ingest.sae.registry import architecture_of
 from ingest.sae.relu import ReLU
-from ingest.sae.resample import resample
 from ingest.sae.risk import tilted
-from ingest.sae.select import above
-from ingest.sae.topcode import code_above
-from tests.ingest.test_sae_train import sparse_rows
 
 LATENTS, D_IN, D_OUT, N = 90, 12, 10, 150
 KINDS = ("relu", "jumprelu step", "jumprelu tanh", "gated")
@@ -282,178 +274,3 @@ def test_the_weights_of_a_tilted_loss_equal_autograd(losses: Tensor, tilt: float
     leaf = losses.clone().requires_grad_()
     naive_tilted(leaf, tilt).backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(tilted(losses, tilt)[1], leaf.grad, rtol=1e-6, atol=1e-12)
-
-
-# BatchTopK and Matryoshka.
-
-
-@pytest.mark.parametrize("n_dead", [0, 7])
-@pytest.mark.parametrize("groups", [(), (8, 20, 40)])
-@pytest.mark.parametrize("tilt", [0.0, 2.0])
-@pytest.mark.parametrize("transcoder", [False, True], ids=["sae", "transcoder"])
-def test_batch_topk_gradient_equals_autograd_on_the_same_selection(
-    transcoder: bool, tilt: float, groups: tuple[int, ...], n_dead: int
-) -> None:
-    latents, k, k_aux = 40, 5, 3
-    full = some_weights("relu", transcoder)
-    weights = replace(
-        full, encoder=full.encoder[:latents], encoder_bias=full.encoder_bias[:latents], decoder=full.decoder[:latents]
-    )
-    dead = torch.arange(latents) >= latents - n_dead
-    batch = some_batch(transcoder, tilt)._replace(dead=dead)
-    sae = BatchTopK(k, centred=not transcoder, k_aux=k_aux, groups=groups)
-    outcome = sae.loss(weights, batch)
-
-    leaves = leaves_of(weights)
-    x_in = batch.x if transcoder else batch.x - leaves.decoder_bias
-    relu = torch.relu(x_in @ leaves.encoder.T + leaves.encoder_bias)
-    boundary = relu.detach().flatten().sort(descending=True).values[N * k - 1]
-    z = relu * (relu >= boundary)
-    base = leaves.decoder_bias + (0 if leaves.skip is None else batch.x @ leaves.skip.T)
-    variance = (batch.target - batch.target.mean(0)).square().sum(1).mean()
-    parts = [z[:, :high] @ leaves.decoder[:high] + base for high in groups or (latents,)]
-    losses = torch.stack([(part - batch.target).square().sum(1) / variance for part in parts]).mean(0)
-    loss = naive_tilted(losses, tilt)
-    if n_dead:
-        error = (batch.target - parts[-1]).detach()
-        kept = relu[:, dead].topk(k_aux)
-        z_dead = torch.zeros_like(relu[:, dead]).scatter(1, kept.indices, kept.values)
-        missed = (z_dead @ leaves.decoder[dead] - error).square().sum()
-        loss = loss + missed / (error - error.mean(0)).square().sum() / 32
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(outcome.loss, loss.detach(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(outcome.row_losses, losses.detach())
-    assert outcome.smallest is not None
-    torch.testing.assert_close(outcome.smallest, boundary)
-    assert_gradients(outcome, leaves)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 300), st.integers(2, 50), st.integers(1, 12), st.integers(0, 10**6))
-def test_batch_code_keeps_the_largest_of_a_full_sort(n: int, latents: int, k: int, seed: int) -> None:
-    k = min(k, latents)
-    g = torch.Generator().manual_seed(seed)
-    # Rows of very different size: a sample of them misjudges the boundary now and then.
-    x = torch.randn(n, 6, generator=g, dtype=torch.float64) * torch.randn(n, 1, generator=g, dtype=torch.float64).exp()
-    encoder, bias = torch.randn(2, latents, 6, generator=g, dtype=torch.float64)[0], torch.zeros(latents).double()
-    code, smallest = batch_code(x, encoder, bias, k)
-    relu = torch.relu(x @ encoder.T + bias)
-    ordered = relu[relu > 0].sort(descending=True).values[: n * k]
-    assert len(code.values) == min(n * k, int((relu > 0).sum()))
-    torch.testing.assert_close(code.values.sort(descending=True).values, ordered)
-    torch.testing.assert_close(dense(code, latents), relu * (relu >= smallest))
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.integers(1, 40), st.integers(1, 70), st.floats(0, 2), st.integers(0, 10**6))
-def test_code_above_equals_the_naive_mask(n: int, width: int, floor: float, seed: int) -> None:
-    g = torch.Generator().manual_seed(seed)
-    x, encoder = torch.randn(n, 5, generator=g).double(), torch.randn(width, 5, generator=g).double()
-    bias = torch.randn(width, generator=g).double()
-    pre = x @ encoder.T + bias
-    code = code_above(x, encoder, bias, floor)
-    torch.testing.assert_close(dense(code, width), pre * (pre > floor))
-    assert torch.equal(code.offsets.diff(), (pre > floor).sum(1))
-    values, columns, counts = above(pre, floor)
-    assert torch.equal(counts, (pre > floor).sum(1))
-    # Row after row: the first pairs are the first row's.
-    assert set(columns[: int(counts[0])].tolist()) == set((pre[0] > floor).nonzero().flatten().tolist())
-    assert len(values) == int(counts.sum())
-
-
-# Learning.
-
-
-class Trained:
-    """A short run on rows that are sums of 4 of 24 directions, without a folder."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        objective: Objective,
-        steps: int = 600,
-        rate: float = 3e-3,
-        l0_range: tuple[float, float] | None = None,
-        width: int = 64,
-    ) -> None:
-        config = SAEConfig(24, width, None, "toy", "layers.1", architecture=name)
-        rows = torch.from_numpy(sparse_rows(20_000)).float()
-        rows *= row_scale(rows[:4096])
-        self.weights = initial_weights(config, 0, rows[:4096], rows[:4096])
-        self.optimiser = UnitDecoderAdam(self.weights)
-        self.architecture = architecture_of(config, objective)
-        self.control = SparsityControl(objective.sparsity, l0_range, steps)
-        self.l0s: list[float] = []
-        g = torch.Generator().manual_seed(1)
-        dead = torch.zeros(width, dtype=torch.bool)
-        for step in range(steps):
-            x = rows[torch.randint(len(rows), (512,), generator=g)]
-            batch = Batch(x, x, dead, self.control.sparsity, objective.tilt)
-            outcome = self.architecture.loss(self.weights, batch)
-            self.optimiser.step(outcome.gradient, rate * min(1.0, 3 * (steps - step) / steps))
-            self.l0s.append(float(outcome.fired.sum()) / len(x))
-            self.control.seen(self.l0s[-1])
-        self.outcome, self.x = outcome, x
-        self.fve, self.l0 = float(outcome.fve), self.l0s[-1]
-
-
-@pytest.mark.parametrize(
-    ("name", "objective"),
-    [
-        ("relu", Objective(k_aux=0, sparsity=1.0)),
-        ("jumprelu", Objective(k_aux=0, sparsity=0.5, bandwidth=0.5)),
-        ("jumprelu", Objective(k_aux=0, sparsity=0.5, bandwidth=0.5, penalty="tanh")),
-        ("gated", Objective(k_aux=0, sparsity=3.0)),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value.penalty,
-)
-def test_rows_of_four_directions_are_learned(name: str, objective: Objective) -> None:
-    run = Trained(name, objective=objective)
-    assert run.fve > 0.9
-    assert run.l0 < 10
-
-
-@pytest.mark.parametrize(("tilt", "rate"), [(0.0, 3e-3), (0.05, 3e-3), (0.5, 3e-3), (0.5, 1e-3)])
-def test_the_l0_is_held_in_its_range(tilt: float, rate: float) -> None:
-    objective = Objective(k_aux=0, sparsity=0.3, tilt=tilt)
-    run = Trained("relu", objective=objective, l0_range=(5.0, 7.0), steps=1200, rate=rate)
-    assert all(4.7 < l0 < 7.3 for l0 in run.l0s[-100:])
-    assert run.control.sparsity < 10
-    if rate == 3e-3:
-        assert run.fve > 0.95
-
-
-def test_the_coefficient_falls_the_faster_the_lower_the_l0() -> None:
-    changes = []
-    for l0 in (130.0, 111.0, 110.0, 109.0, 100.0, 91.0, 90.0, 89.0, 70.0):
-        control = SparsityControl(1.0, (90.0, 110.0), steps=10_000)
-        control.seen(l0)
-        changes.append(control.sparsity)
-    assert changes == sorted(changes, reverse=True)
-    assert changes[0] > changes[1] > 1
-    assert changes[2] == pytest.approx(1)
-    assert len(set(changes[2:])) == len(changes[2:])
-    # Twice the same L0 foresees no other.
-    control.seen(70.0)
-    assert control.sparsity == pytest.approx(changes[-1] ** 2)
-
-
-def test_a_held_l0_costs_little_at_a_low_rate() -> None:
-    free = Trained("relu", objective=Objective(k_aux=0, sparsity=0.3, tilt=0.5), steps=1200, rate=1e-3)
-    objective = Objective(k_aux=0, sparsity=0.3, tilt=0.5)
-    held = Trained("relu", objective=objective, l0_range=(5.0, 7.0), steps=1200, rate=1e-3)
-    assert 5 < free.l0 < 7
-    assert held.fve > free.fve - 0.1
-
-
-def test_resampled_latents_fire_again() -> None:
-    run = Trained("relu", objective=Objective(k_aux=0, sparsity=0.3), steps=100)
-    run.weights.encoder_bias[:30] = -1e3
-    outcome = run.architecture.loss(run.weights, Batch(run.x, run.x, torch.zeros(64, dtype=torch.bool), 0.3))
-    dead = outcome.fired == 0
-    assert int(dead.sum()) >= 30
-    x_in = run.x - run.weights.decoder_bias
-    assert resample(run.weights, run.optimiser, dead, x_in, outcome.row_losses, seed=0) == int(dead.sum())
-    again = run.architecture.loss(run.weights, Batch(run.x, run.x, dead, 0.3))
-    assert bool((again.fired[dead] > 0).all())

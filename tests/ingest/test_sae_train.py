@@ -185,19 +185,26 @@ def test_a_row_that_is_not_finite_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rate", "what"), [(1e30, "the loss became"), (3e38, "the loss became|weights overflowed")])
 def test_divergence_stops_with_its_step_and_keeps_a_finite_checkpoint(tmp_path: Path, rate: float, what: str) -> None:
     config = replace(CONFIG, learning_rate=rate, warmup=55, steps=75, checkpoint_every=1)
-    with pytest.raises(InputError, match=rf"({what}).* at step \d+ of 75.*learning_rate"):
+    with pytest.raises(InputError, match=rf"({what}).* at step (\d+) of 75.*learning_rate") as caught:
         train_sae(config, sparse_rows(1000), tmp_path)
     kept = load_checkpoint(tmp_path)
     assert not isinstance(kept, str)
+    assert f" at step {kept.step + 1} of 75" in str(caught.value)
+    assert f"the last good checkpoint, of step {kept.step}, is kept in {tmp_path}" in str(caught.value)
     assert all(bool(tensor.isfinite().all()) for name, tensor in kept.tensors.items() if "adam" not in name)
 
 
 def test_a_run_that_diverges_at_once_keeps_nothing_and_stops_no_other(tmp_path: Path) -> None:
     rows = sparse_rows(1000)
+    # A checkpoint of another run is not one that this run keeps.
+    with pytest.raises(Stop):
+        train_sae(replace(CONFIG, seed=7), rows, tmp_path / "bad", progress=stop_at(15))
     jobs = [Job(replace(CONFIG, learning_rate=rate), tmp_path / name) for name, rate in (("bad", 1e30), ("good", 3e-3))]
     with pytest.raises(Diverged, match=r"the loss became .* there is no checkpoint yet$") as caught:
         train_saes(jobs, rows)
-    assert not (tmp_path / "bad" / CHECKPOINT_FILE).exists()
+    found = load_checkpoint(tmp_path / "bad")
+    assert not isinstance(found, str)
+    assert found.step == 10
     bad, good = caught.value.finished
     assert bad is None
     assert good is not None
@@ -233,6 +240,8 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"objective": Objective(k_aux=65)}, "k_aux 65 is above the width 64"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"seed": -1}, "seed .* is -1"),
+        ({"schedule": "cos"}, "schedule 'cos' is not known; known are: linear, cosine"),
+        ({"precision": "float16"}, "precision 'float16' is not known; known are: float32, bfloat16"),
     ],
 )
 def test_contradictory_settings_are_refused(change: dict[str, float], message: str) -> None:
