@@ -36,8 +36,8 @@ class _Sums:
     def __init__(self, rule: Elementwise, weights: Weights, task: Task) -> None:
         self._rule, self._task = rule, task
         # Once for all blocks.
-        self._to_latents, self._from_latents = (
-            matrix.to(product_format(matrix)) for matrix in (weights.encoder.T, weights.decoder)
+        self._reading, self._writing = (
+            matrix.to(product_format(matrix)) for matrix in (weights.encoder, weights.decoder)
         )
         self._parameters, self._shift = rule.parameters(weights), rule.shift(weights)
         self._largest = -math.inf
@@ -52,11 +52,10 @@ class _Sums:
 
     def add(self, rows: slice, pre: Tensor, back: Tensor) -> None:
         """Take some rows into account; `pre` and `back` [rows or more, latents] are memory to use."""
-        task, decoder = self._task, self._from_latents
+        task, decoder = self._task, self._writing
         x_in, target = task.x_in[rows], task.target[rows]
         pre, back = pre[: len(x_in)], back[: len(x_in)]
-        product(x_in, self._to_latents, pre, self._shift)
-        seen = self._rule.forward(pre, *self._parameters)
+        seen = self._rule.forward(product(x_in, self._reading, pre, self._shift), *self._parameters)
         error = _missing(target, seen.z, decoder)
         losses = error.square().sum(1).add_(seen.penalty.sum(1), alpha=task.sparsity)
         by_auxiliary = None
@@ -66,14 +65,13 @@ class _Sums:
         share, shrunk = self._weigh(losses)
         step = error * (-2 * share)
         if seen.auxiliary is not None:
-            by_auxiliary = torch.empty_like(back)
-            product(auxiliary_error.mul_(-2 * share), decoder.T, by_auxiliary)
-        product(step, decoder.T, back)
+            by_auxiliary = product(auxiliary_error.mul_(-2 * share), decoder, torch.empty_like(back))
+        by_z = product(step, decoder, back)
         add_product(self._decoder, seen.z.T, step, shrunk)
         # As products with ones, sums over rows take half the time; booleans would take several times as much.
         ones = share.new_ones(len(share))
         self._fired += torch.mv(seen.z.sign_().T, ones).long()
-        slopes = self._rule.back(seen, back, by_auxiliary, share * task.sparsity, *self._parameters)
+        slopes = self._rule.back(seen, by_z, by_auxiliary, share * task.sparsity, *self._parameters)
         add_product(self._encoder, slopes.pre.T, x_in, shrunk)
         self._by_pre.addmv_(slopes.pre.T, ones, beta=shrunk)
         for name, slope in slopes.others.items():
@@ -110,6 +108,5 @@ class _Sums:
 
 def _missing(target: Tensor, z: Tensor, decoder: Tensor) -> Tensor:
     """target [n, d] - z [n, latents] @ decoder [latents, d]."""
-    decoded = torch.empty_like(target)
-    product(z, decoder, decoded)
+    decoded = product(z, decoder.T, torch.empty_like(target))
     return torch.sub(target, decoded, out=decoded)

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 
 import torch
 
+from ingest.sae.fused import fusable, fused
+
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _format: ContextVar[torch.dtype | None] = ContextVar("format", default=None)
 
@@ -33,17 +35,19 @@ def product_format(weights: torch.Tensor) -> torch.dtype:
     return _format.get() or weights.dtype
 
 
-def product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, shift: torch.Tensor | None = None) -> None:
-    """Set `out` [n, k] to left [n, m] @ right [m, k] + shift [k], the factors rounded to the format."""
+def product(
+    left: torch.Tensor, weights: torch.Tensor, out: torch.Tensor, shift: torch.Tensor | None = None
+) -> torch.Tensor:
+    """left [n, m] @ weights.T [m, k] + shift [k], the factors rounded to the format; in `out` [n, k] or new memory."""
     dtype = product_format(left)
     if dtype != out.dtype:
-        out.copy_(torch.mm(left.to(dtype), right.to(dtype)))
-        if shift is not None:
-            out.add_(shift)
-    elif shift is None:
-        torch.mm(left, right, out=out)
-    else:
-        torch.addmm(shift, left, right, out=out)
+        out.copy_(torch.mm(left.to(dtype), weights.T.to(dtype)))
+        return out if shift is None else out.add_(shift)
+    if fusable(weights):
+        return fused(left, weights, shift)
+    if shift is None:
+        return torch.mm(left, weights.T, out=out)
+    return torch.addmm(shift, left, weights.T, out=out)
 
 
 def add_product(sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor, before: float) -> None:

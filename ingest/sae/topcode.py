@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ingest.sae.architecture import block_rows
 from ingest.sae.codes import SparseCode, fixed, ragged
+from ingest.sae.fused import fusable, fused
 from ingest.sae.precision import product_format
 from ingest.sae.select import above, exact_topk
 
@@ -14,17 +15,21 @@ from ingest.sae.select import above, exact_topk
 def pre_activations(x_in: Tensor, encoder: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(rows, x_in[rows] @ encoder.T + bias) block by block; `x_in` [n, d], `encoder` [latents, d].
 
-    Every block is the same memory: use it before asking for the next one. It may be overwritten. Blocks have the
+    Every block may be the same memory: use it before asking for the next one. It may be overwritten. Blocks have the
     format that `precision` says.
     """
     n, latents = len(x_in), len(encoder)
     size = block_rows(latents, x_in.device)
     dtype = product_format(encoder)
     encoder, bias = encoder.to(dtype), bias.to(dtype)
-    block = torch.empty((min(size, n), latents), dtype=dtype, device=x_in.device)
+    block = None if fusable(encoder) else x_in.new_empty((min(size, n), latents), dtype=dtype)
     for start in range(0, n, size):
         rows = x_in[start : start + size].to(dtype)
-        yield slice(start, start + len(rows)), torch.addmm(bias, rows, encoder.T, out=block[: len(rows)])
+        out = slice(start, start + len(rows))
+        if block is None:
+            yield out, fused(rows, encoder, bias)
+        else:
+            yield out, torch.addmm(bias, rows, encoder.T, out=block[: len(rows)])
 
 
 def top_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> SparseCode:
