@@ -4,8 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Two, whatever the machine: with one, a refresh has no steps side by side.
-os.environ.setdefault("SAEQL_THREADS", "2")
+# With one thread, the many small statements of a test cost half of what they cost with two. A refresh then has no steps
+# side by side: tests for which it should take `two_threads`.
+os.environ.setdefault("SAEQL_THREADS", "1")
 
 import shutil
 import subprocess
@@ -78,6 +79,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert [r.error for r in results if r.error] == []
 
     return once(tmp_path_factory, "built", build)
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catalogs opened in the test have an engine of two threads."""
+    monkeypatch.setenv("SAEQL_THREADS", "2")
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def main() -> None:
         child = os.fork()
         if not child:
             kill_at(target, n, when)
-            with Catalog.create(root) as catalog:
+            with Catalog(root) as catalog:
                 ingest_study(catalog, Study.load(Path(sys.argv[1])))
             os._exit(0)
         ends[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

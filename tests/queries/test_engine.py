@@ -19,6 +19,7 @@ from queries.engine import Listener, Options, refresh
 from queries.step import packaged_steps, parse_step
 from tests.queries.made import CONCEPT, STEPS, refresh_made
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -23,6 +23,8 @@ from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
 from queries.guard import check, run
 from tests.postgres import Postgres
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 SECRET = "xyzzy-plugh-31337"
 
 

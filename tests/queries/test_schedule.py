@@ -21,6 +21,8 @@ from queries.sizes import rows_to_read
 from queries.step import Step, packaged_steps
 from tests.queries.made import documents, grow, make, refresh_made
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 NAMES = (
     *("concept_positions", "feature_sums", "concept_sums", "feature_stats", "firing_counts", "firing_ranks"),
     *("separation", "shortlist", "contexts_top", "leaks", "token_frequency", "labels", "label_vectors"),
