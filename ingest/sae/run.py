@@ -271,8 +271,9 @@ class Run:
 
 
 def _placed(weights: Weights, device: str | torch.device) -> Weights:
-    """Copies on `device` that training may change."""
-    return Weights(**{name: tensor.to(device, torch.float32).clone() for name, tensor in weights.named().items()})
+    """Copies on `device`, row after row, that training may change."""
+    copies = {name: tensor.to(device, torch.float32) for name, tensor in weights.named().items()}
+    return Weights(**{name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in copies.items()})
 
 
 def _finished(out_dir: Path, digest: str) -> TrainReport | None:

@@ -19,6 +19,7 @@ from ingest.sae import gpu, kernels
 from ingest.sae.architecture import Architecture, Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode, by_latent, fixed, ragged
 from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.optimiser import UnitDecoderAdam
 from ingest.sae.precision import products_in
 from ingest.sae.registry import architecture_of
 from tests.benchmarks.train_gpu import PARTS, Size, measured
@@ -165,6 +166,38 @@ def test_a_step_is_that_of_torch(
         near(slope, expected.gradient.named()[name].double(), relative)
 
 
+@pytest.mark.parametrize(("d", "d_out"), [(40, 40), (130, 56)])
+def test_the_optimisers_steps_are_those_of_torch(d: int, d_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    width = 30
+    decoder = torch.nn.functional.normalize(drawn(width, d_out, seed=1))
+    decoder[4] = 0
+    begun = Weights(drawn(width, d, seed=2), drawn(width, seed=3), decoder, drawn(d_out, seed=4))
+    begun = replace(begun, threshold=drawn(width, seed=5).abs(), skip=drawn(d_out, d, seed=6))
+    ends = []
+    for have in (True, False):
+        monkeypatch.setattr(gpu, "_have_kernels", lambda _device, have=have: have)
+        weights = Weights(**{name: tensor.clone() for name, tensor in begun.named().items()})
+        optimiser = UnitDecoderAdam(weights)
+        for step in range(6):
+            if step == 3:
+                # As after a kill: another optimiser takes over the state, and some latents are given new weights.
+                state = {name: tensor.clone() for name, tensor in optimiser.state("adam.").items()}
+                optimiser = UnitDecoderAdam(weights)
+                optimiser.restore(state, "adam.")
+                optimiser.forget(torch.tensor([2, 7], device=DEVICE))
+            slopes = {name: drawn(*t.shape, seed=10 * step + i) for i, (name, t) in enumerate(begun.named().items())}
+            # As if most of it were along the rows: what is left is a small difference of large numbers.
+            slopes["decoder"] += 100 * weights.decoder
+            optimiser.step(Weights(**slopes), 0.01 * (step + 1))
+        ends.append((weights.named(), optimiser.state("")))
+    (found, state), (expected, other) = ends
+    assert state.keys() == other.keys()
+    for name, tensor in {**expected, **other}.items():
+        torch.testing.assert_close({**found, **state}[name].to(tensor.device), tensor, rtol=1e-4, atol=1e-6, msg=name)
+    norms = found["decoder"].norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
 def test_the_benchmark_measures_every_part() -> None:
     found = measured(Size(d=32, width=128, k=4, batch=64, rounds=2))
     parts = [(row["part"], row["kernels"]) for row in found["steps"]]
@@ -183,13 +216,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from ingest.sae import kernels
 
-FACTORS = {"fp32": ("decoder", "x_in", "step"), "bf16": ("decoder", "x_in", "step")}
+from ingest.sae import adam_kernels
+ROW = {"COLUMNS": 4096}
+FACTORS = {"fp32": (), "bf16": ("decoder", "x_in", "step")}
 NUMBERS = {"d", "pairs", "span", "d_in", "d_out"}
+SCALARS = {"rate", "first", "second", "correction", "epsilon"}
 WHOLE = {"indices", "offsets", "turn", "order", "rows"}
 
 def kind(name, factor):
     if name in NUMBERS:
         return "i32"
+    if name in SCALARS:
+        return "fp32"
     if name in WHOLE:
         return "*i64"
     return f"*{factor}" if name in FACTORS[factor] else "*fp32"
@@ -200,6 +238,9 @@ for capability in (80, 90):
             (kernels._decode_and_compare, {"COMPARE": True, "PAIRS": kernels.PAIRS, "COLUMNS": kernels.COLUMNS}, 4),
             (kernels._decode_and_compare, {"COMPARE": False, "PAIRS": kernels.PAIRS, "COLUMNS": kernels.COLUMNS}, 4),
             (kernels._latent_products, {"PAIRS": kernels.LATENT_PAIRS, "COLUMNS": kernels.LATENT_COLUMNS}, 8),
+            (adam_kernels._unit_parts, ROW, 8),
+            (adam_kernels._adam, {"UNIT": True, **ROW}, 8),
+            (adam_kernels._adam, {"UNIT": False, **ROW}, 8),
         ]:
             signature = {name: "constexpr" if name in constants else kind(name, factor) for name in kernel.arg_names}
             source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
@@ -213,5 +254,5 @@ def test_they_compile_for_real_gpus() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 12
+    assert len(lines) == 24
     assert all(int(size) > 0 and int(spilled) == 0 for *_, size, spilled in lines)

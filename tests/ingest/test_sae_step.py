@@ -94,9 +94,7 @@ def autograd_loss(weights: Weights, x: Tensor, dead: Tensor, k: int, k_aux: int,
     return loss
 
 
-@pytest.mark.parametrize(
-    "k_aux", [0, 3, 20, 100], ids=["none", "few", "half", "all"]
-)
+@pytest.mark.parametrize("k_aux", [0, 3, 20, 100], ids=["none", "few", "half", "all"])
 @pytest.mark.parametrize("n_dead", [0, 1, 40])
 @pytest.mark.parametrize("k", [1, 6, 120])
 def test_gradient_equals_autograd(k: int, n_dead: int, k_aux: int) -> None:
