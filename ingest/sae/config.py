@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from catalog.errors import InputError
 
 ARCHITECTURES = ("relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
 KEEPS_K = ("topk", "batchtopk", "matryoshka")
 """Those that fix the number of active latents; the others have a sparsity penalty."""
+Penalty = Literal["step", "tanh"]
+PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Objective:
     """Weight of the AuxK term (Gao et al. 2024, appendix A.2)."""
     sparsity: float = 1.0
     """relu, gated: lambda of the L1 norm (Specialized SAEs, equation 1); jumprelu: of the L0 penalty."""
-    penalty: Literal["step", "tanh"] = "step"
+    penalty: Penalty = "step"
     """jumprelu: the number of active latents with a straight-through gradient, or the sum of tanh(4 z / threshold)."""
     bandwidth: float = 0.05
     """jumprelu: width of the kernel through which the threshold gets its gradient, in scaled activations."""
@@ -88,6 +90,8 @@ class Objective:
     def __post_init__(self) -> None:
         if self.k_aux < 0:
             raise InputError(f"k_aux of a training run is {self.k_aux}, but must not be negative")
+        if self.penalty not in PENALTIES:
+            raise InputError(f"penalty {self.penalty!r} is not known; known are: {', '.join(PENALTIES)}")
         for name in ("aux_coefficient", "sparsity"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
-from ingest.sae.config import SAEConfig
+from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 
@@ -220,3 +220,8 @@ def test_rows_that_cannot_be_measured_are_refused() -> None:
     rows[4, 2] = np.nan
     with pytest.raises(InputError, match="row 4 "):
         evaluate(some_sae(), rows)
+
+
+def test_an_unknown_penalty_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"^penalty 'l0' is not known; known are: step, tanh$"):
+        Objective(penalty="l0")  # type: ignore[arg-type]
