@@ -28,12 +28,16 @@ from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.files import packed, write_whole
 from ingest.sae.job import Job, Parent
-from ingest.sae.rows import CachedRows, RowSource
-from ingest.sae.run import check_share
+from ingest.sae.rows import CachedRows, MappedFile, RowSource
+from ingest.sae.run import Diverged, check_share
 from ingest.sae.settings import TrainConfig
 from ingest.sae.train import train_saes
 
 JOB_FILE, PARENT_FILE, SUBSET_FILE = "job.json", "parent.safetensors", "subset.npy"
+STOPPED_FILES = "stopped-*.json"
+"""What a process says of an error that its caller is to raise."""
+GRACE = 40.0
+"""Seconds that torchrun is given to end its processes, which itself gives them 30."""
 _TOLD = 2000
 """Characters that are shown of the beginning and of the end of a failed run's messages."""
 
@@ -41,17 +45,36 @@ _TOLD = 2000
 def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
     """Train `job` on cached rows in `processes` processes; the finished run is left in its folder.
 
-    Raises InputError with the last messages if a process fails.
+    Raises what training in one process would (Diverged, InputError), and InputError with the last messages if a
+    process fails otherwise. None of them is left behind, whatever is raised here: KeyboardInterrupt too.
     """
     if not isinstance(source, CachedRows):
         raise InputError("several processes train from the cache alone: leave out `stream`, or set processes = 1")
     check_share(job.config.batch, processes)
+    files = source.files()
     job.out_dir.mkdir(parents=True, exist_ok=True)
     folder = job.out_dir.absolute()
+    try:
+        _hand_over(job, source, files, folder)
+        code, told = _torchrun(folder / JOB_FILE, processes)
+        if stopped := _stopped(folder):
+            raise stopped
+    finally:
+        _clear(folder)
+    if code:
+        if len(told) > 2 * _TOLD:
+            # A process says what happened to it at the beginning, torchrun what that did to the others at the end.
+            told = f"{told[:_TOLD]}\n...\n{told[-_TOLD:]}"
+        raise InputError(f"training in {processes} processes failed:\n{told}")
+
+
+def _hand_over(job: Job, source: CachedRows, files: list[MappedFile], folder: Path) -> None:
+    """Leave in `folder` what `_loaded` reads."""
+    _clear(folder)
     said: dict[str, Any] = {
         "config": asdict(job.config),
         "skip": job.skip,
-        "files": source.files(),
+        "files": files,
         "subset": source.subset is not None,
         "caller": os.getpid(),
     }
@@ -61,22 +84,44 @@ def train_in_processes(job: Job, source: RowSource, processes: int) -> None:
     if source.subset is not None:
         np.save(folder / SUBSET_FILE, source.subset)
     write_whole(folder / JOB_FILE, json.dumps(said).encode())
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is of one call alone."""
+    for path in (*(folder / name for name in (JOB_FILE, PARENT_FILE, SUBSET_FILE)), *folder.glob(STOPPED_FILES)):
+        path.unlink(missing_ok=True)
+
+
+def _torchrun(job_file: Path, processes: int) -> tuple[int, str]:
+    """(exit status, messages) of the training that `job_file` describes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     threads = max((os.cpu_count() or 1) // processes, 1)
-    done = subprocess.run(
-        [*command, "-m", "ingest.sae.parallel", str(folder / JOB_FILE)],
+    torchrun = subprocess.Popen(
+        [*command, "-m", "ingest.sae.parallel", str(job_file)],
         env={"OMP_NUM_THREADS": str(threads), **os.environ},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    for name in (JOB_FILE, PARENT_FILE, SUBSET_FILE):
-        (folder / name).unlink(missing_ok=True)
-    if done.returncode:
-        told = done.stderr
-        if len(told) > 2 * _TOLD:
-            # A process says what happened to it at the beginning, torchrun what that did to the others at the end.
-            told = f"{told[:_TOLD]}\n...\n{told[-_TOLD:]}"
-        raise InputError(f"training in {processes} processes failed:\n{told}")
+    try:
+        told = torchrun.communicate()[1]
+    except BaseException:
+        # Killed at once, torchrun would leave its processes to go on: each is in a session of its own.
+        torchrun.terminate()
+        try:
+            torchrun.communicate(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            torchrun.kill()
+            torchrun.communicate()
+        raise
+    return torchrun.returncode, told
+
+
+def _stopped(folder: Path) -> InputError | None:
+    """What the processes said of why they stopped: rows that cannot be used come before a loss that they spoil."""
+    said = [json.loads(path.read_text()) for path in sorted(folder.glob(STOPPED_FILES))]
+    said.sort(key=lambda one: bool(one["diverged"]))
+    return (Diverged if said[0]["diverged"] else InputError)(said[0]["message"]) if said else None
 
 
 def _loaded(path: Path) -> tuple[Job, CachedRows]:
@@ -89,21 +134,23 @@ def _loaded(path: Path) -> tuple[Job, CachedRows]:
     parent = None
     if "parent" in said:
         parent = Parent(Weights(**load_file(path.parent / PARENT_FILE)), **said["parent"])
-    files = [np.memmap(name, np.float16, "r", shape=tuple(shape)) for name, shape in said["files"]]
+    files = [MappedFile(*file).open() for file in said["files"]]
     subset = np.load(path.parent / SUBSET_FILE) if said["subset"] else None
     return Job(TrainConfig(**settings), path.parent, parent, skip=said["skip"]), CachedRows(*files, subset=subset)
 
 
 def _end_with(caller: int) -> None:
-    """End this process, at once and whatever it does, within a second after the caller is gone."""
+    """End this process, at once and whatever it does, within a second after the caller or torchrun is gone."""
+    torchrun = os.getppid()
 
     def watch() -> None:
-        while True:
+        while os.getppid() == torchrun:
             time.sleep(1)
             try:
                 os.kill(caller, 0)
             except OSError:
-                os._exit(1)
+                break
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -126,6 +173,13 @@ def main(job_file: Path) -> None:
         distributed.barrier()
         if world.rank() == 0:
             click.echo(f"trained in {job.out_dir}", err=True)
+    except InputError as error:
+        diverged = isinstance(error, Diverged)
+        said = {"diverged": diverged, "message": str(error)}
+        write_whole(job_file.with_name(STOPPED_FILES.replace("*", str(world.rank()))), json.dumps(said).encode())
+        # All see the same loss: who is first must not have the others ended before they have said what they know.
+        if not diverged:
+            raise
     finally:
         distributed.destroy_process_group()
 

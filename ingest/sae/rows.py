@@ -4,7 +4,7 @@ No state is kept between batches, so a resumed run draws what the interrupted on
 """
 
 import hashlib
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,39 @@ BUFFER_ROWS = 1 << 17
 BLOCK = 64
 """Neighbouring rows that are read in one go: whole pages, even of a file that does not fit in memory."""
 SAMPLE = 1 << 14
+
+
+class MappedFile(NamedTuple):
+    """Where rows stand on disk, so that another process can map the same."""
+
+    path: str
+    dtype: str
+    """NumPy's, with the order of the bytes: `<f2`."""
+    offset: int
+    """Byte at which the first row begins."""
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: Rows) -> "MappedFile":
+        """Of a memory map, or whole rows of one that follow each other. Raises InputError for anything else."""
+        if getattr(rows, "filename", None) is None:
+            raise InputError("rows that lie in memory cannot be shared with other processes: map a file")
+        whole: npt.NDArray[np.generic] = rows
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        if not isinstance(whole, np.memmap) or whole.mode == "c" or not rows.flags.c_contiguous:
+            raise InputError(
+                f"rows of {getattr(rows, 'filename', None)} are not as they stand in the file (a column or every other "
+                "row of it, in Fortran's order, or mapped with mode 'c'): other processes cannot map them; write them "
+                "to a file of their own"
+            )
+        # A slice keeps the offset of what it was cut from: only its address says where it begins.
+        offset = whole.offset + rows.ctypes.data - whole.ctypes.data
+        return cls(str(whole.filename), rows.dtype.str, offset, rows.shape)
+
+    def open(self) -> Rows:
+        """The rows, mapped to be read."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, tuple(self.shape))
 
 
 def check_rows(rows: Rows, d_in: int, batch: int) -> None:
@@ -181,17 +214,9 @@ class CachedRows:
         """(d_in, d_out)."""
         return self._rows.shape[1], (self._rows if self._target is None else self._target).shape[1]
 
-    def files(self) -> list[tuple[str, tuple[int, ...]]]:
-        """(path, shape) of each memory-mapped file, for another process. Raises InputError for rows in memory."""
-        found = []
-        for rows in (self._rows, self._target):
-            if rows is None:
-                continue
-            name = getattr(rows, "filename", None)
-            if name is None:
-                raise InputError("rows that lie in memory cannot be shared with other processes: map a file")
-            found.append((str(name), rows.shape))
-        return found
+    def files(self) -> list[MappedFile]:
+        """The memory-mapped files, for another process. Raises InputError for rows that cannot be mapped there."""
+        return [MappedFile.of(rows) for rows in (self._rows, self._target) if rows is not None]
 
     @property
     def digest(self) -> str:

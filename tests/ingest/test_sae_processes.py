@@ -1,4 +1,4 @@
-"""Several processes that train one SAE: what happens when the caller is killed, and when one of them is slow."""
+"""Several processes that train one SAE: a caller that is killed or interrupted, rows that are bad, one that is slow."""
 
 import os
 import signal
@@ -16,6 +16,7 @@ from ingest.sae.checkpoint import CHECKPOINT_FILE
 from ingest.sae.job import Job
 from ingest.sae.parallel import train_in_processes
 from ingest.sae.rows import CachedRows
+from ingest.sae.run import Diverged
 from ingest.sae.train import train_sae
 from tests.ingest.test_sae_train import CONFIG, Stop, sparse_rows, stop_at
 
@@ -45,6 +46,14 @@ from tests.ingest.test_sae_processes import CONFIG, mapped
 folder = Path(sys.argv[1])
 job = Job(replace(CONFIG, steps=1_000_000, checkpoint_every=1), folder / "out")
 train_in_processes(job, mapped(folder / "rows"), 2)
+"""
+NOTEBOOK = f"""
+import time
+try:
+    {CALLER.strip().replace(chr(10), chr(10) + "    ")}
+except KeyboardInterrupt:
+    (folder / "interrupted").touch()
+time.sleep(300)
 """
 
 
@@ -82,6 +91,36 @@ def test_processes_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
         caller.send_signal(signal.SIGKILL)
         caller.wait()
     assert until(lambda: not processes_that_say(job), 60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are found in /proc")
+def test_processes_end_with_an_interrupted_call_although_its_caller_lives_on(tmp_path: Path) -> None:
+    caller = subprocess.Popen([sys.executable, "-c", NOTEBOOK, str(tmp_path)], cwd=ROOT, env=ENVIRONMENT)
+    job = str(tmp_path / "out")
+    try:
+        assert until((tmp_path / "out" / CHECKPOINT_FILE).exists, 90)
+        caller.send_signal(signal.SIGINT)
+        assert until((tmp_path / "interrupted").exists, 60)
+        assert processes_that_say(job) == []
+        assert caller.poll() is None
+        assert not list((tmp_path / "out").glob("*.json"))
+    finally:
+        caller.kill()
+        caller.wait()
+        # Should they be left, they end with the caller.
+        until(lambda: not processes_that_say(job), 60)
+
+
+@pytest.mark.slow
+def test_rows_that_are_not_finite_are_named_as_one_process_names_them(tmp_path: Path) -> None:
+    rows = sparse_rows(2000)
+    rows[7, 3] = np.nan
+    rows.tofile(tmp_path / "rows")
+    source = CachedRows(np.memmap(tmp_path / "rows", np.float16, "r", shape=rows.shape))
+    with pytest.raises(InputError, match=r"^row 7 of the activations holds NaN") as raised:
+        train_in_processes(Job(CONFIG, tmp_path / "out"), source, 2)
+    assert not isinstance(raised.value, Diverged)
 
 
 WORKER = """
