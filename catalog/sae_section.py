@@ -8,7 +8,8 @@ from catalog.section import Count, FilePath, Name, NameOrPath, Names, Section
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"]
 KEEPS_K = ("topk", "batchtopk", "matryoshka")
-_NEEDS = {
+NEEDS = {
+    "k": KEEPS_K,
     "k_aux": KEEPS_K,
     "sparsity": ("relu", "jumprelu", "gated"),
     "l0_range": ("relu", "jumprelu", "gated"),
@@ -67,7 +68,7 @@ class Sae(Section):
     steps: Count = 1000
     """Optimiser steps."""
     batch: Count = 2048
-    """Tokens per step."""
+    """Tokens per step, over all processes: a multiple of their number."""
     lr: float = Field(default=3e-3, gt=0)
     """Peak learning rate of Adam, after warm-up and before decay."""
     warmup: int | None = Field(default=None, ge=0)
@@ -112,20 +113,17 @@ class Sae(Section):
         width = info.data.get("width") or (WIDTH if from_scratch else None)
         if value is not None and width is not None and value > width:
             raise ValueError(f"{value} is above width {width}")
-        if value is not None and info.field_name == "k":
-            architecture = info.data.get("architecture")
-            if architecture is not None and architecture not in KEEPS_K:
-                raise ValueError(f"is not read by architecture {architecture!r}")
         return value
 
-    @field_validator(*_NEEDS)
+    @field_validator(*NEEDS)
     @classmethod
     def _fits_architecture(cls, value: Any, info: ValidationInfo) -> Any:
+        """A child's architecture may be its parent's: what that does not read, `lineage` finds."""
         architecture, name = info.data.get("architecture"), str(info.field_name)
         default = "topk" if not info.data.get("parent") and not info.data.get("checkpoint") else None
         known = architecture or default
-        if value is not None and known is not None and known not in _NEEDS[name]:
-            raise ValueError(f"is not read by architecture {known!r}, only by {', '.join(_NEEDS[name])}")
+        if value is not None and known is not None and known not in NEEDS[name]:
+            raise ValueError(f"is not read by architecture {known!r}, only by {', '.join(NEEDS[name])}")
         return value
 
     @field_validator("skip")
@@ -149,6 +147,23 @@ class Sae(Section):
             raise ValueError("is loaded as it is: to train further, name it as `parent` alone")
         if value is not None and info.field_name == "selection" and info.data.get("checkpoint"):
             raise ValueError("is not read: a checkpoint is loaded as it is; to train further, name it as `parent`")
+        if value is not None and info.field_name == "selection" and info.data.get("corpora") is not None:
+            raise ValueError("does not go with corpora: the selection says which documents to train on; leave one out")
+        return value
+
+    @field_validator("processes")
+    @classmethod
+    def _from_the_cache(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("stream"):
+            raise ValueError(f"{value} processes train from the cache alone: leave out stream, or set processes = 1")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _divides(cls, value: int, info: ValidationInfo) -> int:
+        processes = info.data.get("processes", 1)
+        if value % processes:
+            raise ValueError(f"{value} does not divide among {processes} processes: choose a multiple of {processes}")
         return value
 
     @field_validator("stream")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from catalog.errors import StudyError
+from catalog.lineage import mistakes_of_children, mistakes_of_runs
 from catalog.sae_section import WIDTH, K, Measuring, Sae, Sweep
 from catalog.section import Name, Section
 from catalog.sections import Concept, Corpus, Explainer, Model, Primary, Scorer
@@ -112,7 +113,7 @@ class Study(Section):
             # A union reports one error per member: as text they are the same mistake.
             mistakes = list(dict.fromkeys(_described(detail) for detail in error.errors())) + mistakes
         else:
-            mistakes += [] if mistakes else study._sweep_mistakes()
+            mistakes += [] if mistakes else [*mistakes_of_children(study.saes), *study._sweep_mistakes()]
         if mistakes:
             count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
             raise StudyError(f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in mistakes))
@@ -151,11 +152,15 @@ class Study(Section):
     def _sweep_mistakes(self) -> list[str]:
         """Sweeps over a setting that their SAEs do not read, and runs that have the name of another SAE."""
         mistakes, names = [], Counter(sae.name for sae in self.saes)
+        by_name = {sae.name: sae for sae in self.saes}
         for i, sweep in enumerate(self.sweeps):
             try:
-                names.update(sae.name for _, _, sae in self.runs(sweep))
+                runs = self.runs(sweep)
             except ValidationError as error:
                 mistakes.append(f"sweep[{i}].values: {_described(error.errors()[0])}")
+                continue
+            names.update(sae.name for _, _, sae in runs)
+            mistakes += [f"sweep[{i}].values: {wrong}" for wrong in mistakes_of_runs(runs, by_name)]
         return mistakes + [f"sweep: a run has the name {name!r} of another SAE" for name, n in names.items() if n > 1]
 
     def corpora_of(self, part: Sae | Concept) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from catalog.errors import InputError
+from catalog.lineage import unread_keys
 from catalog.sae_section import WIDTH, K, Sae
 from ingest.sae.architecture import Weights
 from ingest.sae.config import KEEPS_K, Objective, SAEConfig
@@ -21,7 +22,8 @@ _SHRINKING = (16, 8, 4, 2, 1)
 def shape(sae: Sae, d_in: int, d_out: int, model_name: str, parent: SAE | None) -> SAEConfig:
     """What the SAE is; what the section leaves open is the parent's.
 
-    Raises InputError if the parent has other widths than asked for, or than the hookpoint.
+    Raises InputError if the parent has other widths than asked for, or than the hookpoint, and for a key that its
+    architecture does not read.
     """
     old = parent.config if parent else None
     architecture = sae.architecture or (old.architecture if old else "topk")
@@ -35,8 +37,8 @@ def shape(sae: Sae, d_in: int, d_out: int, model_name: str, parent: SAE | None) 
         raise InputError(f"{sae.name!r} asks for {width} latents, and its parent has {old.width}: leave width out")
     if old and (old.target_hookpoint is None) != (sae.target is None):
         raise InputError(f"{sae.name!r} and its parent must both be SAEs, or both transcoders (key `target`)")
-    if sae.k is not None and architecture not in KEEPS_K:
-        raise InputError(f"{sae.name!r}: k is not read by architecture {architecture!r}; leave it out")
+    for key, wrong in unread_keys(sae, architecture):
+        raise InputError(f"{sae.name!r}: {key} {wrong}; leave it out")
     k = sae.k or (old.k if old else None) or min(K, width)
     groups = sae.groups or (old.groups if old else ()) or tuple(sorted({max(width // n, 1) for n in _SHRINKING}))
     return SAEConfig(
@@ -54,7 +56,10 @@ def shape(sae: Sae, d_in: int, d_out: int, model_name: str, parent: SAE | None) 
 
 
 def training(sae: Sae, config: SAEConfig, rows: int, parent_sparsity: float | None) -> TrainConfig:
-    """How it is trained on `rows` rows; `parent_sparsity` is the coefficient that its parent ended with."""
+    """How it is trained on `rows` rows; `parent_sparsity` is the coefficient that its parent ended with.
+
+    What else the section leaves to the parent stands in it as its plan has it: see `parents.inherited`.
+    """
     sparsity = next((s for s in (sae.sparsity, parent_sparsity) if s is not None), Objective.sparsity)
     from_scratch = sae.steps // 10 if sae.parent is None else 0
     return TrainConfig(

@@ -47,6 +47,7 @@ def uncommented(skip: str) -> str:
 
 def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
     others = "file|predicate|dataset|config|dataset_split|checkpoint|groups|penalty|bandwidth|target|skip|k_aux|stream"
+    others += "|corpora"
     relu = uncommented(others).replace('architecture = "topk" ', 'architecture = "relu" ')
     relu = relu.replace('method = "dense"', 'method = "dense+tracin"').replace('parent = "general"', 'parent = "./a"')
     relu = re.sub(r"^(k|rng) = .*$", "", relu, flags=re.MULTILINE)
@@ -63,6 +64,7 @@ def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
         ("jumprelu", "bandwidth"),
         ("topk", "k_aux"),
         ("topk", "target"),
+        ("topk", "corpora"),
     ],
 )
 def test_a_templates_key_of_one_architecture_is_valid_there(tmp_path: Path, architecture: str, key: str) -> None:
