@@ -20,10 +20,13 @@ def put(catalog: Catalog, table: str, rows: list[dict[str, Any]], key: list[str]
         tx.replace(table, "_fresh", key, where)
 
 
-def record_sweeps(catalog: Catalog, study: Study) -> None:
-    """Bring the table sweeps up to date with the study's sweeps; those of other studies stay."""
+def record_sweeps(catalog: Catalog, study: Study, missing: set[str]) -> None:
+    """Bring the table sweeps up to date with the study's sweeps, without the SAEs that are `missing`.
+
+    Those of other studies stay.
+    """
     for sweep in study.sweeps:
-        runs = study.runs(sweep)
+        runs = [run for run in study.runs(sweep) if run[2].name not in missing]
         # A family has more seeds at some values than at others: the baseline's first seed stands for the rest.
         baseline: dict[float, dict[int, str]] = {}
         for family, value, sae in runs:

@@ -9,20 +9,17 @@ from typing import Any
 import numpy as np
 
 from catalog import Catalog
-from catalog.errors import InputError
 from catalog.sae_section import Sae
 from catalog.study import Study
 from ingest.checkpoint import renamed
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
+from ingest.parents import FolderDigests, inherited, is_folder, left_to, parent_digest
 from ingest.residuals import residuals_digest, text_shards
 from ingest.sae.model import SAE, WEIGHTS_FILE
-from ingest.sparse import file_digest
 
 _NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
 """Keys of the section that do not decide the weights."""
-_OF_CHECKPOINTS = (".safetensors", ".json", ".pt", ".npz")
-"""Endings of the files that some format reads."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,18 @@ class Plan:
     """Where its weights are kept."""
 
 
-def plan_of(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae) -> Plan:
-    """What decides the SAE. Text that came after it was made does not: it stays as it is until it is asked anew."""
+def plan_of(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae, digests: FolderDigests) -> Plan:
+    """What decides the SAE. Text that came after it was made does not: it stays as it is until it is asked anew.
+
+    Nor does it matter then that the folder of its checkpoint, or of its parent, is gone.
+    """
     there = catalog.value("SELECT config FROM saes WHERE sae = ?", [sae.name])
     said = json.loads(there) if there else {}
     if said.get("shards"):
-        # A checkpoint that was taken into the catalog may be gone from where it came.
-        loaded = said["inputs"] if sae.checkpoint and not Path(sae.checkpoint).exists() else None
-        as_it_was = _planned(catalog, study, model, sae, said["shards"], loaded)
+        as_it_was = _planned(catalog, study, model, sae, said["shards"], digests, said)
         if as_it_was.config == there:
             return as_it_was
-    return _planned(catalog, study, model, sae, _shards(catalog, study, sae))
+    return _planned(catalog, study, model, sae, _shards(catalog, study, sae), digests, {})
 
 
 def _shards(catalog: Catalog, study: Study, sae: Sae) -> dict[str, int]:
@@ -58,19 +56,28 @@ def _shards(catalog: Catalog, study: Study, sae: Sae) -> dict[str, int]:
 
 
 def _planned(
-    catalog: Catalog, study: Study, model: LanguageModel, sae: Sae, shards: dict[str, int], loaded: str | None = None
+    catalog: Catalog,
+    study: Study,
+    model: LanguageModel,
+    sae: Sae,
+    shards: dict[str, int],
+    digests: FolderDigests,
+    was: dict[str, Any],
 ) -> Plan:
-    """The plan of an SAE on these shards; `loaded` stands for the digest of a checkpoint that cannot be read."""
+    """The plan of an SAE on these shards; `was` is what the catalog says of it, for want of a folder that is gone."""
+    source = sae.checkpoint or sae.parent
+    gone = source is not None and is_folder(source) and bool(was) and not Path(source).exists()
     inputs: list[str] = []
-    if sae.checkpoint:
-        inputs.append(loaded or _folder_digest(Path(sae.checkpoint)))
-    else:
+    if not sae.checkpoint:
         corpora = list(study.corpora_of(sae))
         for hookpoint in (sae.hookpoint, *([sae.target] if sae.target else [])):
             limit = sae.train_tokens
             inputs.append(residuals_digest(catalog, model, hookpoint, corpora, limit, shards))
-    if sae.parent:
-        inputs.append(parent_of(catalog, sae.parent, model, sae.scale)[1])
+    if source:
+        # An SAE of another kind has fewer inputs: its section tells it from this one.
+        known = was["inputs"].split("+")[len(inputs) :] if gone else []
+        inputs.append((known or [""])[0] if gone else parent_digest(catalog, source, digests))
+        sae = sae.model_copy(update=left_to(sae, was) if gone else inherited(catalog, sae, source))
     if sae.selection:
         inputs.append(_ranges_digest(selected_ranges(catalog, sae.selection)))
     settings = sae.model_dump(mode="json", exclude=_NOT_WEIGHTS | ({"scale"} if sae.scale is None else set()))
@@ -87,25 +94,6 @@ def ready(catalog: Catalog, model: LanguageModel, plan: Plan) -> Reader | None:
     _, weights, digest = there[0]
     loaded = renamed(plan.sae, SAE.load(catalog.weights / weights, model.device))
     return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest)
-
-
-def parent_of(
-    catalog: Catalog, name: str, model: LanguageModel, scale: float | None = None
-) -> tuple[SAE, str, float | None]:
-    """(the SAE, the digest of its weights, the sparsity coefficient it ended with) of a parent by name or path.
-
-    `scale` is what rows are multiplied by for one on disk that asks for a factor which it does not hold.
-    """
-    from ingest.sae.formats.detect import load_checkpoint_folder
-
-    if "/" in name:
-        return load_checkpoint_folder(Path(name), scale), _folder_digest(Path(name)), None
-    rows = catalog.rows("SELECT weights, digest, sparsity FROM saes WHERE sae = ?", [name])
-    if not rows:
-        known = ", ".join(row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae"))
-        raise InputError(f"there is no SAE {name!r} to begin with; the catalog has {known or 'none'}")
-    weights, digest, sparsity = rows[0]
-    return SAE.load(catalog.weights / weights), digest, sparsity
 
 
 def selected_ranges(catalog: Catalog, selection: str) -> dict[str, Any]:
@@ -127,11 +115,3 @@ def _ranges_digest(ranges: dict[str, Any]) -> str:
     for corpus, found in sorted(ranges.items()):
         digest.update(corpus.encode() + found.tobytes())
     return digest.hexdigest()
-
-
-def _folder_digest(folder: Path) -> str:
-    if not folder.is_dir():
-        raise InputError(f"the checkpoint {folder} is not a directory")
-    # A sparsify run has a folder for each hookpoint; what else lies there, a README say, decides nothing.
-    files = [path for depth in ("*", "*/*") for path in folder.glob(depth) if path.suffix in _OF_CHECKPOINTS]
-    return "".join(file_digest(path) for path in sorted(files))

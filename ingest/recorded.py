@@ -8,13 +8,13 @@ from catalog.transaction import Transaction
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
 from ingest.planned import Plan
-from ingest.sae.evaluate import evaluate
+from ingest.sae.evaluate import Evaluation, NothingToExplain, evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sae.settings import TrainReport
 from ingest.sparse import file_digest
 
-_LENS = "logit lens"
-"""The stage of a problem."""
+_LENS, _HELD_OUT = "logit lens", "held-out measures"
+"""Stages of problems."""
 _IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
 """Columns of `saes` that decide what an SAE's activations and measures are."""
 
@@ -22,11 +22,14 @@ _IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
 def record(
     catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainReport | None, val: Any, target: Any
 ) -> Reader:
-    """Measure an SAE on val tokens and put it into the catalog, with the course of its training."""
+    """Measure an SAE on val tokens and put it into the catalog, with the course of its training.
+
+    Where nothing can be measured its figures are NULL; rows that are all equal are a problem with its reason.
+    """
     sae = plan.sae
     trained = SAE.load(plan.folder, model.device)
     config = trained.config
-    held_out = evaluate(trained, val, target) if len(val) else None
+    held_out, problems = _measured(trained, sae.name, val, target)
     penalised = config.k is None
     row = {
         "sae": sae.name,
@@ -52,8 +55,18 @@ def record(
         "seed": sae.seed if report else None,
     }
     course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
-    _store(catalog, row, course, _without_logits(model, sae.name, config.out))
+    _store(catalog, row, course, problems + _without_logits(model, sae.name, config.out))
     return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
+
+
+def _measured(trained: SAE, name: str, val: Any, target: Any) -> tuple[Evaluation | None, list[dict[str, Any]]]:
+    """(the measures on val tokens, None where there are none; why there are none, if val tokens are there)."""
+    if not len(val):
+        return None, []
+    try:
+        return evaluate(trained, val, target), []
+    except NothingToExplain as error:
+        return None, [{"stage": _HELD_OUT, "subject": name, "reason": str(error), "count": 1}]
 
 
 def _without_logits(model: LanguageModel, name: str, width: int) -> list[dict[str, Any]]:
@@ -69,7 +82,8 @@ def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], 
     catalog.stage("training", course, "_course")
     catalog.stage("problems", problems, "_problems")
     mine = f"sae = {quoted(row['sae'])}"
-    problem = f"stage = {quoted(_LENS)} AND subject = {quoted(row['sae'])}"
+    stages = ", ".join(map(quoted, (_LENS, _HELD_OUT)))
+    problem = f"stage IN ({stages}) AND subject = {quoted(row['sae'])}"
 
     def work(tx: Transaction) -> None:
         there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)} FROM lake.saes WHERE {mine}").fetchall()

@@ -21,9 +21,10 @@ from catalog.study import Study
 from ingest.configurations import put, record_configurations, record_sweeps
 from ingest.corpus import CorpusReport, ingest_corpus
 from ingest.evaluation import evaluate_text
+from ingest.generation import Progress
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.models import LanguageModel, load_model
-from ingest.saes import Progress, prepare_saes
+from ingest.saes import prepare_saes
 
 _NO_ROOM = 1 << 18
 """Bytes: SQLite calls it an I/O error when its log cannot grow by a few pages."""
@@ -47,8 +48,9 @@ def ingest_study(
 ) -> IngestReport:
     """Bring everything up to the sparse activations up to date with the study.
 
-    Raises InputError for a model, text, checkpoint or concept that cannot be used and for a full disk, UnknownName
-    for a hookpoint that the model lacks, CatalogLocked if another process is refreshing.
+    Raises InputError for a model, text, checkpoint or concept that cannot be used and for a full disk, and, when all
+    else is done, for SAEs that diverged; UnknownName for a hookpoint that the model lacks, CatalogLocked if another
+    process is refreshing.
     """
     report = IngestReport()
     with locked(catalog.root / "refresh.lock", wait=wait), _full_disk_named(catalog.root):
@@ -64,17 +66,19 @@ def ingest_study(
             report.corpora.append(
                 ingest_corpus(catalog, corpus, model, partial(_tell, progress, f"tokenising {corpus.name}"))
             )
-        trained = study.trained()
-        readers, report.trained = prepare_saes(catalog, study, model, progress)
+        prepared = prepare_saes(catalog, study, model, progress)
+        readers, report.trained = prepared.readers, prepared.made
         record_configurations(catalog, study)
-        for corpora in dict.fromkeys(_harvested(study, sae) for sae in trained):
-            ours = [r for r, sae in zip(readers, trained, strict=True) if corpora and _harvested(study, sae) == corpora]
-            if ours:
+        harvested = {sae.name: _harvested(study, sae) for sae in study.trained()}
+        for corpora in dict.fromkeys(harvested.values()):
+            ours = [reader for reader in readers if harvested[reader.name] == corpora]
+            if corpora and ours:
                 what = f"harvesting {', '.join(r.name for r in ours)}"
                 part = harvest(catalog, model, ours, list(corpora), progress=partial(_tell, progress, what))
                 _add(report.harvest, part)
-        record_sweeps(catalog, study)
+        record_sweeps(catalog, study, prepared.missing)
         _measure(catalog, study, model, readers, progress)
+    prepared.check()
     return report
 
 
@@ -90,7 +94,7 @@ def _measure(catalog: Catalog, study: Study, model: LanguageModel, readers: list
     asked = {sae.name: study.corpora_of(sae) if sae.evaluate is None else sae.evaluate for sae in trained}
     for corpora in dict.fromkeys(asked.values()):
         ours = [reader for reader in readers if asked[reader.name] == corpora]
-        if corpora and tokens:
+        if corpora and tokens and ours:
             told = partial(_tell, progress, f"measuring {len(ours)} SAEs on {', '.join(corpora)}")
             evaluate_text(catalog, model, ours, list(corpora), tuple(splits), tokens, progress=told)
 

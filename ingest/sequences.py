@@ -6,7 +6,7 @@ a padded batch in the order of arrival: 45%).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,11 @@ class Sequences:
     """`[sequences]`: tokens of each, BOS left out."""
     splits: npt.NDArray[np.str_]
     """`[sequences]`: split of each sequence's document."""
+
+    def of_split(self, split: str) -> "Sequences":
+        """Those of the split's documents alone."""
+        ours = self.splits == split
+        return replace(self, starts=self.starts[ours], lengths=self.lengths[ours], splits=self.splits[ours])
 
 
 @dataclass(frozen=True)

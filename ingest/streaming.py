@@ -18,7 +18,7 @@ from ingest.sequences import batches, load_sequences
 
 BUFFER_SHARDS = 2
 HELD_OUT = 50_000
-"""Val rows that an SAE trained without a cache is measured on."""
+"""Val rows that an SAE trained or loaded without a cache is measured on."""
 
 Shard = tuple[str, int, int]
 """(corpus, shard, train tokens)."""
@@ -69,7 +69,7 @@ class ModelRows:
 
         Raises InputError naming the hookpoint if a value is not finite, or beyond half precision.
         """
-        return _rows(self._catalog, self._model, self._hookpoint, shards, "train")
+        return _rows(self._catalog, self._model, [self._hookpoint], shards, "train")[self._hookpoint]
 
 
 class _Stream:
@@ -117,14 +117,23 @@ class _Stream:
         return next(found for found in reversed(self._plan) if found[0] <= step)
 
 
-def held_out_rows(catalog: Catalog, model: LanguageModel, hookpoint: str, corpora: list[str]) -> Rows:
-    """Up to HELD_OUT rows [n, d] of val documents, from the first shards on."""
-    found: list[Rows] = []
+def held_out_rows(catalog: Catalog, model: LanguageModel, hookpoints: list[str], corpora: list[str]) -> dict[str, Rows]:
+    """Up to HELD_OUT rows [n, d] of val documents, from the first shards on, at each hookpoint; nothing else is read.
+
+    Raises InputError naming the hookpoint if a value is not finite, or beyond half precision.
+    """
+    parts: list[dict[str, Rows]] = []
     for corpus, shard in _shards(catalog, corpora):
-        found.append(_rows(catalog, model, hookpoint, [(corpus, shard, 0)], "val"))
-        if sum(map(len, found)) >= HELD_OUT:
+        parts.append(_rows(catalog, model, hookpoints, [(corpus, shard, 0)], "val"))
+        if sum(len(part[hookpoints[0]]) for part in parts) >= HELD_OUT:
             break
-    return np.concatenate(found)[:HELD_OUT]
+    return {name: rows[:HELD_OUT] for name, rows in _joined(parts, model, hookpoints).items()}
+
+
+def row_widths(model: LanguageModel, hookpoints: list[str]) -> dict[str, int]:
+    """The width of a row at each hookpoint, from one token that is read."""
+    read = model.read(torch.zeros((1, 1), dtype=torch.int64), hookpoints)
+    return {name: rows.shape[-1] for name, rows in read.items()}
 
 
 def _shards(catalog: Catalog, corpora: list[str]) -> list[tuple[str, int]]:
@@ -150,16 +159,21 @@ def _train_shards(catalog: Catalog, corpora: list[str], train_tokens: int | None
     return found
 
 
-def _rows(catalog: Catalog, model: LanguageModel, hookpoint: str, shards: list[Shard], split: str) -> Rows:
-    found: list[Rows] = []
-    width = 0
-    with torch.inference_mode():
-        for corpus, shard, _ in shards:
-            sequences = load_sequences(catalog, corpus, shard)
-            for batch in batches(sequences, model.bos, default_batch(model)):
-                mask = batch.train if split == "train" else batch.val
-                rows = checked(model.read(batch.ids, [hookpoint])[hookpoint], batch, sequences, hookpoint)
-                width = rows.shape[1]
-                if mask.any():
-                    found.append(in_half(rows, hookpoint)[mask])
-    return np.concatenate(found) if found else np.empty((0, width), np.float16)
+def _rows(
+    catalog: Catalog, model: LanguageModel, hookpoints: list[str], shards: list[Shard], split: str
+) -> dict[str, Rows]:
+    """The rows [n, d] of the split's documents at each hookpoint; the model reads no other text."""
+    parts = []
+    for corpus, shard, _ in shards:
+        sequences = load_sequences(catalog, corpus, shard).of_split(split)
+        for batch in batches(sequences, model.bos, default_batch(model)):
+            read = model.read(batch.ids, hookpoints)
+            parts.append({name: in_half(checked(read[name], batch, sequences, name), name) for name in read})
+    return _joined(parts, model, hookpoints)
+
+
+def _joined(parts: list[dict[str, Rows]], model: LanguageModel, hookpoints: list[str]) -> dict[str, Rows]:
+    """The parts end to end; without any, no rows of the right width."""
+    if not parts:
+        return {name: np.empty((0, width), np.float16) for name, width in row_widths(model, hookpoints).items()}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -12,6 +12,12 @@ from ingest.sae.rows import Rows, as_tensor, check_finite, check_rows
 CHUNK = 8192
 DENSE_ONE_IN = 10
 """A latent that fires on more than one row in so many is called dense."""
+ROUNDING = 1e-12
+"""A share of the power that is no variance: what the sums may be off by."""
+
+
+class NothingToExplain(InputError):
+    """Rows that are all equal: no variance can be explained."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,13 @@ class Tally:
         return x_hat
 
     def result(self) -> Evaluation:
-        """The measures of all rows so far. Raises InputError if they are all equal: no variance can be explained."""
+        """The measures of all rows so far. Raises NothingToExplain if they are all equal."""
         n, width = self._rows, self._sae.config.width
         # sum |t - mean|^2 = sum |t - o|^2 - |sum (t - o)|^2 / n for any o; one near the mean keeps the digits.
         variance = self._power - float(self._total.square().sum()) / n if n else 0.0
-        if not variance > 0:
-            raise InputError(f"the {n} rows to evaluate on are all equal: give held-out rows of several tokens")
+        if not variance > ROUNDING * self._power:
+            said = "1 row is too few to evaluate on" if n == 1 else f"the {n} rows to evaluate on are all equal"
+            raise NothingToExplain(f"{said}: no variance can be explained; give held-out rows of several tokens")
         dead = int((self._fired == 0).sum())
         return Evaluation(
             rows=n,
@@ -90,8 +97,8 @@ class Tally:
 def evaluate(sae: SAE, rows: Rows, target: Rows | None = None) -> Evaluation:
     """Measure `sae` on `rows` [n, d_in], held out from training, in chunks; a transcoder against `target` [n, d_out].
 
-    Raises InputError for rows that do not fit the SAE, naming the first one that is not finite, and for rows that
-    are all equal, of which no variance can be explained.
+    Raises InputError for rows that do not fit the SAE, naming the first one that is not finite, and NothingToExplain
+    for rows that are all equal.
     """
     check_rows(rows, sae.config.d_in, 1)
     if target is not None:

@@ -199,7 +199,7 @@ def test_values_beyond_half_precision_are_refused(text: Catalog, llama_folder: P
     with pytest.raises(InputError, match=said):
         ModelRows(text, model, "layers.0", ["docs"], None)
     with pytest.raises(InputError, match=said):
-        held_out_rows(text, model, "layers.0", ["docs"])
+        held_out_rows(text, model, ["layers.0"], ["docs"])
 
 
 def test_rows_from_the_model_are_those_of_the_cache(text: Catalog, llama: LanguageModel) -> None:
@@ -208,7 +208,7 @@ def test_rows_from_the_model_are_those_of_the_cache(text: Catalog, llama: Langua
     streamed = source.read([("docs", shard, 0) for _, shard, _ in cached.train_shards])
     assert streamed.dtype == np.float16
     assert streamed.tobytes() == cached.train.tobytes()
-    assert held_out_rows(text, llama, "layers.0", ["docs"]).tobytes() == cached.val.tobytes()
+    assert held_out_rows(text, llama, ["layers.0"], ["docs"])["layers.0"].tobytes() == cached.val.tobytes()
 
 
 def test_a_value_that_is_not_finite_is_refused_with_hookpoint_and_sequence(text: Catalog, llama_folder: Path) -> None:

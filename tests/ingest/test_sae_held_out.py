@@ -1,0 +1,111 @@
+"""What an SAE is measured on before it stands in the catalog: val rows alone, and no reason to lose one without any."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from catalog import Catalog
+from catalog.study import Study
+from ingest.models import LanguageModel, load_model
+from ingest.residuals import cache_residuals
+from ingest.run import ingest_study
+from ingest.sae.architecture import Weights
+from ingest.sae.config import SAEConfig
+from ingest.sae.evaluate import NothingToExplain, evaluate
+from ingest.sae.model import SAE
+from ingest.text.splits import document_hash, split_of
+from tests.empty import make_empty
+from tests.ingest.test_saes import HEAD, QUICK, ingest, loaded, rows, section
+from tests.ingest.tiny import D, texts, write_lines
+
+ALONE = {"harvest": [], "evaluate": []}
+FIGURES = "SELECT held_out, l0, fve, dead FROM saes"
+
+
+def some_sae(target: str | None = None) -> SAE:
+    g = torch.Generator().manual_seed(0)
+    decoder = torch.nn.functional.normalize(torch.randn(48, D, generator=g))
+    config = SAEConfig(
+        D,
+        48,
+        4,
+        "tiny",
+        "layers.1.mlp.input" if target else "layers.1",
+        centred=target is None,
+        target_hookpoint=target,
+        d_out=D if target else None,
+    )
+    return SAE(config, Weights(decoder, torch.zeros(48), decoder.clone(), torch.zeros(D)))
+
+
+@pytest.mark.parametrize("target", [None, "layers.1.mlp"])
+def test_a_checkpoint_is_measured_on_val_rows_and_leaves_no_cache(
+    tmp_path: Path, neox_folder: Path, monkeypatch: pytest.MonkeyPatch, target: str | None
+) -> None:
+    sae = some_sae(target)
+    sae.save(tmp_path / "sae")
+    read: list[int] = []
+    real = LanguageModel.read
+
+    def reading(model: LanguageModel, ids: torch.Tensor, hookpoints: list[str]) -> dict[str, torch.Tensor]:
+        read.append(int(ids.shape.numel()))
+        return real(model, ids, hookpoints)
+
+    monkeypatch.setattr(LanguageModel, "read", reading)
+    transcoder = {"target": target} if target else {}
+    checkpoint = section("s", hookpoint=sae.config.hookpoint, checkpoint=str(tmp_path / "sae"), **transcoder, **ALONE)
+    root = tmp_path / "catalog"
+    ingest(root, neox_folder, checkpoint)
+    assert not (root / "cache" / "residuals").exists()
+    val, train = (
+        rows(root, f"SELECT sum(tokens)::BIGINT FROM documents WHERE split = '{split}'")[0][0]
+        for split in ("val", "train")
+    )
+    assert int(str(val)) <= sum(read) < int(str(train)) / 2
+    ((held_out, l0, fve, dead),) = rows(root, FIGURES)
+    with Catalog(root) as catalog:
+        model = load_model(Study.load(root / "study.toml").model)
+        names = [name for name in (sae.config.hookpoint, target) if name]
+        cached = cache_residuals(catalog, model, names, ["docs"])
+    expected = evaluate(loaded(root, "s"), cached[names[0]].val, cached[target].val if target else None)
+    assert (held_out, dead) == (expected.rows, expected.dead) == (val, expected.dead)
+    assert l0 == pytest.approx(expected.l0, rel=1e-3)
+    assert fve == pytest.approx(expected.fve, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(1, "1 row is too few to evaluate on: no variance"), (3, "3 rows to evaluate on are all equal")]
+)
+def test_rows_without_variance_are_refused(n: int, said: str) -> None:
+    row = torch.randn(D, generator=torch.Generator().manual_seed(1)).numpy().astype(np.float16)
+    with pytest.raises(NothingToExplain, match=said):
+        evaluate(some_sae(), np.tile(row, (n, 1)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_sae_that_cannot_be_measured_stands_with_the_reason(tmp_path: Path, neox_folder: Path, stream: bool) -> None:
+    train = [text for text in texts(40) if split_of(document_hash(text)) == "train"]
+    alone = next(letter for letter in "abcdefghijklmnopqrstuvwxyz" if split_of(document_hash(letter)) == "val")
+    sections = section("s", k=4, stream=stream, **ALONE) + QUICK
+
+    def ingested(documents: list[str]) -> list[str]:
+        write_lines(tmp_path / "docs.jsonl", documents)
+        with Catalog(root) if (root / "catalog.sqlite").exists() else make_empty(root) as catalog:
+            return ingest_study(catalog, study).trained
+
+    root = tmp_path / "catalog"
+    study = Study.parse(HEAD.format(model=neox_folder) + sections, tmp_path)
+    assert ingested([*train, alone]) == ["s"]
+    assert rows(root, FIGURES) == [(0, None, None, None)]
+    problem = "SELECT subject, reason FROM problems WHERE stage = 'held-out measures'"
+    ((subject, reason),) = rows(root, problem)
+    assert subject == "s"
+    assert str(reason).startswith("1 row is too few to evaluate on")
+    assert ingested([*train, alone]) == []
+    # Trained again where there is more val text, it is measured, and the problem is none.
+    study = Study.parse(HEAD.format(model=neox_folder) + sections.replace("steps = 40", "steps = 41"), tmp_path)
+    assert ingested([*texts(40), alone]) == ["s"]
+    assert rows(root, "SELECT held_out > 1, fve IS NOT NULL FROM saes") == [(True, True)]
+    assert rows(root, problem) == []
