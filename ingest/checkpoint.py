@@ -79,4 +79,4 @@ def named(sae: Sae, loaded: SAE, model_name: str, widths: tuple[int, int]) -> SA
 def renamed(sae: Sae, loaded: SAE) -> SAE:
     """The SAE with its hookpoints named as in the study: a checkpoint's own names may be those of another library."""
     config = replace(loaded.config, hookpoint=sae.hookpoint, target_hookpoint=sae.target)
-    return SAE(config, loaded.weights, loaded.scale)
+    return SAE(config, loaded.weights, loaded.scale, loaded.target_scale)

@@ -110,4 +110,4 @@ def beginning(parent: SAE, digest: str, config: SAEConfig) -> Parent:
         magnitude = zeros if weights.magnitude is None else weights.magnitude
         bias = weights.encoder_bias.clone() if weights.magnitude_bias is None else weights.magnitude_bias
     changed: Weights = replace(weights, threshold=threshold, magnitude=magnitude, magnitude_bias=bias)
-    return Parent(changed, digest, parent.scale)
+    return Parent(changed, digest, parent.scale, parent.target_scale)

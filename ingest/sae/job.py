@@ -21,6 +21,8 @@ class Parent:
     """Of its weights file: another parent is another run."""
     scale: float | None = None
     """What its rows were multiplied by in training, so that coefficients keep their meaning; None: from the rows."""
+    target_scale: float | None = None
+    """Transcoder: the same of the rows that it writes."""
 
 
 @dataclass(frozen=True)

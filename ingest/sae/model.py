@@ -14,7 +14,8 @@ from ingest.sae.config import SAEConfig
 from ingest.sae.files import packed, write_whole
 from ingest.sae.formats.fold import fold_decoder_norms, fold_factor, fold_mean
 from ingest.sae.formats.reading import read_safetensors, read_settings
-from ingest.sae.formats.saelens_cfg import CHECKSUM, FACTOR, Stored, check_scale, read_cfg, to_cfg
+from ingest.sae.formats.saelens_cfg import FACTOR, read_cfg
+from ingest.sae.formats.saelens_ours import CHECKSUM, Stored, check_scale, to_cfg
 from ingest.sae.formats.saelens_tensors import from_saelens, to_saelens
 from ingest.sae.registry import architecture_of
 
@@ -26,11 +27,15 @@ SCALER_FILE = "activation_scaler.json"
 class SAE:
     """A dictionary on one hookpoint: rows of the residual stream to sparse codes, and back."""
 
-    def __init__(self, config: SAEConfig, weights: Weights, scale: float | None = None) -> None:
+    def __init__(
+        self, config: SAEConfig, weights: Weights, scale: float | None = None, target_scale: float | None = None
+    ) -> None:
         self.config = config
         self.weights = weights
         self.scale = scale
         """What rows were multiplied by in training, if known; the weights are those for rows as they are."""
+        self.target_scale = target_scale
+        """Transcoder: the same of the rows that it writes."""
         self.architecture: Architecture = architecture_of(config)
 
     @torch.inference_mode()
@@ -46,7 +51,7 @@ class SAE:
     def to(self, device: str | torch.device) -> "SAE":
         """The same SAE with its weights on `device`."""
         weights = Weights(**{name: t.to(device) for name, t in self.weights.named().items()})
-        return SAE(self.config, weights, self.scale)
+        return SAE(self.config, weights, self.scale, self.target_scale)
 
     def save(self, folder: Path) -> None:
         """Write `cfg.json` and `sae_weights.safetensors` into `folder`, each whole or not at all.
@@ -57,7 +62,7 @@ class SAE:
         content = packed(to_saelens(self.config, self.weights))
         write_whole(folder / WEIGHTS_FILE, content)
         checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
-        settings = to_cfg(self.config, self.weights.skip is not None, self.scale, checksum)
+        settings = to_cfg(self.config, self.weights.skip is not None, checksum, self.scale, self.target_scale)
         write_whole(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
     @classmethod
@@ -91,7 +96,8 @@ class SAE:
             weights = fold_factor(weights, scale)
         if stored.less_mean:
             weights = fold_mean(weights, stored.config.centred)
-        return cls(stored.config, weights, stored.scale if scale is None else scale).to(device)
+        scale = stored.scale if scale is None else scale
+        return cls(stored.config, weights, scale, stored.target_scale).to(device)
 
 
 def _factor(folder: Path, stored: Stored) -> float:

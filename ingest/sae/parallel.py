@@ -80,7 +80,8 @@ def _hand_over(job: Job, source: CachedRows, files: list[MappedFile], folder: Pa
     }
     if job.parent:
         write_whole(folder / PARENT_FILE, packed(job.parent.weights.named()))
-        said["parent"] = {"digest": job.parent.digest, "scale": job.parent.scale}
+        scales = {"scale": job.parent.scale, "target_scale": job.parent.target_scale}
+        said["parent"] = {"digest": job.parent.digest, **scales}
     if source.subset is not None:
         np.save(folder / SUBSET_FILE, source.subset)
     write_whole(folder / JOB_FILE, json.dumps(said).encode())

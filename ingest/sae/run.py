@@ -102,9 +102,12 @@ class Run:
         """The state before the first step."""
         config = self.config
         x, target = source.sample()
-        given = parent.scale if parent else None
-        self._scale = given if given is not None else row_scale(x)
-        self._target_scale = self._scale if config.sae.target_hookpoint is None else row_scale(target)
+        scale, target_scale = (parent.scale, parent.target_scale) if parent else (None, None)
+        self._scale = row_scale(x) if scale is None else scale
+        if config.sae.target_hookpoint is None:
+            self._target_scale = self._scale
+        else:
+            self._target_scale = row_scale(target) if target_scale is None else target_scale
         if parent:
             weights = scaled(parent.weights, self._scale, self._target_scale)
         else:
@@ -247,7 +250,9 @@ class Run:
         )
         if world.rank():
             return
-        SAE(config.sae, unscaled(self._weights, self._scale, self._target_scale), self._scale).save(self.out_dir)
+        weights = unscaled(self._weights, self._scale, self._target_scale)
+        own = None if config.sae.target_hookpoint is None else self._target_scale
+        SAE(config.sae, weights, self._scale, own).save(self.out_dir)
         stored = {"digest": self.digest, "report": asdict(self._report)}
         write_whole(self.out_dir / REPORT_FILE, json.dumps(stored, indent=2).encode())
         (self.out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)

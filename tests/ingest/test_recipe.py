@@ -13,6 +13,7 @@ from ingest.recipe import beginning
 from ingest.sae.architecture import Weights
 from ingest.sae.config import KEEPS_K, Objective, SAEConfig
 from ingest.sae.model import SAE
+from ingest.sae.rows import CachedRows
 from ingest.sae.settings import TrainConfig
 from ingest.sae.train import train_sae
 
@@ -132,3 +133,22 @@ def test_norms_that_are_off_by_rounding_are_one_norm(off: float) -> None:
     sae = parent("topk", 1 + off * torch.linspace(-1, 1, M))
     begun = beginning(sae, "digest", sae.config).weights
     torch.testing.assert_close(begun.encoder, sae.weights.encoder, atol=2 * off * 5, rtol=0)
+
+
+def test_a_transcoders_child_keeps_both_scales_whatever_its_own_rows(tmp_path: Path) -> None:
+    d_out = 4
+    read = np.random.default_rng(0).standard_normal((200, D)).astype(np.float16)
+    written = np.abs(read[:, :d_out])
+    shape = SAEConfig(
+        D, M, None, "toy", "mlp.input", "relu", centred=False, target_hookpoint="layers.1.mlp", d_out=d_out
+    )
+    settings = TrainConfig(
+        shape, Objective(k_aux=0), steps=3, batch=50, warmup=0, decay=0, learning_rate=1e-3, dead_after=10**6
+    )
+    train_sae(settings, CachedRows(read, written), tmp_path / "parent")
+    parent = SAE.load(tmp_path / "parent")
+    assert parent.target_scale == pytest.approx(np.sqrt(d_out) / np.linalg.norm(written, axis=1).mean(), rel=1e-3)
+    begun = beginning(parent, "digest", shape)
+    train_sae(settings, CachedRows(read * 2, written / 2), tmp_path / "child", parent=begun)
+    child = SAE.load(tmp_path / "child")
+    assert (child.scale, child.target_scale) == (parent.scale, parent.target_scale)

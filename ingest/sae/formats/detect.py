@@ -4,7 +4,7 @@ from pathlib import Path
 
 from catalog.errors import InputError
 from ingest.sae.formats import dictionary_learning, gemma_scope, sparsify
-from ingest.sae.formats.saelens_cfg import check_scale
+from ingest.sae.formats.saelens_ours import check_scale
 from ingest.sae.model import SAE, WEIGHTS_FILE
 
 _FORMATS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from catalog.errors import InputError
 from ingest.hookpoints import INPUT
 from ingest.sae.formats.hookpoints import to_transformer_lens
-from ingest.sae.formats.saelens_cfg import KNOWN, saelens_architecture
+from ingest.sae.formats.saelens_ours import KNOWN, saelens_architecture
 from ingest.sae.model import SAE
 
 

@@ -1,35 +1,14 @@
-"""cfg.json of SAELens, versions 1 to 6, as an SAEConfig, and back.
+"""cfg.json of SAELens, versions 1 to 6, as an SAEConfig; see `saelens_ours` for what saeql writes."""
 
-What SAELens cannot say (that a JumpReLU is our BatchTopK, say) stands in the block `metadata.saeql`: the whole
-SAEConfig and the scale of training. With that block the file is ours, and all else in it must agree with it.
-"""
-
-import math
 import re
-from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
-from ingest.sae.config import SAEConfig
-from ingest.sae.formats.hookpoints import from_saelens, to_transformer_lens
+from ingest.sae.formats.hookpoints import from_saelens
 from ingest.sae.formats.reading import described, read_settings, whole_number
-from ingest.sae.formats.saelens_tensors import ONE_THRESHOLD
+from ingest.sae.formats.saelens_ours import CHECKSUM, KNOWN, OURS, Stored, read_ours
 
-CHECKSUM, OURS = "weights_blake2b", "saeql"
-LAYOUT = "6.0.0"
-"""The SAELens version that files are written for; without one SAELens takes them for the flat layout."""
-KNOWN = {
-    "standard": ("relu", False, False),
-    "topk": ("topk", False, False),
-    "jumprelu": ("jumprelu", False, False),
-    "gated": ("gated", False, False),
-    "transcoder": ("relu", True, False),
-    "skip_transcoder": ("relu", True, True),
-    "jumprelu_transcoder": ("jumprelu", True, False),
-    "jumprelu_skip_transcoder": ("jumprelu", True, True),
-}
-"""SAELens' name: (our architecture, whether it is a transcoder, whether it has a skip path)."""
 FACTOR = "expected_average_only_in"
 """The normalisation by a constant, which must be folded into the weights."""
 _WRITTEN = re.compile(r"hook_(resid_\w+|attn_out|mlp_out)$")
@@ -41,13 +20,6 @@ _LAYER_NORM = (
 """How names of models with LayerNorm begin."""
 _RMS_NORM = ("llama", "gemma", "mistral", "mixtral", "qwen", "phi-3", "phi-4", "olmo", "deepseek", "yi-")
 """What stands in names of models with RMSNorm, whose writing weights TransformerLens leaves as they are."""
-_KINDS: dict[str, Any] = {
-    **dict.fromkeys(("model_name", "hookpoint", "architecture"), str),
-    **dict.fromkeys(("centred", "skip"), bool),
-    "target_hookpoint": str | None,
-    "groups": list,
-}
-"""Types in our block that SAEConfig takes for granted."""
 _READ = {
     *("architecture", "d_in", "d_sae", "d_out", "k", "apply_b_dec_to_input", "normalize_activations"),
     *("reshape_activations", "rescale_acts_by_decoder_norm", "metadata", "dtype", "device"),
@@ -66,64 +38,6 @@ _BEARS_ON_ENCODING = ("activ", "norm", "scal", "thresh", "reshape", "whiten", "c
 """Parts of names at which an unknown setting of the flat layout is refused; it also holds all of training's."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What a cfg.json says about the SAE and about how its tensors are stored."""
-
-    config: SAEConfig
-    skip: bool
-    """Whether there is a skip path."""
-    ours: bool
-    """Whether saeql wrote it."""
-    scale: float | None = None
-    """What rows were multiplied by in training, if known; the weights are those for rows as they are."""
-    checksum: str | None = None
-    """BLAKE2b-128 of the weights' file."""
-    needs_factor: bool = False
-    """The weights are for rows times a factor, which is yet to be folded into them."""
-    less_mean: bool = False
-    """The weights are for rows less their mean over the columns, as TransformerLens' centred writing weights give."""
-    by_decoder_norm: bool = False
-    """topk: activations are multiplied by the norms of their decoder rows, also before they are compared."""
-
-
-def to_cfg(config: SAEConfig, skip: bool, scale: float | None, checksum: str) -> dict[str, Any]:
-    """The settings of a cfg.json for an SAE with unfolded weights."""
-    settings: dict[str, Any] = {
-        "architecture": saelens_architecture(config, skip),
-        "d_in": config.d_in,
-        "d_sae": config.width,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": config.centred,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-    }
-    if config.architecture == "topk":
-        settings.update(k=config.k, rescale_acts_by_decoder_norm=False)
-    metadata: dict[str, Any] = {
-        "sae_lens_version": LAYOUT,
-        "model_name": config.model_name,
-        "hook_name": to_transformer_lens(config.hookpoint),
-        CHECKSUM: checksum,
-        OURS: {**asdict(config), "groups": list(config.groups), "skip": skip, "scale": scale},
-    }
-    if config.target_hookpoint is not None:
-        settings["d_out"] = config.d_out
-        metadata["hook_name_out"] = to_transformer_lens(config.target_hookpoint)
-    return {**settings, "metadata": metadata}
-
-
-def saelens_architecture(config: SAEConfig, skip: bool) -> str:
-    """SAELens' name for it; where it has none, one that SAELens will refuse and not misread."""
-    base = "jumprelu" if config.architecture in ONE_THRESHOLD else config.architecture
-    transcoder = config.target_hookpoint is not None
-    for name, known in KNOWN.items():
-        if known == (base, transcoder, skip):
-            return name
-    return "_".join([base, *(["skip"] if skip else []), *(["transcoder"] if transcoder else [])])
-
-
 def read_cfg(path: Path) -> Stored:
     """What the cfg.json at `path` says. Raises InputError for a setting that cannot be honoured."""
     settings = read_settings(path)
@@ -134,37 +48,7 @@ def read_cfg(path: Path) -> Stored:
         raise InputError(f"metadata is {metadata!r} in {path}, but must be a JSON object")
     unknown = {name for name in settings.keys() - _READ - _TRAINING if _means_something(settings[name])}
     _refuse_unknown(settings, unknown, path)
-    return _ours(settings, metadata, path) if OURS in metadata else _theirs(settings, path)
-
-
-def _ours(settings: dict[str, Any], metadata: dict[str, Any], path: Path) -> Stored:
-    block = metadata[OURS]
-    where = f"metadata.{OURS} of {path}"
-    if not isinstance(block, dict):
-        raise InputError(f"{where} is not a JSON object: {block!r}")
-    known = {field.name for field in fields(SAEConfig)}
-    needed = {field.name for field in fields(SAEConfig) if field.default is MISSING}
-    unknown, missing = block.keys() - known - {"skip", "scale"}, needed - block.keys()
-    if unknown or missing:
-        raise InputError(f"{where} lacks {sorted(missing)} and has the unknown {sorted(unknown)}: write it again")
-    for name, kinds in _KINDS.items():
-        if name in block and not isinstance(block[name], kinds):
-            raise InputError(f"{name} is {block[name]!r} in {where}: it cannot be of type {type(block[name]).__name__}")
-    if not all(type(size) is int for size in block.get("groups", [])):
-        raise InputError(f"groups is {block['groups']!r} in {where}, but must be a list of whole numbers")
-    scale, skip = block.get("scale"), block.get("skip", False)
-    if scale is not None:
-        check_scale(scale, where)
-    given = {name: block[name] for name in known & block.keys()}
-    config = described(path, **{**given, "groups": tuple(block.get("groups", ()))})
-    written = to_cfg(config, skip, scale, "")
-    for name in written.keys() - {"metadata", "dtype", "device"}:
-        if settings.get(name) != written[name]:
-            raise InputError(
-                f"{name} is {settings.get(name)!r} in {path}, but metadata.{OURS} there asks for {written[name]!r}: "
-                f"make them agree, or remove metadata.{OURS} to read a plain SAELens checkpoint"
-            )
-    return Stored(config, skip, True, scale, metadata.get(CHECKSUM))
+    return read_ours(settings, metadata, path) if OURS in metadata else _theirs(settings, path)
 
 
 def _theirs(settings: dict[str, Any], path: Path) -> Stored:
@@ -295,9 +179,3 @@ def _refuse_unknown(settings: dict[str, Any], names: set[str], path: Path) -> No
             f"{path} has settings that may change the encoding and are not known here: {said}. "
             f"Remove them if they do not"
         )
-
-
-def check_scale(scale: object, where: object) -> None:
-    """Raises InputError unless `scale` is a positive number."""
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"scale is {scale!r} for {where}, but must be a positive number")
