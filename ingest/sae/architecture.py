@@ -102,5 +102,9 @@ def reconstruct(weights: Weights, code: SparseCode, x: Tensor | None = None) -> 
 
 
 def block_rows(latents: int, device: torch.device) -> int:
-    """Rows whose pre-activations are held at a time: 16 MB of them on a CPU (cache), 1 GB on a GPU."""
-    return max(16, (1 << (22 if device.type == "cpu" else 28)) // latents)
+    """Rows whose pre-activations are held at a time: 8 MB of them on a CPU, 1 GB on a GPU.
+
+    4,096 rows encoded by 8,192 latents, k 32, one core: 217 to 225 ms in blocks of 8 MB, 219 to 242 in blocks of 2 MB,
+    248 in blocks of 16 MB, 276 in blocks of 32 MB: with them the memory is new each time.
+    """
+    return max(16, (1 << (21 if device.type == "cpu" else 28)) // latents)

@@ -14,7 +14,7 @@ from ingest.sae import world
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode, ragged
 from ingest.sae.kept import encoder_input, kept_loss
-from ingest.sae.topcode import code_above, pre_activations
+from ingest.sae.topcode import code_above, sampled_pre_activations
 
 SAMPLE_ROWS = 128
 MARGIN = 1.4
@@ -93,8 +93,7 @@ def _floors(first: float) -> Iterator[float]:
 
 def _rough_boundary(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> float:
     """A value that somewhat more than k pre-activations per row exceed, from rows spread over the batch."""
-    sample = x_in[:: max(len(x_in) // SAMPLE_ROWS, 1)]
-    pre = next(pre_activations(sample, encoder, bias))[1]
+    pre = sampled_pre_activations(x_in, encoder, bias, SAMPLE_ROWS)
     wanted = min(int(MARGIN * k * len(pre)), pre.numel())
     boundary = pre.flatten().topk(wanted, sorted=False).values.min()
     # Processes must agree whether they collected enough, so they collect from one boundary.

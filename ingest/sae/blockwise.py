@@ -21,8 +21,7 @@ from ingest.sae.risk import tilted
 def by_blocks(rule: Elementwise, weights: Weights, task: Task) -> Found:
     """The loss, and the gradients that depend on the code."""
     latents, n = len(weights.encoder), len(task.x_in)
-    # Two such matrices are in use at a time, three or more where the architecture is not a mere relu.
-    size = block_rows(latents, task.x_in.device) // 2
+    size = block_rows(latents, task.x_in.device)
     buffers = [task.x_in.new_empty((min(size, n), latents)) for _ in range(2)]
     sums = _Sums(rule, weights, task)
     for start in range(0, n, size):

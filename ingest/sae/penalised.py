@@ -15,7 +15,7 @@ from ingest.sae.elementwise import Elementwise, Task, at_pairs
 from ingest.sae.gradient import mean_variance
 from ingest.sae.kept import decoder_target, encoder_input
 from ingest.sae.pairwise import by_pairs
-from ingest.sae.topcode import code_above, pre_activations
+from ingest.sae.topcode import code_above, sampled_pre_activations
 
 SPARSE_BELOW = 0.05
 """Share of pairs that matter below which the pairwise path is the faster one. ReLU, d 256, 8,192 latents, one core, in
@@ -38,8 +38,7 @@ def encode(rule: Elementwise, weights: Weights, x: Tensor) -> SparseCode:
 
 def density(rule: Elementwise, weights: Weights, x_in: Tensor) -> float:
     """The share of (row, latent) pairs that matter, from rows spread over the batch."""
-    sample = x_in[:: max(len(x_in) // SAMPLE_ROWS, 1)]
-    _, shifted = next(pre_activations(sample, weights.encoder, rule.shift(weights)))
+    shifted = sampled_pre_activations(x_in, weights.encoder, rule.shift(weights), SAMPLE_ROWS)
     return int((shifted > 0).count_nonzero()) / max(shifted.numel(), 1)
 
 

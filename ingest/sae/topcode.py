@@ -32,6 +32,12 @@ def pre_activations(x_in: Tensor, encoder: Tensor, bias: Tensor) -> Iterator[tup
             yield out, torch.addmm(bias, rows, encoder.T, out=block[: len(rows)])
 
 
+def sampled_pre_activations(x_in: Tensor, encoder: Tensor, bias: Tensor, rows: int) -> Tensor:
+    """Those of about `rows` rows spread over `x_in`, of fewer where a block takes fewer: [sampled, latents]."""
+    step = -(-len(x_in) // min(rows, block_rows(len(encoder), x_in.device)))
+    return next(pre_activations(x_in[:: max(step, 1)], encoder, bias))[1]
+
+
 def top_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> SparseCode:
     """The k largest of relu(x_in @ encoder.T + bias) per row, exactly; k pairs a row, also of value 0."""
     values = x_in.new_empty((len(x_in), k))

@@ -156,7 +156,7 @@ def test_gradient_equals_autograd(
 ) -> None:
     monkeypatch.setattr(penalised, "SPARSE_BELOW", PATHS[path])
     # Blocks of 14, 14, ... rows, the last of them shorter.
-    monkeypatch.setattr("ingest.sae.blockwise.block_rows", lambda latents, device: 28)
+    monkeypatch.setattr("ingest.sae.blockwise.block_rows", lambda latents, device: 14)
     weights, batch = some_weights(kind, transcoder), some_batch(transcoder, tilt)
     outcome = architecture(kind, not transcoder).loss(weights, batch)
     leaves = leaves_of(weights)
