@@ -33,8 +33,10 @@ def load_encoder(model: str = MINILM) -> "SentenceTransformer":
             try:
                 _loaded[model] = SentenceTransformer(str(_folder(model) or model))
             except (OSError, ValueError, RuntimeError) as error:
+                # The first line says why; more of it is advice on another library.
+                why = str(error).partition("\n")[0].rstrip(".")
                 raise InputError(
-                    f"the embedding model {model!r} cannot be loaded: {error}. Name a directory, a Hugging Face id "
+                    f"the embedding model {model!r} cannot be loaded: {why}. Name a directory, a Hugging Face id "
                     f"that is in the cache or can be fetched, or the packaged default {MINILM!r}"
                 ) from error
         return _loaded[model]
