@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from catalog.sae_section import NEEDS, Sae
+from catalog.section import is_folder
 
 
 def architecture_of(sae: Sae, saes: Mapping[str, Sae]) -> tuple[str | None, Sae | None]:
@@ -15,7 +16,7 @@ def architecture_of(sae: Sae, saes: Mapping[str, Sae]) -> tuple[str | None, Sae 
         passed.add(sae.name)
         if sae.architecture is not None:
             return sae.architecture, None
-        if sae.checkpoint is not None or (sae.parent is not None and "/" in sae.parent):
+        if sae.checkpoint is not None or (sae.parent is not None and is_folder(sae.parent)):
             return None, sae
         if sae.parent is None:
             return "topk", None

@@ -24,8 +24,13 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     return resolved(value, info)
 
 
+def is_folder(name: str) -> bool:
+    """Whether what a NameOrPath says is a path."""
+    return "/" in name
+
+
 def _path_if_slashed(value: Any, info: ValidationInfo) -> Any:
-    return resolved(value, info) if isinstance(value, str) and "/" in value else value
+    return resolved(value, info) if isinstance(value, str) and is_folder(value) else value
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]

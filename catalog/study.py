@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from catalog.errors import StudyError
 from catalog.lineage import mistakes_of_children, mistakes_of_runs
 from catalog.sae_section import WIDTH, K, Measuring, Sae, Sweep
-from catalog.section import Name, Section
+from catalog.section import Name, Section, is_folder
 from catalog.sections import Concept, Corpus, Explainer, Model, Primary, Scorer
 from catalog.selection import Selection
 
@@ -223,7 +223,7 @@ def _conflicts(raw: dict[str, Any]) -> Iterator[str]:
             asked = section.get(field) if isinstance(section, dict) else None
             if isinstance(asked, str):
                 # An SAE's parent may be a path as well.
-                if not (field == "parent" and "/" in asked):
+                if not (field == "parent" and is_folder(asked)):
                     yield from _unknown(raw, f"{key}[{i}].{field}", target, asked)
                 continue
             for j, name in enumerate(asked if isinstance(asked, list) else []):

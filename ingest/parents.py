@@ -12,6 +12,7 @@ from typing import Any
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.sae_section import Sae
+from catalog.section import is_folder
 from ingest.sae.config import PENALTIES, Objective
 from ingest.sae.formats.reading import read_settings
 from ingest.sae.formats.saelens_cfg import FACTOR, read_cfg
@@ -53,11 +54,6 @@ class FolderDigests:
         if key not in self._known:
             self._known[key] = file_digest(path)
         return self._known[key]
-
-
-def is_folder(name: str) -> bool:
-    """Whether a parent is named by its folder."""
-    return "/" in name
 
 
 def parent_of(catalog: Catalog, name: str, digests: FolderDigests, scale: float | None = None) -> Origin:

@@ -10,11 +10,12 @@ import numpy as np
 
 from catalog import Catalog
 from catalog.sae_section import Sae
+from catalog.section import is_folder
 from catalog.study import Study
 from ingest.checkpoint import renamed
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
-from ingest.parents import FolderDigests, inherited, is_folder, left_to, parent_digest
+from ingest.parents import FolderDigests, inherited, left_to, parent_digest
 from ingest.residuals import residuals_digest, text_shards
 from ingest.sae.model import SAE, WEIGHTS_FILE
 

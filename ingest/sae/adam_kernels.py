@@ -1,7 +1,8 @@
 """The optimiser's step of encoder and decoder as Triton kernels, which hold a row while all is done to it.
 
 Adam as torch has it follows four passes over the gradients (projection, norm, scale) and is followed by two over the
-decoder (norms, division): at d 4,096 and 65,536 latents 28 GB are moved, of which 18 GB are needed. Here one pass finds
+decoder (norms, division): at d 4,096 and 65,536 latents, by count, 28 GB are moved of which
+18 GB are needed; nobody has timed it. Here one pass finds
 what the projection takes away and what norm is left, and one does all the rest of a row while it is in registers.
 """
 

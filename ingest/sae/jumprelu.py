@@ -18,13 +18,13 @@ Pairs with p <= 0 are outside K: otherwise every silent latent would raise a thr
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import Tensor
 
 from ingest.sae import penalised
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode
+from ingest.sae.config import Penalty
 from ingest.sae.elementwise import Activations, Slopes, exceeds
 
 STEEPNESS = 4.0
@@ -39,7 +39,7 @@ class JumpReLU:
 
     centred: bool = True
     """Whether b_dec is subtracted from the input."""
-    penalty: Literal["step", "tanh"] = "step"
+    penalty: Penalty = "step"
     """What a row pays for."""
     bandwidth: float = 0.05
     """Width of the kernel, in scaled activations: 0 at inference, where thresholds stand."""

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -78,38 +80,38 @@ def until(condition: object, seconds: float) -> bool:
     return True
 
 
+@contextmanager
+def training(program: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A caller that trains into `folder`/out, from its first checkpoint on; killed at the end, its processes gone."""
+    caller = subprocess.Popen([sys.executable, "-c", program, str(folder)], cwd=ROOT, env=ENVIRONMENT)
+    try:
+        assert until((folder / "out" / CHECKPOINT_FILE).exists, 90)
+        yield caller
+    finally:
+        caller.kill()
+        caller.wait()
+        gone = until(lambda: not processes_that_say(str(folder / "out")), 60)
+    assert gone
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are found in /proc")
 def test_processes_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
-    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(tmp_path)], cwd=ROOT, env=ENVIRONMENT)
-    job = str(tmp_path / "out")
-    try:
-        assert until((tmp_path / "out" / CHECKPOINT_FILE).exists, 90)
+    with training(CALLER, tmp_path):
         # torchrun and the two that it started.
-        assert len(processes_that_say(job)) == 3
-    finally:
-        caller.send_signal(signal.SIGKILL)
-        caller.wait()
-    assert until(lambda: not processes_that_say(job), 60)
+        assert len(processes_that_say(str(tmp_path / "out"))) == 3
+    assert not processes_that_say(str(tmp_path / "out"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are found in /proc")
 def test_processes_end_with_an_interrupted_call_although_its_caller_lives_on(tmp_path: Path) -> None:
-    caller = subprocess.Popen([sys.executable, "-c", NOTEBOOK, str(tmp_path)], cwd=ROOT, env=ENVIRONMENT)
-    job = str(tmp_path / "out")
-    try:
-        assert until((tmp_path / "out" / CHECKPOINT_FILE).exists, 90)
+    with training(NOTEBOOK, tmp_path) as caller:
         caller.send_signal(signal.SIGINT)
         assert until((tmp_path / "interrupted").exists, 60)
-        assert processes_that_say(job) == []
+        assert processes_that_say(str(tmp_path / "out")) == []
         assert caller.poll() is None
         assert not list((tmp_path / "out").glob("*.json"))
-    finally:
-        caller.kill()
-        caller.wait()
-        # Should they be left, they end with the caller.
-        until(lambda: not processes_that_say(job), 60)
 
 
 @pytest.mark.slow
