@@ -26,6 +26,7 @@ from ingest.sequences import Batch, Sequences, batches, load_sequences
 from ingest.splice import CleanPass, run_clean, run_replaced
 
 SPLITS = ("train", "val", "test")
+_STAGE = "evaluation"
 _MEASURES = 2
 """Part of the inputs' digest: a change of what is measured raises it, and everything is measured again."""
 
@@ -56,10 +57,11 @@ def evaluate_text(
 ) -> EvaluationReport:
     """Bring the table `evaluations` up to date for every SAE on each split of the corpora, each committed when done.
 
-    What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split:
-    documents are taken in the order of their hash until it is reached, so that new text changes few of them. A
-    split without text is left out with a row in `problems`. An SAE of which `config.target_hookpoint` is set
-    replaces what stands at that hookpoint and is measured against it. `progress` is told (tokens read, tokens to read).
+    What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split: documents
+    are taken in the order of their hash until it is reached, so that new text changes few of them. A split without text
+    is left out with a row in `problems`; so is the FVE where an SAE's rows are all equal. An SAE of which
+    `config.target_hookpoint` is set replaces what stands at that hookpoint and is measured against it. `progress` is
+    told (tokens read, tokens to read).
 
     Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
     finite, for rows of another width than the SAE's, and where a replaced pass gives no finite loss.
@@ -90,7 +92,7 @@ def evaluate_text(
             if progress:
                 progress(report.tokens, total)
         rows = [row | {"max_tokens": max_tokens, "inputs": inputs[str(row["sae"])]} for row in run.rows()]
-        _store(catalog, text, rows)
+        _store(catalog, text, rows, run.unexplained())
         report.evaluated += [(reader.name, text.corpus, text.split) for reader in stale]
     return report
 
@@ -183,6 +185,11 @@ class _Run:
             )
         return found
 
+    def unexplained(self) -> dict[str, str]:
+        """Why there is no FVE, by SAE, of those that have none."""
+        reasons = {name: tally.result().unexplained for name, tally in self._tallies.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
 
 def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) -> None:
     known = [corpus for (corpus,) in catalog.rows("SELECT corpus FROM corpora ORDER BY corpus")]
@@ -202,14 +209,14 @@ def _predicted(batch: Batch, measured: Tensor) -> Tensor:
 
 
 def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | None) -> None:
-    stage, subject = "evaluation", f"{corpus}:{split}"
-    there = catalog.rows("SELECT reason FROM problems WHERE stage = ? AND subject = ?", [stage, subject])
+    subject = f"{corpus}:{split}"
+    there = catalog.rows("SELECT reason FROM problems WHERE stage = ? AND subject = ?", [_STAGE, subject])
     if there == ([(reason,)] if reason else []):
         return
     with catalog.write(f"evaluation of {corpus}, split {split}: {reason or 'possible now'}") as tx:
-        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ?", [stage, subject])
+        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ?", [_STAGE, subject])
         if reason:
-            tx.insert("problems", [{"stage": stage, "subject": subject, "reason": reason, "count": 1}])
+            tx.insert("problems", [{"stage": _STAGE, "subject": subject, "reason": reason, "count": 1}])
 
 
 def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
@@ -218,9 +225,17 @@ def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
-def _store(catalog: Catalog, text: MeasuredText, rows: list[dict[str, object]]) -> None:
+def _store(catalog: Catalog, text: MeasuredText, rows: list[dict[str, object]], unexplained: dict[str, str]) -> None:
+    """The rows of some SAEs on one text, and why some of them have no FVE."""
+    subjects = {str(row["sae"]): f"{row['sae']} on {text.corpus}:{text.split}" for row in rows}
+    problems = [
+        {"stage": _STAGE, "subject": subjects[sae], "reason": reason, "count": 1} for sae, reason in unexplained.items()
+    ]
     catalog.stage("evaluations", rows)
-    names = ", ".join(quoted(str(row["sae"])) for row in rows)
-    scope = f"corpus = {quoted(text.corpus)} AND split = {quoted(text.split)} AND sae IN ({names})"
+    catalog.stage("problems", problems, "_problems")
+    ours, theirs = (", ".join(map(quoted, names)) for names in (subjects, subjects.values()))
+    scope = f"corpus = {quoted(text.corpus)} AND split = {quoted(text.split)} AND sae IN ({ours})"
+    problem = f"stage = {quoted(_STAGE)} AND subject IN ({theirs})"
     with catalog.write(f"evaluation on {text.corpus}, split {text.split}", saes=len(rows)) as tx:
         tx.replace("evaluations", "_fresh", ["sae", "corpus", "split"], scope)
+        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)

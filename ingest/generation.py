@@ -15,11 +15,12 @@ from catalog.sae_section import Sae
 from catalog.study import Study
 from ingest.checkpoint import check_asked, named
 from ingest.harvest import Reader
+from ingest.measured import repeated_positions
 from ingest.models import LanguageModel
 from ingest.parents import FolderDigests, Origin, parent_of
 from ingest.planned import Plan, plan_of, ready, selected_ranges
 from ingest.recipe import beginning, shape, training
-from ingest.recorded import record
+from ingest.recorded import HeldOut, record
 from ingest.residuals import Residuals, cache_residuals
 from ingest.sae.job import Job
 from ingest.sae.parallel import train_in_processes
@@ -76,7 +77,8 @@ class Generation:
         named(sae, loaded, self._model.spec.name, (widths[wanted[0]], widths[wanted[-1]])).save(plan.folder)
         self._progress(f"reading {', '.join(wanted)}", 0, None, "")
         val = held_out_rows(self._catalog, self._model, wanted, list(self._study.corpora_of(sae)))
-        return self._record(plan, None, val[sae.hookpoint], val[sae.target] if sae.target else None)
+        held_out = HeldOut(val[sae.hookpoint], val[sae.target] if sae.target else None)
+        return self._record(plan, None, held_out)
 
     def _train(self, corpora: tuple[str, ...], train_tokens: int | None, plans: list[Plan]) -> list[Reader]:
         """Train SAEs on the same text, those with the same rows on one pass over them."""
@@ -95,15 +97,25 @@ class Generation:
         for (hookpoint, target, selection, stream), ours in groups.items():
             source = self._source(residuals, hookpoint, target, selection, corpora, train_tokens, stream)
             reports = self._reports(ours, self._jobs(ours, source), source)
-            if stream and reports:
-                val = held_out_rows(self._catalog, self._model, [hookpoint], list(corpora))[hookpoint]
-            elif reports:
-                val = residuals[hookpoint].val
-            val_target = residuals[target].val if target else None
-            found += [
-                self._record(plan, reports[plan.sae.name], val, val_target) for plan in ours if plan.sae.name in reports
-            ]
+            if reports:
+                held_out = self._held_out(residuals, hookpoint, target, corpora, stream)
+            found += [self._record(plan, reports[plan.sae.name], held_out) for plan in ours if plan.sae.name in reports]
         return found
+
+    def _held_out(
+        self,
+        residuals: dict[str, Residuals],
+        hookpoint: str,
+        target: str | None,
+        corpora: tuple[str, ...],
+        stream: bool,
+    ) -> HeldOut:
+        """Val rows that repeat no train text."""
+        if stream:
+            return HeldOut(held_out_rows(self._catalog, self._model, [hookpoint], list(corpora))[hookpoint])
+        rows = residuals[hookpoint]
+        repeated = {corpus: repeated_positions(self._catalog, corpus, "val") for corpus in corpora}
+        return HeldOut(rows.val, residuals[target].val if target else None, rows.val_without(repeated))
 
     def _reports(self, plans: list[Plan], jobs: list[Job], source: RowSource) -> dict[str, TrainReport]:
         """Train on the same rows; by name the report of each SAE that did not diverge."""
@@ -169,8 +181,8 @@ class Generation:
 
         return Job(chosen, plan.folder, begin, told, skip=sae.skip)
 
-    def _record(self, plan: Plan, report: TrainReport | None, val: Any, target: Any) -> Reader:
-        reader = record(self._catalog, self._model, plan, report, val, target)
+    def _record(self, plan: Plan, report: TrainReport | None, held_out: HeldOut) -> Reader:
+        reader = record(self._catalog, self._model, plan, report, held_out)
         self.made.append(plan.sae.name)
         return reader
 

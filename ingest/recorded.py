@@ -1,6 +1,6 @@
 """An SAE that was trained or loaded, into the catalog: measured on val tokens, one commit with all that it changes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from catalog import Catalog
 from catalog.lake import quoted
@@ -8,8 +8,9 @@ from catalog.transaction import Transaction
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
 from ingest.planned import Plan
-from ingest.sae.evaluate import Evaluation, NothingToExplain, evaluate
+from ingest.sae.evaluate import Evaluation, evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
+from ingest.sae.rows import RowNumbers, Rows
 from ingest.sae.settings import TrainReport
 from ingest.sparse import file_digest
 
@@ -19,17 +20,32 @@ _IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
 """Columns of `saes` that decide what an SAE's activations and measures are."""
 
 
-def record(
-    catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainReport | None, val: Any, target: Any
-) -> Reader:
+class HeldOut(NamedTuple):
+    """The rows of val tokens that an SAE is measured on."""
+
+    rows: Rows
+    """[n, d_in]."""
+    target: Rows | None = None
+    """[n, d_out] of the same tokens, for a transcoder."""
+    subset: RowNumbers | None = None
+    """Numbers of those that count, ascending; None: all."""
+
+    @property
+    def tokens(self) -> int:
+        """How many are measured."""
+        return len(self.rows) if self.subset is None else len(self.subset)
+
+
+def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainReport | None, held_out: HeldOut) -> Reader:
     """Measure an SAE on val tokens and put it into the catalog, with the course of its training.
 
-    Where nothing can be measured its figures are NULL; rows that are all equal are a problem with its reason.
+    Where nothing can be measured its figures are NULL; why there is no FVE is a problem.
     """
     sae = plan.sae
     trained = SAE.load(plan.folder, model.device)
     config = trained.config
-    held_out, problems = _measured(trained, sae.name, val, target)
+    measured = evaluate(trained, *held_out[:2], subset=held_out.subset) if held_out.tokens else None
+    problems = _without_fve(sae.name, measured) + _without_logits(model, sae.name, config.out)
     penalised = config.k is None
     row = {
         "sae": sae.name,
@@ -42,10 +58,10 @@ def record(
         "parent": sae.parent,
         "weights": plan.folder.name,
         "digest": file_digest(plan.folder / WEIGHTS_FILE),
-        "l0": held_out and held_out.l0,
-        "fve": held_out and held_out.fve,
-        "dead": held_out and held_out.dead,
-        "held_out": held_out.rows if held_out else 0,
+        "l0": measured and measured.l0,
+        "fve": measured and measured.fve,
+        "dead": measured and measured.dead,
+        "held_out": held_out.tokens,
         "steps": report and report.steps,
         "config": plan.config,
         "target": sae.target,
@@ -55,18 +71,14 @@ def record(
         "seed": sae.seed if report else None,
     }
     course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
-    _store(catalog, row, course, problems + _without_logits(model, sae.name, config.out))
+    _store(catalog, row, course, problems)
     return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
 
 
-def _measured(trained: SAE, name: str, val: Any, target: Any) -> tuple[Evaluation | None, list[dict[str, Any]]]:
-    """(the measures on val tokens, None where there are none; why there are none, if val tokens are there)."""
-    if not len(val):
-        return None, []
-    try:
-        return evaluate(trained, val, target), []
-    except NothingToExplain as error:
-        return None, [{"stage": _HELD_OUT, "subject": name, "reason": str(error), "count": 1}]
+def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]:
+    """Says, of an SAE, why it has no FVE."""
+    reason = measured.unexplained if measured else "no token of split val is left that does not repeat train text"
+    return [{"stage": _HELD_OUT, "subject": name, "reason": reason, "count": 1}] if reason else []
 
 
 def _without_logits(model: LanguageModel, name: str, width: int) -> list[dict[str, Any]]:

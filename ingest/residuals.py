@@ -23,6 +23,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from ingest.models import LanguageModel
 from ingest.sae.files import remove_partials, write_whole
+from ingest.sae.rows import RowNumbers
 from ingest.sequences import Batch, Sequences, batches, load_sequences
 
 HALF_MAX = 65504.0
@@ -45,16 +46,27 @@ class Residuals:
     """Of the model, the hookpoint and the text that they come from."""
     train_positions: npt.NDArray[np.int64]
     """`[train tokens]`: position in its corpus of each row, memory-mapped."""
-    train_shards: list[tuple[str, int, int]]
-    """(corpus, shard, train rows) in the order of the file."""
+    val_positions: npt.NDArray[np.int64]
+    """`[val tokens]`: likewise."""
+    shards: list[tuple[str, int, int, int]]
+    """(corpus, shard, train rows, val rows) in the order of the files."""
 
-    def rows_of(self, wanted: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    def val_without(self, left_out: dict[str, npt.NDArray[np.int64]]) -> RowNumbers:
+        """Numbers of the val rows, ascending, whose position is none of those left out of its corpus."""
+        found, at = [np.empty(0, np.int64)], 0
+        for corpus, _, _, rows in self.shards:
+            positions = self.val_positions[at : at + rows]
+            found.append(np.flatnonzero(~np.isin(positions, left_out.get(corpus, []))) + at)
+            at += rows
+        return np.concatenate(found)
+
+    def rows_of(self, wanted: dict[str, npt.NDArray[np.int64]]) -> RowNumbers:
         """Numbers of the train rows, ascending, whose position lies in one of the ranges `[n, 2]` of its corpus.
 
         `wanted` has ranges (first position, one past the last), ascending and apart, per corpus.
         """
         found, at = [np.empty(0, np.int64)], 0
-        for corpus, _, rows in self.train_shards:
+        for corpus, _, rows, _ in self.shards:
             ranges = wanted.get(corpus)
             if ranges is not None and len(ranges):
                 positions = self.train_positions[at : at + rows]
@@ -181,8 +193,8 @@ class _Counts(BaseModel):
 class _State(BaseModel):
     """What of a cache is whole, as `state.json` has it."""
 
-    done: list[tuple[str, int, int]] = []
-    """(corpus, shard, train rows) in the order of the file."""
+    done: list[tuple[str, int, int, int]] = []
+    """(corpus, shard, train rows, val rows) in the order of the files."""
     d: int | None = None
     rows: _Counts = _Counts()
     made: dict[str, str] = {}
@@ -267,8 +279,9 @@ class _CacheFolder:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        before = sum(int(rows) for _, _, rows in self.done)
-        self.done.append((corpus, shard, self._rows["train"] - before))
+        train = sum(rows for _, _, rows, _ in self.done)
+        val = sum(rows for *_, rows in self.done)
+        self.done.append((corpus, shard, self._rows["train"] - train, self._rows["val"] - val))
         state = _State(done=self.done, d=self._d, rows=_Counts(**self._rows), made=self._made)
         write_whole(self.folder / STATE_FILE, state.model_dump_json().encode())
 
@@ -281,10 +294,11 @@ class _CacheFolder:
         """Map the finished files."""
         if not self._rows["train"]:
             raise InputError(f"hookpoint {self.hookpoint!r}: no train tokens to cache; add text")
-        parts = {}
+        parts, positions = {}, dict[str, npt.NDArray[np.int64]]()
         for split in SPLITS:
             n, d = self._rows[split], int(self._d or 0)
             path = self.folder / f"{split}.f16"
             parts[split] = np.memmap(path, np.float16, "r", shape=(n, d)) if n else np.zeros((0, d), np.float16)
-        positions = np.memmap(self.folder / "train.pos", np.int64, "r", shape=(self._rows["train"],))
-        return Residuals(parts["train"], parts["val"], self.digest, positions, self.done)
+            path = self.folder / f"{split}.pos"
+            positions[split] = np.memmap(path, np.int64, "r", shape=(n,)) if n else np.empty(0, np.int64)
+        return Residuals(parts["train"], parts["val"], self.digest, positions["train"], positions["val"], self.done)

@@ -4,6 +4,9 @@ The order follows from seed and step, as with a cache: each epoch permutes the s
 by the model and their train rows mixed. What a resumed run needs is computed again.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,9 +14,10 @@ from torch import Tensor
 
 from catalog import Catalog
 from catalog.errors import InputError
+from ingest.measured import repeated_positions
 from ingest.models import LanguageModel
 from ingest.residuals import checked, default_batch, in_half, residuals_digest
-from ingest.sae.rows import SAMPLE, Rows, Sampler, as_tensor
+from ingest.sae.rows import SAMPLE, RowNumbers, Rows, Sampler, as_tensor
 from ingest.sequences import batches, load_sequences
 
 BUFFER_SHARDS = 2
@@ -120,11 +124,13 @@ class _Stream:
 def held_out_rows(catalog: Catalog, model: LanguageModel, hookpoints: list[str], corpora: list[str]) -> dict[str, Rows]:
     """Up to HELD_OUT rows [n, d] of val documents, from the first shards on, at each hookpoint; nothing else is read.
 
-    Raises InputError naming the hookpoint if a value is not finite, or beyond half precision.
+    Tokens that repeat train text (`repeated_positions`) are read for their context, and left out. Raises InputError
+    naming the hookpoint if a value is not finite, or beyond half precision.
     """
     parts: list[dict[str, Rows]] = []
+    repeated = {corpus: repeated_positions(catalog, corpus, "val") for corpus in corpora}
     for corpus, shard in _shards(catalog, corpora):
-        parts.append(_rows(catalog, model, hookpoints, [(corpus, shard, 0)], "val"))
+        parts.append(_rows(catalog, model, hookpoints, [(corpus, shard, 0)], "val", repeated))
         if sum(len(part[hookpoints[0]]) for part in parts) >= HELD_OUT:
             break
     return {name: rows[:HELD_OUT] for name, rows in _joined(parts, model, hookpoints).items()}
@@ -160,15 +166,24 @@ def _train_shards(catalog: Catalog, corpora: list[str], train_tokens: int | None
 
 
 def _rows(
-    catalog: Catalog, model: LanguageModel, hookpoints: list[str], shards: list[Shard], split: str
+    catalog: Catalog,
+    model: LanguageModel,
+    hookpoints: list[str],
+    shards: list[Shard],
+    split: str,
+    left_out: Mapping[str, RowNumbers] = MappingProxyType({}),
 ) -> dict[str, Rows]:
-    """The rows [n, d] of the split's documents at each hookpoint; the model reads no other text."""
+    """The rows [n, d] of the split's documents at each hookpoint; the model reads no other text.
+
+    `left_out` are positions per corpus whose rows are not given.
+    """
     parts = []
     for corpus, shard, _ in shards:
         sequences = load_sequences(catalog, corpus, shard).of_split(split)
         for batch in batches(sequences, model.bos, default_batch(model)):
             read = model.read(batch.ids, hookpoints)
-            parts.append({name: in_half(checked(read[name], batch, sequences, name), name) for name in read})
+            kept = ~np.isin(batch.positions, left_out.get(corpus, []))
+            parts.append({name: in_half(checked(read[name], batch, sequences, name), name)[kept] for name in read})
     return _joined(parts, model, hookpoints)
 
 

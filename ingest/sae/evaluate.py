@@ -2,22 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from catalog.errors import InputError
 from ingest.sae.model import SAE
-from ingest.sae.rows import Rows, as_tensor, check_finite, check_rows
+from ingest.sae.rows import RowNumbers, Rows, as_tensor, check_finite, check_rows
 
 CHUNK = 8192
 DENSE_ONE_IN = 10
 """A latent that fires on more than one row in so many is called dense."""
 ROUNDING = 1e-12
 """A share of the power that is no variance: what the sums may be off by."""
-
-
-class NothingToExplain(InputError):
-    """Rows that are all equal: no variance can be explained."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,9 @@ class Evaluation:
     rows: int
     l0: float
     """Mean number of active latents per row."""
-    fve: float
-    """Fraction of variance explained: 1 - sum |t - x_hat|^2 / sum |t - mean(t)|^2, the mean over the same rows."""
+    fve: float | None
+    """Fraction of variance explained: 1 - sum |t - x_hat|^2 / sum |t - mean(t)|^2, the mean over the same rows; None
+    where they are all equal."""
     mse: float
     """Mean over rows of |t - x_hat|^2 / d."""
     cosine: float
@@ -39,6 +37,14 @@ class Evaluation:
     """dead / width."""
     dense: int
     """Latents that fired on more than a tenth of the rows."""
+
+    @property
+    def unexplained(self) -> str | None:
+        """Why there is no FVE; None if there is one."""
+        if self.fve is not None:
+            return None
+        rows = "1 row has" if self.rows == 1 else f"the {self.rows} rows are all equal and have"
+        return f"{rows} no variance that could be explained: no FVE; give held-out text of several different tokens"
 
 
 class Tally:
@@ -74,18 +80,17 @@ class Tally:
         return x_hat
 
     def result(self) -> Evaluation:
-        """The measures of all rows so far. Raises NothingToExplain if they are all equal."""
+        """The measures of all rows so far. Raises InputError if there were none."""
         n, width = self._rows, self._sae.config.width
+        if not n:
+            raise InputError("no rows to evaluate on: give held-out text")
         # sum |t - mean|^2 = sum |t - o|^2 - |sum (t - o)|^2 / n for any o; one near the mean keeps the digits.
-        variance = self._power - float(self._total.square().sum()) / n if n else 0.0
-        if not variance > ROUNDING * self._power:
-            said = "1 row is too few to evaluate on" if n == 1 else f"the {n} rows to evaluate on are all equal"
-            raise NothingToExplain(f"{said}: no variance can be explained; give held-out rows of several tokens")
+        variance = self._power - float(self._total.square().sum()) / n
         dead = int((self._fired == 0).sum())
         return Evaluation(
             rows=n,
             l0=int(self._fired.sum()) / n,
-            fve=1 - self._error / variance,
+            fve=1 - self._error / variance if variance > ROUNDING * self._power else None,
             mse=self._error / (n * self._sae.config.out),
             cosine=self._cosine / n,
             dead=dead,
@@ -94,23 +99,24 @@ class Tally:
         )
 
 
-def evaluate(sae: SAE, rows: Rows, target: Rows | None = None) -> Evaluation:
+def evaluate(sae: SAE, rows: Rows, target: Rows | None = None, *, subset: RowNumbers | None = None) -> Evaluation:
     """Measure `sae` on `rows` [n, d_in], held out from training, in chunks; a transcoder against `target` [n, d_out].
 
-    Raises InputError for rows that do not fit the SAE, naming the first one that is not finite, and NothingToExplain
-    for rows that are all equal.
+    `subset` [m], ascending, measures those rows alone. Raises InputError for rows that do not fit the SAE, naming the
+    first one that is not finite, and where there are none.
     """
     check_rows(rows, sae.config.d_in, 1)
     if target is not None:
         check_rows(target, sae.config.out, len(rows))
+    numbers = np.arange(len(rows)) if subset is None else subset
     tally = Tally(sae)
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, min(start + CHUNK, len(rows)))
+    for start in range(0, len(numbers), CHUNK):
+        part = numbers[start : start + CHUNK]
         tally.add(_chunk(rows, part, sae), None if target is None else _chunk(target, part, sae))
     return tally.result()
 
 
-def _chunk(rows: Rows, part: slice, sae: SAE) -> Tensor:
+def _chunk(rows: Rows, part: RowNumbers, sae: SAE) -> Tensor:
     x = as_tensor(rows[part]).to(sae.weights.decoder.device)
-    check_finite(x, range(part.start, part.stop))
+    check_finite(x, part)
     return x

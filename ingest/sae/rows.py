@@ -15,6 +15,8 @@ from catalog.errors import InputError
 
 Rows = npt.NDArray[np.float16]
 """Activations [n, d], an array or a memory map of one."""
+RowNumbers = npt.NDArray[np.int64]
+"""Which rows, [m]."""
 
 BUFFER_ROWS = 1 << 17
 """Rows held in memory and mixed: 64 MB at d 256."""
@@ -64,7 +66,7 @@ def check_rows(rows: Rows, d_in: int, batch: int) -> None:
         raise InputError(f"{len(rows)} rows do not fill one batch of {batch}: harvest more text, or lower the batch")
 
 
-def check_finite(x: Tensor, numbers: range | npt.NDArray[np.int64]) -> None:
+def check_finite(x: Tensor, numbers: range | RowNumbers) -> None:
     """Raises InputError naming the first row of `x` [n, d] that holds NaN or infinity; `numbers` [n] are its rows."""
     bad = torch.nonzero(~x.isfinite().all(1)).flatten()
     if len(bad):
@@ -79,7 +81,7 @@ def as_tensor(rows: Rows) -> Tensor:
     return torch.from_numpy(np.asarray(rows, dtype=np.float32, copy=True))
 
 
-def sample_rows(rows: Rows, subset: npt.NDArray[np.int64] | None = None) -> Tensor:
+def sample_rows(rows: Rows, subset: RowNumbers | None = None) -> Tensor:
     """Up to SAMPLE rows spread evenly over the file or the subset, float32. Raises InputError if one is not finite."""
     length = len(rows) if subset is None else len(subset)
     at = np.linspace(0, length - 1, min(SAMPLE, length)).astype(np.int64)
@@ -98,7 +100,7 @@ def fingerprint(rows: Rows) -> str:
 class RowSampler:
     """Every epoch is a permutation: of blocks over the whole file, then of the rows of a buffer of blocks."""
 
-    def __init__(self, rows: Rows, batch: int, seed: int, *, subset: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, rows: Rows, batch: int, seed: int, *, subset: RowNumbers | None = None) -> None:
         """`subset` [m], ascending, draws from those rows alone."""
         self._rows, self._batch, self._seed, self._subset = rows, batch, seed, subset
         self._length = len(rows) if subset is None else len(subset)
@@ -122,7 +124,7 @@ class RowSampler:
             self._fill(*place)
         return torch.from_numpy(self._buffer[self._mixed[self._slice(step)]])
 
-    def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
+    def row_numbers(self, step: int) -> RowNumbers:
         """Where the rows of the step that was drawn last stand in the file, [batch]."""
         return self._numbers[self._mixed[self._slice(step)]]
 
@@ -160,7 +162,7 @@ class Sampler(Protocol):
         """
         ...
 
-    def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
+    def row_numbers(self, step: int) -> RowNumbers:
         """What identifies the rows of the step that was drawn last, [batch]."""
         ...
 
@@ -200,7 +202,7 @@ class RowSource(Protocol):
 class CachedRows:
     """Rows of one hookpoint on disk and, for a transcoder, those of another; all of them, or a subset."""
 
-    def __init__(self, rows: Rows, target: Rows | None = None, *, subset: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, rows: Rows, target: Rows | None = None, *, subset: RowNumbers | None = None) -> None:
         """`rows` [n, d_in], `target` [n, d_out] of the same tokens, `subset` [m] ascending row numbers."""
         self._rows, self._target, self.subset = rows, target, subset
 
@@ -261,5 +263,5 @@ class _Pairs:
         x = self._x.batch(step)
         return x, x if self._target is None else self._target.batch(step)
 
-    def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
+    def row_numbers(self, step: int) -> RowNumbers:
         return self._x.row_numbers(step)

@@ -23,7 +23,7 @@ from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 from ingest.sequences import load_sequences
 from tests.empty import make_empty
-from tests.ingest.tiny import WORDS, D, corpus_of, texts, write_lines
+from tests.ingest.tiny import WORDS, D, corpus_of, loaded, repeats, texts, write_lines
 
 WIDTH, K = 40, 4
 
@@ -77,20 +77,6 @@ def stored(catalog: Catalog, sae: str, corpus: str = "docs", split: str = "test"
     names = [column[0] for column in cursor.description or []]
     (row,) = cursor.fetchall()
     return dict(zip(names, row, strict=True))
-
-
-def repeats(catalog: Catalog, corpus: str, split: str) -> set[int]:
-    """Positions within 16 tokens that stand in train text, by comparing runs of tokens."""
-    ordered = "SELECT list(position ORDER BY position), list(token ORDER BY position) FROM tokens JOIN documents "
-    ordered += "USING (corpus, document) WHERE {} GROUP BY corpus, document"
-    seen, found = set(), set()
-    for _, tokens in catalog.rows(ordered.format("split = 'train'")):
-        seen |= {tuple(tokens[i : i + 16]) for i in range(len(tokens) - 15)}
-    for positions, tokens in catalog.rows(ordered.format("split = ? AND corpus = ?"), [split, corpus]):
-        for i in range(len(tokens) - 15):
-            if tuple(tokens[i : i + 16]) in seen:
-                found |= set(positions[i : i + 16])
-    return found
 
 
 def naive(
@@ -336,6 +322,24 @@ def test_a_split_without_text_is_a_problem_until_there_is_some(text: Catalog, ll
     text.connection.execute("UPDATE lake.documents SET split = 'val' WHERE corpus = 'more' AND split = 'train'")
     assert evaluate_text(text, llama, [reader("a")], ["more"], ("val",)).evaluated == [("a", "more", "val")]
     assert text.rows("SELECT * FROM problems WHERE stage = 'evaluation'") == []
+
+
+def test_rows_that_are_all_equal_are_measured_but_for_the_fve(text: Catalog, llama_folder: Path) -> None:
+    model = loaded(llama_folder)
+    layer = model.network.get_submodule("model.layers.1")
+    held = layer.register_forward_hook(lambda module, given, output: torch.ones_like(output))
+    report = evaluate_text(text, model, [reader("a"), reader("b", hookpoint="layers.0")], ["docs"], ("test",))
+    assert len(report.evaluated) == 2
+    found = text.rows("SELECT sae, fve IS NULL, l0 > 0, mse > 0, ce_spliced > 0 FROM evaluations ORDER BY sae")
+    assert found == [("a", True, True, True, True), ("b", False, True, True, True)]
+    problems = "SELECT subject, reason FROM problems WHERE stage = 'evaluation'"
+    ((subject, reason),) = text.rows(problems)
+    assert subject == "a on docs:test"
+    assert "rows are all equal and have no variance" in str(reason)
+    held.remove()
+    changed = replace(reader("a"), digest="other weights")
+    evaluate_text(text, model, [changed], ["docs"], ("test",))
+    assert text.rows(problems) == []
 
 
 def test_unknown_names_and_saes_that_do_not_fit_are_refused(text: Catalog, llama: LanguageModel) -> None:

@@ -152,11 +152,11 @@ def test_a_truncated_file_is_noticed_and_computed_again(text: Catalog, llama: La
 )
 def test_a_state_that_cannot_be_read_is_none(text: Catalog, llama: LanguageModel, content: bytes) -> None:
     before = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
-    rows, shards, folder = before.train.tobytes(), before.train_shards, text.cache / "residuals" / before.digest
+    rows, shards, folder = before.train.tobytes(), before.shards, text.cache / "residuals" / before.digest
     del before
     (folder / "state.json").write_bytes(content)
     again = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
-    assert (again.train.tobytes(), again.train_shards) == (rows, shards)
+    assert (again.train.tobytes(), again.shards) == (rows, shards)
     assert json.loads((folder / "state.json").read_bytes())["rows"]["train"] == len(again.train)
 
 
@@ -205,7 +205,7 @@ def test_values_beyond_half_precision_are_refused(text: Catalog, llama_folder: P
 def test_rows_from_the_model_are_those_of_the_cache(text: Catalog, llama: LanguageModel) -> None:
     cached = cache_residuals(text, llama, ["layers.0"], ["docs"])["layers.0"]
     source = ModelRows(text, llama, "layers.0", ["docs"], None)
-    streamed = source.read([("docs", shard, 0) for _, shard, _ in cached.train_shards])
+    streamed = source.read([("docs", shard, 0) for _, shard, *_ in cached.shards])
     assert streamed.dtype == np.float16
     assert streamed.tobytes() == cached.train.tobytes()
     assert held_out_rows(text, llama, ["layers.0"], ["docs"])["layers.0"].tobytes() == cached.val.tobytes()

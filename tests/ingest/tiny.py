@@ -103,6 +103,20 @@ def texts(n: int, seed: int = 0) -> list[str]:
     return [f"{i} " + " ".join(rng.choices(WORDS, k=rng.randint(3, 60))) for i in range(n)]
 
 
+def repeats(catalog: Catalog, corpus: str, split: str) -> set[int]:
+    """Positions within 16 tokens that stand in train text, by comparing runs of tokens."""
+    ordered = "SELECT list(position ORDER BY position), list(token ORDER BY position) FROM tokens JOIN documents "
+    ordered += "USING (corpus, document) WHERE {} GROUP BY corpus, document"
+    seen, found = set(), set()
+    for _, tokens in catalog.rows(ordered.format("split = 'train'")):
+        seen |= {tuple(tokens[i : i + 16]) for i in range(len(tokens) - 15)}
+    for positions, tokens in catalog.rows(ordered.format("split = ? AND corpus = ?"), [split, corpus]):
+        for i in range(len(tokens) - 15):
+            if tuple(tokens[i : i + 16]) in seen:
+                found |= set(positions[i : i + 16])
+    return found
+
+
 def write_lines(path: Path, documents: Iterable[str]) -> Path:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     return path
