@@ -5,3 +5,7 @@ ALTER TABLE evaluations ALTER COLUMN fve DROP NOT NULL;
 COMMENT ON COLUMN evaluations.fve IS 'fraction of variance explained: 1 - sum |x - x_hat|^2 / sum |x - mean|^2, the mean over these tokens; NULL where their rows are all equal';
 COMMENT ON COLUMN saes.fve IS 'fraction of variance explained on held-out tokens: 1 - residual / variance about the mean; NULL where their rows are all equal';
 COMMENT ON COLUMN saes.held_out IS 'number of held-out tokens (split val, those left out that lie in 16 that stand in train text) that l0, fve and dead were measured on';
+
+-- A selection outlives the folder of its parent.
+ALTER TABLE selections ADD COLUMN parent_digest VARCHAR;
+COMMENT ON COLUMN selections.parent_digest IS 'digest of the parent''s weights; NULL without a parent';

@@ -1,31 +1,42 @@
 """The SAE whose loss TracIn differentiates: its weights, what identifies it, its hookpoint and its L1 coefficient."""
 
-import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
+from catalog.section import is_folder
 from catalog.selection import Selection
+from ingest.parents import FolderDigests, parent_digest
+from ingest.parents import parent_of as origin_of
 from ingest.sae.model import SAE
-from ingest.select.tracin import check_supported
 
 
-def parent_of(catalog: Catalog, spec: Selection, parent: SAE | None) -> tuple[SAE, str]:
-    """The parent and what identifies it."""
-    rows = catalog.rows("SELECT weights, digest FROM saes WHERE sae = ?", [spec.parent])
-    if parent is None and not rows:
-        known = ", ".join(name for (name,) in catalog.rows("SELECT sae FROM saes ORDER BY sae"))
-        raise UnknownName(f"selection {spec.name!r}: there is no SAE {spec.parent!r}; known: {known or 'none'}")
-    if parent is None:
-        parent = SAE.load(catalog.weights / rows[0][0])
-    check_supported(parent.config)
-    return parent, rows[0][1] if rows else _weights_digest(parent)
+@dataclass(frozen=True)
+class Parent:
+    """An SAE whose weights are read only when its loss is differentiated."""
+
+    digest: str
+    load: Callable[[], SAE]
+    """Raises InputError if it cannot be read."""
 
 
-def _weights_digest(sae: SAE) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sae.weights.named().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def parent_of(catalog: Catalog, spec: Selection, digests: FolderDigests) -> Parent:
+    """The SAE that the section names, in the catalog or on disk.
+
+    Where its folder is gone it counts as what it was when the selection was made. Raises UnknownName for a name that
+    is not in the catalog, InputError for a folder that is not there and of which the catalog knows nothing.
+    """
+    name = str(spec.parent)
+    known = [sae for (sae,) in catalog.rows("SELECT sae FROM saes ORDER BY sae")]
+    if not is_folder(name) and name not in known:
+        raise UnknownName(f"selection {spec.name!r}: there is no SAE {name!r}; known: {', '.join(known) or 'none'}")
+    digest = None
+    if is_folder(name) and not Path(name).exists():
+        sql = "SELECT parent_digest FROM selections WHERE (selection, parent) = (?, ?)"
+        digest = catalog.value(sql, [spec.name, name])
+    return Parent(digest or parent_digest(catalog, name, digests), lambda: origin_of(catalog, name, digests).sae)
 
 
 def hookpoint_of(catalog: Catalog, spec: Selection, parent: SAE) -> str:

@@ -17,11 +17,12 @@ from catalog.selection import Selection
 from catalog.vectors import Version, name_version
 from ingest.encoder import encoder_digest
 from ingest.models import LanguageModel
+from ingest.parents import FolderDigests
 from ingest.residuals import text_shards
 from ingest.sae.model import SAE
 from ingest.select.budget import best_first, by_hash, passes, within
 from ingest.select.documents import Documents, check_corpora, read_pool, read_seed
-from ingest.select.parent import hookpoint_of, parent_of, sparsity_of
+from ingest.select.parent import Parent, hookpoint_of, parent_of, sparsity_of
 
 Progress = Callable[[int, int | None], None]
 """Called with (done, total): documents that are embedded, then tokens that are compared."""
@@ -69,16 +70,16 @@ def select_documents(
     model: LanguageModel,
     spec: Selection,
     *,
-    parent: SAE | None = None,
+    parent: Parent | None = None,
     progress: Progress | None = None,
 ) -> SelectionReport:
     """Bring `selections` and `selected` up to date with `spec`. Hold `refresh.lock`, as vectors may be written.
 
-    `parent` spares loading the SAE that the section names. Documents are taken by rank until `tokens` is reached, the
-    one that crosses the budget included. BM25 finds only documents that share a word with the seed; the other methods
-    rank the whole pool. Raises UnknownName for a corpus, a document or an SAE that is not there. Raises InputError if
-    a seed text is of a split test, if nothing is found, if a corpus was cut for another model, if the encoder cannot
-    be loaded, or if TracIn cannot differentiate the parent's loss.
+    `parent` stands for the SAE that the section names; it is loaded if there is something to do. Documents are taken by
+    rank until `tokens` is reached, the one that crosses the budget included. BM25 finds only documents that share a
+    word with the seed; the other methods rank the whole pool. Raises UnknownName for a corpus, a document or an SAE
+    that is not there. Raises InputError if a seed text is of a split test, if nothing is found, if a corpus was cut for
+    another model, if the encoder cannot be loaded, or if TracIn cannot differentiate the parent's loss.
     """
     report = SelectionReport(spec.name)
     clock = _Clock(report.seconds)
@@ -86,14 +87,19 @@ def select_documents(
     if seed is not None:
         report.seed_documents, report.seed_tokens = len(seed), int(seed.tokens.sum())
     _check_model(catalog, model, spec)
-    if spec.reranked:
-        parent, digest = parent_of(catalog, spec, parent)
-    else:
-        parent, digest = None, ""
-    inputs = _inputs(catalog, model, spec, seed, digest)
+    if not spec.reranked:
+        parent = None
+    elif parent is None:
+        parent = parent_of(catalog, spec, FolderDigests())
+    inputs = _inputs(catalog, model, spec, seed, parent.digest if parent else "")
     if _as_before(catalog, spec, inputs, report):
         return report
-    chosen = _choose(catalog, model, spec, seed, parent, report, clock, progress)
+    loaded = parent.load() if parent else None
+    if loaded is not None:
+        from ingest.select.tracin import check_supported
+
+        check_supported(loaded.config)
+    chosen = _choose(catalog, model, spec, seed, loaded, report, clock, progress)
     if not len(chosen.order):
         raise InputError(
             f"selection {spec.name!r} is empty: no document of {spec.pool!r} shares a word with the seed documents"
@@ -102,7 +108,8 @@ def select_documents(
     report.documents = len(chosen.order)
     report.tokens = int((chosen.documents.tokens[chosen.order] * times).sum())
     with clock("write"):
-        _record(catalog, spec, seed, inputs, chosen, times, report)
+        row = _row(spec, seed, parent.digest if parent else None, inputs)
+        _record(catalog, spec, row, chosen, times, report)
     return report
 
 
@@ -234,14 +241,13 @@ def _as_before(catalog: Catalog, spec: Selection, inputs: str, report: Selection
 def _record(
     catalog: Catalog,
     spec: Selection,
-    seed: Documents | None,
-    inputs: str,
+    row: dict[str, Any],
     chosen: _Chosen,
     times: npt.NDArray[np.int64],
     report: SelectionReport,
 ) -> None:
     """Both tables and the version of the vectors in one snapshot."""
-    catalog.stage("selections", [_row(spec, seed, inputs)])
+    catalog.stage("selections", [row])
     documents, order = chosen.documents, chosen.order
     table = pa.table(
         {
@@ -266,7 +272,8 @@ def _record(
             name_version(tx, chosen.version)
 
 
-def _row(spec: Selection, seed: Documents | None, inputs: str) -> dict[str, Any]:
+def _row(spec: Selection, seed: Documents | None, parent: str | None, inputs: str) -> dict[str, Any]:
+    """Of `selections`."""
     described = None
     if seed is not None:
         splits = None if spec.seed_documents else list(spec.splits)
@@ -285,6 +292,7 @@ def _row(spec: Selection, seed: Documents | None, inputs: str) -> dict[str, Any]
         "tokens": spec.tokens,
         "settings": spec.model_dump_json(),
         "inputs": inputs,
+        "parent_digest": parent,
     }
 
 

@@ -22,6 +22,7 @@ from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
 from ingest.select import dense
 from ingest.select.documents import read_pool, read_seed
+from ingest.select.parent import Parent
 from ingest.select.run import select_documents
 from ingest.select.tracin import document_influence, seed_gradient
 from tests.empty import make_empty
@@ -58,13 +59,17 @@ def spec(**settings: Any) -> Selection:
     return Selection.model_validate(given)
 
 
-def parent(architecture: str = "topk") -> SAE:
+def some_sae(architecture: str = "topk") -> SAE:
     generator = torch.Generator().manual_seed(0)
     encoder = torch.randn(WIDTH, D, generator=generator)
     decoder = torch.nn.functional.normalize(torch.randn(WIDTH, D, generator=generator))
     k = K if architecture == "topk" else None
     config = SAEConfig(D, WIDTH, k, "tiny", "layers.1", architecture)
     return SAE(config, Weights(encoder, torch.zeros(WIDTH), decoder, torch.full((D,), 0.1)))
+
+
+def parent(architecture: str = "topk") -> Parent:
+    return Parent(architecture, lambda: some_sae(architecture))
 
 
 def chosen(catalog: Catalog, name: str = "s") -> list[tuple[Any, ...]]:
@@ -272,9 +277,9 @@ def test_the_vectors_version_is_named_by_the_snapshot_of_the_rows(small: Catalog
 
 
 def test_tracin_reranks_the_candidates_by_the_mean_over_their_tokens(small: Catalog, llama: LanguageModel) -> None:
-    one = parent()
+    one = some_sae()
     settings = {"parent": "p", "tokens": 200, "candidates": 2.0}
-    report = select_documents(small, llama, spec(method="bm25+tracin", **settings), parent=one)
+    report = select_documents(small, llama, spec(method="bm25+tracin", **settings), parent=Parent("one", lambda: one))
     select_documents(small, llama, spec(method="bm25", tokens=400, name="first"))
     candidates = {row[2] for row in chosen(small, "first")}
     rows = chosen(small)
@@ -302,10 +307,37 @@ def test_tracin_reranks_the_candidates_by_the_mean_over_their_tokens(small: Cata
     assert [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
 
 
+def test_a_parent_is_read_when_there_is_something_to_do(
+    small: Catalog, llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parent"
+    some_sae().save(folder)
+    loads: list[str] = []
+    load = SAE.load
+    monkeypatch.setattr(SAE, "load", lambda folder, *a, **k: (loads.append(str(folder)), load(folder, *a, **k))[1])
+    wanted = spec(method="bm25+tracin", parent=str(folder))
+    select_documents(small, llama, wanted)
+    rows = chosen(small)
+    assert len(loads) == 1
+    assert select_documents(small, llama, wanted).skipped
+    shutil.rmtree(folder)
+    assert select_documents(small, llama, wanted).skipped
+    assert len(loads) == 1
+    # Another budget is another selection, for which the folder is needed.
+    with pytest.raises(InputError, match=r"there is no SAE in .*/parent: it is not a folder"):
+        select_documents(small, llama, wanted.model_copy(update={"tokens": 100}))
+    with pytest.raises(InputError, match="/parent is not a directory"):
+        select_documents(small, llama, wanted.model_copy(update={"name": "new"}))
+    assert chosen(small) == rows
+    # Other weights at the same place are another parent.
+    some_sae("relu").save(folder)
+    assert not select_documents(small, llama, wanted.model_copy(update={"sparsity": 0.5})).skipped
+
+
 def test_a_parent_without_a_pairwise_loss_is_refused(small: Catalog, llama: LanguageModel) -> None:
-    gated = SAE(SAEConfig(D, WIDTH, None, "tiny", "layers.1", "gated"), parent().weights)
+    gated = SAE(SAEConfig(D, WIDTH, None, "tiny", "layers.1", "gated"), some_sae().weights)
     with pytest.raises(InputError, match="no gradient for architecture 'gated'"):
-        select_documents(small, llama, spec(method="bm25+tracin", parent="p"), parent=gated)
+        select_documents(small, llama, spec(method="bm25+tracin", parent="p"), parent=Parent("gated", lambda: gated))
     with pytest.raises(InputError, match="L1 coefficient of the relu SAE 'p' is not known: set sparsity"):
         select_documents(small, llama, spec(method="bm25+tracin", parent="p"), parent=parent("relu"))
     known = spec(method="bm25+tracin", parent="p", sparsity=0.5)
