@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from catalog.section import Count, FilePath, Name, NameOrPath, Names, Section
 
@@ -22,6 +22,8 @@ NEEDS = {
 """Keys that only some architectures read."""
 WIDTH, K = 2048, 32
 """What is left out, where no parent and no checkpoint says it."""
+WARMUP, DECAY = 50, 300
+"""Steps, of a run that is long enough."""
 
 Positive = Annotated[float, Field(gt=0)]
 Range = Annotated[tuple[Positive, Positive], Field(strict=False)]
@@ -125,6 +127,48 @@ class Sae(Section):
         if value is not None and known is not None and known not in NEEDS[name]:
             raise ValueError(f"is not read by architecture {known!r}, only by {', '.join(NEEDS[name])}")
         return value
+
+    @field_validator("groups")
+    @classmethod
+    def _nested(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and list(value) != sorted(set(value)):
+            raise ValueError(f"{list(value)} must ascend: each is how many latents the dictionary has that far")
+        return value
+
+    @field_validator("l0_range")
+    @classmethod
+    def _ascends(cls, value: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError(f"[{value[0]:g}, {value[1]:g}] must ascend")
+        if value is not None and info.data.get("sparsity") == 0:
+            raise ValueError("adjusts the coefficient, which cannot begin at sparsity = 0: leave that out, or raise it")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _keeps_nothing(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("harvest"):
+            raise ValueError("has no activations of its own: name the corpora to harvest in the [[sweep]]")
+        return value
+
+    @model_validator(mode="after")
+    def _rises_and_falls(self) -> "Sae":
+        if self.warmup_steps + self.decay_steps > self.steps:
+            both = f"a warm-up of {self.warmup_steps} and a decay of {self.decay_steps} steps"
+            raise ValueError(f"{both} do not fit in {self.steps} steps")
+        return self
+
+    @property
+    def warmup_steps(self) -> int:
+        """`warmup`, its default filled in."""
+        if self.warmup is not None:
+            return self.warmup
+        return max(min(WARMUP, self.steps // 4, self.steps - (self.decay or 0)), 0)
+
+    @property
+    def decay_steps(self) -> int:
+        """`decay`, its default filled in."""
+        return max(min(DECAY, self.steps // 2, self.steps - self.warmup_steps), 0) if self.decay is None else self.decay
 
     @field_validator("skip")
     @classmethod

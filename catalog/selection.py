@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from catalog.section import Count, Name, NameOrPath, Names, Section, Texts, resolved
+from catalog.section import Count, Name, NameOrPath, Names, Section, Texts, is_folder, resolved
 
 _SEED = {"seed", "seed_splits", "seed_documents", "seed_tokens", "evaluations", "tokens"}
+_TRACIN = {"parent", "scale", "sparsity", "candidates"}
 # The keys that a method reads besides name, method and pool.
 _KEYS: dict[str, set[str]] = {
     "full": set(),
@@ -18,8 +19,8 @@ _KEYS: dict[str, set[str]] = {
     "seed": _SEED,
     "bm25": _SEED | {"over_seed"},
     "dense": _SEED | {"over_seed", "encoder"},
-    "bm25+tracin": _SEED | {"over_seed", "parent", "sparsity", "candidates"},
-    "dense+tracin": _SEED | {"over_seed", "encoder", "parent", "sparsity", "candidates"},
+    "bm25+tracin": _SEED | _TRACIN | {"over_seed"},
+    "dense+tracin": _SEED | _TRACIN | {"over_seed", "encoder"},
 }
 # The keys that a method that reads them cannot do without.
 _REQUIRED = {
@@ -59,6 +60,8 @@ class Selection(Section):
     """dense: the packaged default, a directory, or a hub id such as facebook/contriever (mean pooling)."""
     parent: NameOrPath | None = None
     """tracin: the SAE that will be fine-tuned, whose loss is differentiated; a name, or a folder as in [[sae]]."""
+    scale: float | None = Field(default=None, gt=0)
+    """tracin: what rows are multiplied by, for a parent on disk that asks for a factor and does not hold it."""
     sparsity: float | None = Field(default=None, ge=0)
     """tracin with a relu parent: lambda of its L1 norm, for rows as they are; none: what its training ended with."""
     candidates: float = Field(default=6.0, ge=1)
@@ -76,6 +79,7 @@ class Selection(Section):
         "over_seed",
         "encoder",
         "parent",
+        "scale",
         "sparsity",
         "candidates",
         "rng",
@@ -92,6 +96,14 @@ class Selection(Section):
             )
         if name in reads and name in _REQUIRED and value is None:
             raise ValueError(f"is missing: method {method!r} needs {_REQUIRED[name]}")
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _of_a_folder(cls, value: float | None, info: ValidationInfo) -> float | None:
+        parent = info.data.get("parent")
+        if value is not None and parent is not None and not is_folder(parent):
+            raise ValueError("belongs to a parent on disk: name its folder")
         return value
 
     @field_validator("seed_splits")

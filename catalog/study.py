@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from catalog.errors import StudyError
-from catalog.lineage import mistakes_of_children, mistakes_of_runs
+from catalog.lineage import mistakes_of_runs, mistakes_of_saes
 from catalog.sae_section import WIDTH, K, Measuring, Sae, Sweep
 from catalog.section import Name, Section, is_folder
 from catalog.sections import Concept, Corpus, Explainer, Model, Primary, Scorer
@@ -113,7 +113,8 @@ class Study(Section):
             # A union reports one error per member: as text they are the same mistake.
             mistakes = list(dict.fromkeys(_described(detail) for detail in error.errors())) + mistakes
         else:
-            mistakes += [] if mistakes else [*mistakes_of_children(study.saes), *study._sweep_mistakes()]
+            if not mistakes:
+                mistakes = [*mistakes_of_saes(study.saes, study.selections), *study._sweep_mistakes()]
         if mistakes:
             count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
             raise StudyError(f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in mistakes))

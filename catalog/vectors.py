@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
-from catalog.errors import CatalogError, InputError, UnknownName
+from catalog.errors import CatalogError, InputError, StepError, UnknownName
 from catalog.locks import locked
 from catalog.states import states
 from catalog.transaction import Transaction
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOCK_WAIT_SECONDS = 60.0
 _MAX_FRAGMENTS = 32
+_SMALL_FRAGMENT = 8192
+"""Rows: what grows by appending is written anew when it has many fragments that hold fewer, so at a like cost each."""
 _UPSERT_SHARE = 0.5
 """Above this share of touched rows a collection is written anew: as many bytes, and no holes."""
 
@@ -97,10 +100,53 @@ class Vectors:
                 _drop(dataset, [between])
             return made
 
-    def read(self, collection: str, version: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of a version. Raises CatalogError if the version cannot be read."""
+    def append(self, collection: str, rows: pa.Table, key: Sequence[str], version: int | None) -> Version:
+        """Make the collection hold what `version` holds (None: nothing) and `rows`, as a new tagged version.
+
+        What is there is not read, so that the cost is that of `rows`: the caller answers for it that `version` has
+        none of their keys. What was written after `version`, and named by nobody, is left out. Without rows `version`
+        is returned. Raises StepError for rows as `write` does, and if they have other columns than `version`.
+        """
+        import lance
+
+        rows = checked(collection, rows, key)
+        path = self._path(collection)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), _full_disk(path):
+            if version is None:
+                mode = "overwrite" if (path / "_versions").exists() else "create"
+                return _tagged(collection, lance.write_dataset(rows, str(path), mode=mode), added=len(rows))
+            dataset = self.open(collection, version)
+            if dataset.schema.remove_metadata() != rows.schema.remove_metadata():
+                raise StepError(f"rows for the collection {collection} have other columns than its version {version}")
+            if not len(rows):
+                return Version(collection, version, dataset.count_rows())
+            fragments = len(dataset.get_fragments())
+            if fragments >= _MAX_FRAGMENTS and dataset.count_rows() < fragments * _SMALL_FRAGMENT:
+                batches = chain(dataset.to_batches(), rows.to_batches())
+                dataset = lance.write_dataset(batches, str(path), rows.schema, mode="overwrite")
+                return _tagged(collection, dataset, added=len(rows))
+            restored = None
+            if version != dataset.latest_version:
+                dataset.restore()  # type: ignore[no-untyped-call]
+                restored = dataset.version
+            made = _tagged(collection, lance.write_dataset(rows, str(path), mode="append"), added=len(rows))
+            if restored is not None:
+                _drop(self.open(collection, made.version), [restored])
+            return made
+
+    def read(
+        self,
+        collection: str,
+        version: int,
+        columns: Sequence[str] | None = None,
+        places: "npt.NDArray[np.int64] | None" = None,
+    ) -> pa.Table:
+        """All rows of a version, or those at `places` in their order. Raises CatalogError if it cannot be read."""
+        names = None if columns is None else list(columns)
         try:
-            return self.open(collection, version).to_table(columns=None if columns is None else list(columns))
+            dataset = self.open(collection, version)
+            return dataset.to_table(columns=names) if places is None else dataset.take(pa.array(places), columns=names)
         except (OSError, ValueError) as error:
             raise CatalogError(f"{self._path(collection)} cannot be read at version {version}: {error}") from error
 

@@ -17,6 +17,7 @@ from catalog.locks import locked
 from catalog.sections import Corpus, Model
 from ingest.corpus import CorpusReport, append_documents
 from ingest.harvest import HarvestReport, Reader, harvest
+from ingest.identity import differences
 from ingest.models import LanguageModel, load_model
 from ingest.sae.model import SAE
 
@@ -67,15 +68,16 @@ def add_text(
 
 
 def recorded_model(catalog: Catalog, name: str) -> LanguageModel:
-    """Load a model as the catalog's study names it. Raises InputError if its weights or tokenizer have changed."""
-    source, revision, digest = catalog.rows("SELECT source, revision, digest FROM models WHERE model = ?", [name])[0]
+    """Load a model as the catalog's study names it. Raises InputError if it is another now."""
+    source, revision = catalog.rows("SELECT source, revision FROM models WHERE model = ?", [name])[0]
     study = json.loads(catalog.value("SELECT source FROM study") or "{}").get("model") or {}
     said: dict[str, Any] = study if study.get("name") == name else {"name": name, "source": source}
     model = load_model(Model.model_validate({**said, "revision": revision}))
-    if model.digest != digest:
+    wrong = differences(catalog, model)
+    if wrong:
         raise InputError(
-            f"the model {name!r} at {source} is not the one that this catalog was built from (weights or tokenizer "
-            "differ): its activations on new text would compare with nothing"
+            f"the model {name!r} at {source} is not the one that this catalog was built from ({'; '.join(wrong)}): its "
+            "activations on new text would compare with nothing"
         )
     return model
 

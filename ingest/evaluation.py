@@ -7,7 +7,7 @@ run for each batch, and one spliced pass per SAE; nothing is kept but sums (floa
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.lake import quoted
+from catalog.transaction import Transaction
 from ingest.harvest import Reader
 from ingest.measured import MeasuredText, measured_text
 from ingest.models import LanguageModel
@@ -41,6 +42,8 @@ class EvaluationReport:
     """Those whose row was made of the same inputs."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     """(corpus, split, reason): text that nothing can be measured on."""
+    dropped: list[tuple[str, str, str]] = field(default_factory=list)
+    """(SAE, corpus, split) of rows on such text that were deleted."""
     tokens: int = 0
     """Tokens read."""
 
@@ -59,9 +62,9 @@ def evaluate_text(
 
     What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split: documents
     are taken in the order of their hash until it is reached, so that new text changes few of them. A split without text
-    is left out with a row in `problems`; so is the FVE where an SAE's rows are all equal. An SAE of which
-    `config.target_hookpoint` is set replaces what stands at that hookpoint and is measured against it. `progress` is
-    told (tokens read, tokens to read).
+    is left out with a row in `problems`, and what these SAEs had on it goes; so is the FVE where an SAE's rows are all
+    equal. An SAE of which `config.target_hookpoint` is set replaces what stands at that hookpoint and is measured
+    against it. `progress` is told (tokens read, tokens to read).
 
     Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
     finite, for rows of another width than the SAE's, and where a replaced pass gives no finite loss.
@@ -72,7 +75,8 @@ def evaluate_text(
         for split in splits:
             text = measured_text(catalog, corpus, split, max_tokens)
             reason = text.unusable(model.bos is not None)
-            _record_problem(catalog, corpus, split, reason)
+            gone = _record_problem(catalog, corpus, split, reason, [reader.name for reader in readers])
+            report.dropped += [(sae, corpus, split) for sae in gone]
             if reason:
                 report.left_out.append((corpus, split, reason))
                 continue
@@ -95,6 +99,48 @@ def evaluate_text(
         _store(catalog, text, rows, run.unexplained())
         report.evaluated += [(reader.name, text.corpus, text.split) for reader in stale]
     return report
+
+
+def drop_stale(
+    catalog: Catalog,
+    model: LanguageModel,
+    readers: list[Reader],
+    asked: Mapping[str, Collection[tuple[str, str]]],
+    max_tokens: int | None = None,
+) -> int:
+    """Delete, in one commit, what a measurement would now find otherwise on text that is no longer measured.
+
+    `asked` has the (corpus, split) that a whole study measures each SAE on. A row on other text stays while model, SAE,
+    text and `max_tokens` are as they were; after that it would stand beside new ones as if it were one of them.
+    Problems of text that nobody asks for go too. Returns the number of rows.
+    """
+    ours = [reader for reader in readers if reader.name in asked]
+    left: dict[tuple[str, str], dict[str, str]] = {}
+    for sae, corpus, split, inputs in catalog.rows("SELECT sae, corpus, split, inputs FROM evaluations ORDER BY ALL"):
+        if sae in asked and (corpus, split) not in asked[sae]:
+            left.setdefault((corpus, split), {})[sae] = inputs
+    gone: dict[tuple[str, str], list[str]] = {}
+    known = {sae: {f"{corpus}:{split}" for corpus, split in texts} for sae, texts in asked.items()}
+    known[""] = set().union(*known.values())
+    for (corpus, split), rows in left.items():
+        text = measured_text(catalog, corpus, split, max_tokens)
+        usable = text.unusable(model.bos is not None) is None
+        now = {reader.name: _inputs(model, reader, text, max_tokens) for reader in ours if usable}
+        gone[corpus, split] = [r.name for r in ours if r.name in rows and rows[r.name] != now.get(r.name)]
+        for sae in rows.keys() - set(gone[corpus, split]):
+            known[sae].add(f"{corpus}:{split}")
+    said = [subject for (subject,) in catalog.rows("SELECT subject FROM problems WHERE stage = ?", [_STAGE])]
+    # A problem of a text names no SAE.
+    places = {subject: subject.rpartition(" on ")[::2] for subject in said}
+    stale = [subject for subject, (sae, text) in places.items() if sae in known and text not in known[sae]]
+    count = sum(map(len, gone.values()))
+    if not count and not stale:
+        return 0
+    with catalog.write(f"{count} evaluations that are neither asked for nor up to date", removed=count) as tx:
+        for (corpus, split), saes in gone.items():
+            _delete(tx, corpus, split, saes)
+        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [_STAGE, stale])
+    return count
 
 
 class _Run:
@@ -208,15 +254,35 @@ def _predicted(batch: Batch, measured: Tensor) -> Tensor:
     return of[:, 1:][batch.real[:, 1:].to(measured.device)]
 
 
-def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | None) -> None:
-    subject = f"{corpus}:{split}"
+def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | None, saes: list[str]) -> list[str]:
+    """Say why nothing can be measured on a text, or no longer; those of `saes` whose rows on it were deleted."""
+    subject, gone = f"{corpus}:{split}", []
+    if reason:
+        sql = "SELECT sae FROM evaluations WHERE corpus = ? AND split = ? AND list_contains(?, sae) ORDER BY sae"
+        gone = [sae for (sae,) in catalog.rows(sql, [corpus, split, saes])]
     there = catalog.rows("SELECT reason FROM problems WHERE stage = ? AND subject = ?", [_STAGE, subject])
-    if there == ([(reason,)] if reason else []):
-        return
-    with catalog.write(f"evaluation of {corpus}, split {split}: {reason or 'possible now'}") as tx:
+    if not gone and there == ([(reason,)] if reason else []):
+        return gone
+    with catalog.write(f"evaluation of {corpus}, split {split}: {reason or 'possible now'}", removed=len(gone)) as tx:
+        _delete(tx, corpus, split, gone)
         tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ?", [_STAGE, subject])
         if reason:
             tx.insert("problems", [{"stage": _STAGE, "subject": subject, "reason": reason, "count": 1}])
+    return gone
+
+
+def _delete(tx: Transaction, corpus: str, split: str, saes: list[str]) -> None:
+    """What was measured of some SAEs on one text, and what was said of it."""
+    tx.execute(
+        "DELETE FROM lake.evaluations WHERE corpus = ? AND split = ? AND list_contains(?, sae)", [corpus, split, saes]
+    )
+    subjects = [_subject(sae, corpus, split) for sae in saes]
+    tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [_STAGE, subjects])
+
+
+def _subject(sae: str, corpus: str, split: str) -> str:
+    """Of a problem of one SAE on one text."""
+    return f"{sae} on {corpus}:{split}"
 
 
 def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
@@ -227,7 +293,7 @@ def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens
 
 def _store(catalog: Catalog, text: MeasuredText, rows: list[dict[str, object]], unexplained: dict[str, str]) -> None:
     """The rows of some SAEs on one text, and why some of them have no FVE."""
-    subjects = {str(row["sae"]): f"{row['sae']} on {text.corpus}:{text.split}" for row in rows}
+    subjects = {str(row["sae"]): _subject(str(row["sae"]), text.corpus, text.split) for row in rows}
     problems = [
         {"stage": _STAGE, "subject": subjects[sae], "reason": reason, "count": 1} for sae, reason in unexplained.items()
     ]

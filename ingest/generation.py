@@ -174,7 +174,10 @@ class Generation:
         sae = plan.sae
         config = shape(sae, *source.widths, self._model.spec.source, origin.sae if origin else None)
         begin = beginning(origin.sae, origin.digest, config) if origin else None
-        chosen = training(sae, config, source.rows, origin.sparsity if origin else None)
+        try:
+            chosen = training(sae, config, source.rows, origin.sparsity if origin else None)
+        except InputError as error:
+            raise InputError(f"SAE {sae.name!r}: {error}") from error
 
         def told(step: int, steps: int, loss: float, fve: float, l0: float, dead: int) -> None:
             self._progress(f"training {sae.name}", step, steps, f"FVE {fve:.3f}, L0 {l0:.1f}, dead {dead}")

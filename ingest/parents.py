@@ -29,7 +29,7 @@ class Origin:
 
     sae: SAE
     digest: str
-    """Of its weights file, or of its folder."""
+    """Of its weights file and of what else decides its code, or of its folder."""
     sparsity: float | None = None
     """The sparsity coefficient that its training ended with, if known."""
 
@@ -41,18 +41,24 @@ class FolderDigests:
     _known: dict[tuple[Path, int, int, int], str] = field(default_factory=dict)
 
     def of(self, folder: Path) -> str:
-        """Of the files that some format reads. Raises InputError if there is no such folder."""
+        """Of the files that some format reads. Raises InputError for no folder, and for a file that is unreadable."""
         if not folder.is_dir():
             raise InputError(f"the checkpoint {folder} is not a directory")
         # A sparsify run has a folder for each hookpoint; what else lies there, a README say, decides nothing.
-        files = [path for depth in ("*", "*/*") for path in folder.glob(depth) if path.suffix in _OF_CHECKPOINTS]
-        return "".join(self._of_file(path) for path in sorted(files))
+        found = [path for depth in ("*", "*/*") for path in folder.glob(depth) if path.suffix in _OF_CHECKPOINTS]
+        return "".join(self._of_file(path) for path in sorted(found) if path.is_file())
 
     def _of_file(self, path: Path) -> str:
-        found = path.stat()
-        key = (path, found.st_size, found.st_mtime_ns, found.st_ino)
-        if key not in self._known:
-            self._known[key] = file_digest(path)
+        try:
+            found = path.stat()
+            key = (path, found.st_size, found.st_mtime_ns, found.st_ino)
+            if key not in self._known:
+                self._known[key] = file_digest(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}): it counts as part of the checkpoint in its folder; make it "
+                "readable, or move it away"
+            ) from error
         return self._known[key]
 
 
@@ -75,9 +81,10 @@ def parent_digest(catalog: Catalog, name: str, digests: FolderDigests) -> str:
 
 
 def _row(catalog: Catalog, name: str) -> tuple[str, str, float | None]:
-    """(weights' folder, digest, sparsity coefficient) of an SAE of the catalog."""
+    """(weights' folder, what identifies it, sparsity coefficient) of an SAE of the catalog."""
+    # The same weights make other codes by another k, say.
     rows: list[tuple[str, str, float | None]] = catalog.rows(
-        "SELECT weights, digest, sparsity FROM saes WHERE sae = ?", [name]
+        "SELECT weights, concat_ws('/', digest, code), sparsity FROM saes WHERE sae = ?", [name]
     )
     if not rows:
         known = ", ".join(row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae"))
@@ -97,8 +104,8 @@ def architecture_in(folder: Path, scale: float | None = None) -> str:
 def inherited(catalog: Catalog, sae: Sae, source: str) -> dict[str, Any]:
     """Keys of JumpReLU's objective that the section leaves to `source`, where that was not trained by the defaults.
 
-    `source` is its parent or checkpoint. The catalog knows what an SAE was trained by; a folder on disk tells it only
-    if SAELens left its settings there.
+    `source` is its parent or checkpoint. The catalog knows what an SAE was trained by; a folder on disk tells it if
+    saeql trained the SAE there, or SAELens left its settings.
     """
     architecture, said = _trained_by(catalog, source)
     return left_to(sae, said) if (sae.architecture or architecture) == "jumprelu" else {}
@@ -116,7 +123,7 @@ def left_to(sae: Sae, said: dict[str, Any]) -> dict[str, Any]:
 def _trained_by(catalog: Catalog, name: str) -> tuple[str | None, dict[str, Any]]:
     """(architecture, JumpReLU's penalty and bandwidth) of a parent, None where they are not known."""
     if is_folder(name):
-        return _left_by_saelens(Path(name))
+        return _left_in(Path(name))
     rows = catalog.rows("SELECT architecture, config FROM saes WHERE sae = ?", [name])
     if not rows:
         return None, {}
@@ -124,15 +131,18 @@ def _trained_by(catalog: Catalog, name: str) -> tuple[str | None, dict[str, Any]
     return rows[0][0], {key: config.get(key) for key in ("penalty", "bandwidth")}
 
 
-def _left_by_saelens(folder: Path) -> tuple[str | None, dict[str, Any]]:
+def _left_in(folder: Path) -> tuple[str | None, dict[str, Any]]:
     if not (folder / WEIGHTS_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
         return None, {}
+    stored = read_cfg(folder / CONFIG_FILE)
+    if stored.ours:
+        return stored.config.architecture, stored.trained
     settings = read_settings(folder / CONFIG_FILE)
     penalty, bandwidth = (settings.get(f"jumprelu_{name}") for name in ("sparsity_loss_mode", "bandwidth"))
     # It counts in activations as they were trained on, which are scaled as ours only where rows are given a norm.
     scaled = settings.get("normalize_activations") in (FACTOR, True)
     usable = isinstance(bandwidth, float) and math.isfinite(bandwidth) and bandwidth > 0
-    return read_cfg(folder / CONFIG_FILE).config.architecture, {
+    return stored.config.architecture, {
         "penalty": penalty if penalty in PENALTIES else None,
         "bandwidth": bandwidth if scaled and usable else None,
     }

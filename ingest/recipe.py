@@ -9,12 +9,11 @@ from catalog.lineage import unread_keys
 from catalog.sae_section import WIDTH, K, Sae
 from ingest.sae.architecture import Weights
 from ingest.sae.config import KEEPS_K, Objective, SAEConfig
-from ingest.sae.initial import FIRST_THRESHOLD, check_one_norm, unit_decoder
+from ingest.sae.initial import check_one_norm, unit_decoder
 from ingest.sae.job import Parent
 from ingest.sae.model import SAE
 from ingest.sae.settings import TrainConfig
 
-WARMUP, DECAY = 50, 300
 _SHRINKING = (16, 8, 4, 2, 1)
 """Matryoshka: the nested dictionaries are the width divided by these."""
 
@@ -74,8 +73,8 @@ def training(sae: Sae, config: SAEConfig, rows: int, parent_sparsity: float | No
         steps=sae.steps,
         batch=min(sae.batch, rows // sae.processes * sae.processes),
         learning_rate=sae.lr,
-        warmup=min(WARMUP, sae.steps // 4) if sae.warmup is None else sae.warmup,
-        decay=min(DECAY, sae.steps // 2) if sae.decay is None else sae.decay,
+        warmup=sae.warmup_steps,
+        decay=sae.decay_steps,
         schedule=sae.schedule,
         sparsity_warmup=from_scratch if sae.sparsity_warmup is None else sae.sparsity_warmup,
         l0_range=sae.l0_range,
@@ -88,6 +87,9 @@ def training(sae: Sae, config: SAEConfig, rows: int, parent_sparsity: float | No
 
 def beginning(parent: SAE, digest: str, config: SAEConfig) -> Parent:
     """The parent's weights in the architecture of `config`: its threshold is kept where both have one.
+
+    A jumprelu child of a parent without one gets its first when the training begins: it is one of scaled activations,
+    and only then is the scale known.
 
     Raises InputError if both keep k and the parent's decoder rows differ in norm.
     """
@@ -102,7 +104,7 @@ def beginning(parent: SAE, digest: str, config: SAEConfig) -> Parent:
     old = weights.threshold
     threshold = magnitude = bias = None
     if config.architecture == "jumprelu":
-        threshold = torch.full((latents,), FIRST_THRESHOLD) if old is None else old.clone()
+        threshold = None if old is None else old.clone()
     elif config.architecture in ("batchtopk", "matryoshka"):
         threshold = torch.tensor(-1.0) if old is None or old.ndim else old
     elif config.architecture == "gated":

@@ -1,5 +1,7 @@
 """An SAE that was trained or loaded, into the catalog: measured on val tokens, one commit with all that it changes."""
 
+import hashlib
+import json
 from typing import Any, NamedTuple
 
 from catalog import Catalog
@@ -8,6 +10,7 @@ from catalog.transaction import Transaction
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
 from ingest.planned import Plan
+from ingest.sae.config import SAEConfig
 from ingest.sae.evaluate import Evaluation, evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sae.rows import RowNumbers, Rows
@@ -17,7 +20,7 @@ from ingest.sparse import file_digest
 _LENS, _HELD_OUT = "logit lens", "held-out measures"
 """Stages of problems."""
 _IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
-"""Columns of `saes` that decide what an SAE's activations and measures are."""
+"""Columns of `saes` that decide, with `code`, what an SAE's activations and measures are."""
 
 
 class HeldOut(NamedTuple):
@@ -69,10 +72,17 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
         "sparsity": report.sparsity if report and penalised else None,
         "tilt": sae.tilt if report else None,
         "seed": sae.seed if report else None,
+        "code": _code(config),
     }
     course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
     _store(catalog, row, course, problems)
     return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
+
+
+def _code(config: SAEConfig) -> str:
+    """Digest of what decides its activations and reconstructions besides the weights."""
+    said = json.dumps([config.architecture, config.k, config.centred, config.groups])
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]:
@@ -98,8 +108,10 @@ def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], 
     problem = f"stage IN ({stages}) AND subject = {quoted(row['sae'])}"
 
     def work(tx: Transaction) -> None:
-        there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)} FROM lake.saes WHERE {mine}").fetchall()
-        if there and there[0] != tuple(row[name] for name in _IDENTITY):
+        there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}").fetchall()
+        *was, code = there[0] if there else (None,)
+        # `code` is NULL of an SAE that is older than this column.
+        if was and (was != [row[name] for name in _IDENTITY] or code not in (None, row["code"])):
             # What the study names now is made anew: the rest would stay, as if it were of these weights.
             for table in ("activations", "shards", "evaluations"):
                 tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")

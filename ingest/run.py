@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import duckdb
@@ -18,11 +19,12 @@ from catalog.errors import InputError
 from catalog.locks import locked
 from catalog.sae_section import Sae
 from catalog.study import Study
-from ingest.configurations import put, record_configurations, record_sweeps
+from ingest.configurations import record_configurations, record_sweeps
 from ingest.corpus import CorpusReport, ingest_corpus
-from ingest.evaluation import evaluate_text
+from ingest.evaluation import drop_stale, evaluate_text
 from ingest.generation import Progress
 from ingest.harvest import HarvestReport, Reader, harvest
+from ingest.identity import record_model
 from ingest.models import LanguageModel, load_model
 from ingest.saes import prepare_saes
 
@@ -88,13 +90,20 @@ def _harvested(study: Study, sae: Sae) -> tuple[str, ...]:
 
 
 def _measure(catalog: Catalog, study: Study, model: LanguageModel, readers: list[Reader], progress: Progress) -> None:
-    """Measure every SAE on its corpora with the model running; those with the same corpora share a pass."""
+    """Measure every SAE on its corpora with the model running; those with the same corpora share a pass.
+
+    What was measured on other text goes when it is out of date; where the study does not measure, all stays.
+    """
     tokens, splits = study.evaluation.tokens, study.evaluation.splits
+    if not tokens:
+        return
     trained = study.trained()
     asked = {sae.name: study.corpora_of(sae) if sae.evaluate is None else sae.evaluate for sae in trained}
+    texts = {sae: set(product(corpora, splits)) for sae, corpora in asked.items()}
+    drop_stale(catalog, model, readers, texts, tokens)
     for corpora in dict.fromkeys(asked.values()):
         ours = [reader for reader in readers if asked[reader.name] == corpora]
-        if corpora and tokens and ours:
+        if corpora and ours:
             told = partial(_tell, progress, f"measuring {len(ours)} SAEs on {', '.join(corpora)}")
             evaluate_text(catalog, model, ours, list(corpora), tuple(splits), tokens, progress=told)
 
@@ -122,31 +131,3 @@ def _add(total: HarvestReport, part: HarvestReport) -> None:
         setattr(total, name, getattr(total, name) + getattr(part, name))
     for name, seconds in part.seconds.items():
         total.seconds[name] += seconds
-
-
-def record_model(catalog: Catalog, model: LanguageModel) -> None:
-    spec, config = model.spec, model.network.config
-    there = catalog.rows("SELECT digest FROM models WHERE model = ?", [spec.name])
-    if there and there[0][0] != model.digest and catalog.value("SELECT 1 FROM corpora WHERE model = ?", [spec.name]):
-        raise InputError(
-            f"the model {spec.name!r} at {spec.source} is not the one that this catalog was built from "
-            "(weights or tokenizer differ): give it another name"
-        )
-    row = {
-        "model": spec.name,
-        "source": spec.source,
-        "revision": spec.revision,
-        "architecture": type(model.network).__name__,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "d_model": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "vocabulary": config.vocab_size,
-        "bos": model.bos,
-        "digest": model.digest,
-    }
-    put(catalog, "models", [row], ["model"], f"model {spec.name}", model=spec.name)
-    tokens = [
-        {"model": spec.name, "token": i, "text": model.tokenizer.decode([i])} for i in range(len(model.tokenizer))
-    ]
-    if catalog.value("SELECT count(*) FROM vocabulary WHERE model = ?", [spec.name]) != len(tokens):
-        put(catalog, "vocabulary", tokens, ["model", "token"], f"vocabulary of {spec.name}", model=spec.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.lineage import architecture_of, unread_keys
+from catalog.lineage import architecture_of, needs, unread_keys
 from catalog.sae_section import NEEDS, Sae
 from catalog.selection import Selection
 from catalog.study import Study
@@ -70,9 +70,7 @@ def prepare_saes(catalog: Catalog, study: Study, model: LanguageModel, progress:
         prepared.selections = _select(catalog, model, prepared.selections, awaited, digests, progress)
         if not left:
             break
-        ours = [sae for sae in left if not _depends(study, sae) & awaited]
-        if not ours:
-            raise InputError(f"the parents of {', '.join(sae.name for sae in left)} form a circle: none can be first")
+        ours = [sae for sae in left if not needs(sae, study.selections) & awaited]
         generation = Generation(catalog, study, model, digests, progress)
         readers |= generation.readers(ours)
         prepared.made += generation.made
@@ -100,21 +98,12 @@ def _check_children_of_folders(study: Study) -> None:
             raise InputError(f"SAE {sae.name!r}: {key} {wrong}; that is the architecture in {folder}: leave {key} out")
 
 
-def _depends(study: Study, sae: Sae) -> set[str]:
-    """The SAEs that must be there first."""
-    found = {sae.parent} if sae.parent else set()
-    selection = next((s for s in study.selections if s.name == sae.selection), None)
-    if selection is not None and selection.parent:
-        found.add(selection.parent)
-    return found
-
-
 def _blocked(study: Study, left: list[Sae], missing: set[str]) -> dict[str, set[str]]:
     """Those of `left` that need an SAE that is not there, or one of each other that does."""
     found: dict[str, set[str]] = {}
     while True:
         without = missing | found.keys()
-        new = {sae.name: on for sae in left if sae.name not in found and (on := _depends(study, sae) & without)}
+        new = {sae.name: on for sae in left if sae.name not in found and (on := needs(sae, study.selections) & without)}
         if not new:
             return found
         found |= new

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from queries.step import Step
     from scoring.client import Budget
 
+_AT_MOST = {"covered_tokens.k": "logit_lens.k"}
+"""Parameters that count what another step keeps -> how many it keeps. More would be cut to that in silence."""
+
 
 @dataclass(frozen=True)
 class Where:
@@ -254,8 +257,16 @@ def settings_of(catalog: Catalog) -> dict[str, Any]:
 
 
 def check_settings(steps: tuple["Step", ...], settings: dict[str, Any]) -> None:
-    """Raise StepError for a parameter that no step has."""
-    known = {f"{step.name}.{name}" for step in steps for name in step.parameters}
-    unknown = sorted(set(settings) - known)
+    """Raise StepError for a parameter that no step has, or that asks for more than the step before it keeps."""
+    known = {f"{step.name}.{name}": value for step in steps for name, value in step.parameters.items()}
+    unknown = sorted(set(settings) - set(known))
     if unknown:
         raise StepError(f"no step has the parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    said = known | settings
+    for asks, keeps in _AT_MOST.items():
+        wanted, kept = said.get(asks), said.get(keeps)
+        if isinstance(wanted, (int, float)) and isinstance(kept, (int, float)) and wanted > kept:
+            raise StepError(
+                f"{asks} is {wanted}, but {keeps} is {kept} and no more are kept: make {keeps} at least {wanted}, "
+                f"or {asks} at most {kept}"
+            )

@@ -61,8 +61,9 @@ class SAEConfig:
             raise InputError("a transcoder's b_dec belongs to its output: it cannot be subtracted from its input")
         if (self.architecture == "matryoshka") != bool(self.groups):
             raise InputError("groups belong to architecture 'matryoshka', which cannot do without")
-        if self.groups and (list(self.groups) != sorted(set(self.groups)) or self.groups[-1] != self.width):
-            raise InputError(f"groups {list(self.groups)} must ascend and end with the width {self.width}")
+        ascending = list(self.groups) == sorted(set(self.groups))
+        if self.groups and not (ascending and self.groups[0] >= 1 and self.groups[-1] == self.width):
+            raise InputError(f"groups {list(self.groups)} must ascend from at least 1 to the width {self.width}")
 
     @property
     def out(self) -> int:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from ingest.sae.files import packed, write_whole
 from ingest.sae.formats.fold import fold_decoder_norms, fold_factor, fold_mean
 from ingest.sae.formats.reading import read_safetensors, read_settings
 from ingest.sae.formats.saelens_cfg import FACTOR, read_cfg
-from ingest.sae.formats.saelens_ours import CHECKSUM, Stored, check_scale, to_cfg
+from ingest.sae.formats.saelens_ours import CHECKSUM, Stored, check_scalable, check_scale, to_cfg
 from ingest.sae.formats.saelens_tensors import from_saelens, to_saelens
 from ingest.sae.registry import architecture_of
 
@@ -28,7 +30,12 @@ class SAE:
     """A dictionary on one hookpoint: rows of the residual stream to sparse codes, and back."""
 
     def __init__(
-        self, config: SAEConfig, weights: Weights, scale: float | None = None, target_scale: float | None = None
+        self,
+        config: SAEConfig,
+        weights: Weights,
+        scale: float | None = None,
+        target_scale: float | None = None,
+        trained: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.weights = weights
@@ -36,6 +43,8 @@ class SAE:
         """What rows were multiplied by in training, if known; the weights are those for rows as they are."""
         self.target_scale = target_scale
         """Transcoder: the same of the rows that it writes."""
+        self.trained = dict(trained or {})
+        """jumprelu: penalty and bandwidth of its training, where they are known."""
         self.architecture: Architecture = architecture_of(config)
 
     @torch.inference_mode()
@@ -51,7 +60,7 @@ class SAE:
     def to(self, device: str | torch.device) -> "SAE":
         """The same SAE with its weights on `device`."""
         weights = Weights(**{name: t.to(device) for name, t in self.weights.named().items()})
-        return SAE(self.config, weights, self.scale, self.target_scale)
+        return SAE(self.config, weights, self.scale, self.target_scale, self.trained)
 
     def save(self, folder: Path) -> None:
         """Write `cfg.json` and `sae_weights.safetensors` into `folder`, each whole or not at all.
@@ -62,7 +71,8 @@ class SAE:
         content = packed(to_saelens(self.config, self.weights))
         write_whole(folder / WEIGHTS_FILE, content)
         checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
-        settings = to_cfg(self.config, self.weights.skip is not None, checksum, self.scale, self.target_scale)
+        skip = self.weights.skip is not None
+        settings = to_cfg(self.config, skip, checksum, self.scale, self.target_scale, self.trained)
         write_whole(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
     @classmethod
@@ -80,6 +90,7 @@ class SAE:
             check_scale(scale, folder)
             if stored.ours:
                 raise InputError(f"scale {scale} is given for the SAE in {folder}, but saeql's need none: leave it out")
+            check_scalable(scale, stored.config, folder)
         path = folder / WEIGHTS_FILE
         tensors, content = read_safetensors(path)
         if stored.checksum and stored.checksum != hashlib.blake2b(content, digest_size=16).hexdigest():
@@ -97,7 +108,7 @@ class SAE:
         if stored.less_mean:
             weights = fold_mean(weights, stored.config.centred)
         scale = stored.scale if scale is None else scale
-        return cls(stored.config, weights, scale, stored.target_scale).to(device)
+        return cls(stored.config, weights, scale, stored.target_scale, stored.trained).to(device)
 
 
 def _factor(folder: Path, stored: Stored) -> float:

@@ -21,7 +21,7 @@ from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from ingest.sae.control import SparsityControl
 from ingest.sae.files import remove_partials, write_whole
-from ingest.sae.initial import initial_weights, row_scale, scaled, unscaled
+from ingest.sae.initial import FIRST_THRESHOLD, initial_weights, row_scale, scaled, unscaled
 from ingest.sae.job import Job, Parent
 from ingest.sae.kept import decoder_target, encoder_input
 from ingest.sae.model import SAE
@@ -110,6 +110,8 @@ class Run:
             self._target_scale = row_scale(target) if target_scale is None else target_scale
         if parent:
             weights = scaled(parent.weights, self._scale, self._target_scale)
+            if config.sae.architecture == "jumprelu" and weights.threshold is None:
+                weights = replace(weights, threshold=torch.full((config.sae.width,), FIRST_THRESHOLD))
         else:
             weights = initial_weights(config.sae, config.seed, x * self._scale, target * self._target_scale)
         if skip and weights.skip is None:
@@ -252,7 +254,10 @@ class Run:
             return
         weights = unscaled(self._weights, self._scale, self._target_scale)
         own = None if config.sae.target_hookpoint is None else self._target_scale
-        SAE(config.sae, weights, self._scale, own).save(self.out_dir)
+        trained = {}
+        if config.sae.architecture == "jumprelu":
+            trained = {"penalty": config.objective.penalty, "bandwidth": float(config.objective.bandwidth)}
+        SAE(config.sae, weights, self._scale, own, trained).save(self.out_dir)
         stored = {"digest": self.digest, "report": asdict(self._report)}
         write_whole(self.out_dir / REPORT_FILE, json.dumps(stored, indent=2).encode())
         (self.out_dir / CHECKPOINT_FILE).unlink(missing_ok=True)

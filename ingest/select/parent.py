@@ -36,7 +36,9 @@ def parent_of(catalog: Catalog, spec: Selection, digests: FolderDigests) -> Pare
     if is_folder(name) and not Path(name).exists():
         sql = "SELECT parent_digest FROM selections WHERE (selection, parent) = (?, ?)"
         digest = catalog.value(sql, [spec.name, name])
-    return Parent(digest or parent_digest(catalog, name, digests), lambda: origin_of(catalog, name, digests).sae)
+    return Parent(
+        digest or parent_digest(catalog, name, digests), lambda: origin_of(catalog, name, digests, spec.scale).sae
+    )
 
 
 def hookpoint_of(catalog: Catalog, spec: Selection, parent: SAE) -> str:

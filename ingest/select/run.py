@@ -27,6 +27,8 @@ from ingest.select.parent import Parent, hookpoint_of, parent_of, sparsity_of
 Progress = Callable[[int, int | None], None]
 """Called with (done, total): documents that are embedded, then tokens that are compared."""
 Scores = npt.NDArray[np.float64]
+STAGE = "selection"
+"""Stage of problems."""
 _BM25_MAX = 2
 """Part of the inputs' digest: a change of these scores raises it, and what was chosen by them is chosen again."""
 
@@ -77,9 +79,10 @@ def select_documents(
 
     `parent` stands for the SAE that the section names; it is loaded if there is something to do. Documents are taken by
     rank until `tokens` is reached, the one that crosses the budget included. BM25 finds only documents that share a
-    word with the seed; the other methods rank the whole pool. Raises UnknownName for a corpus, a document or an SAE
-    that is not there. Raises InputError if a seed text is of a split test, if nothing is found, if a corpus was cut for
-    another model, if the encoder cannot be loaded, or if TracIn cannot differentiate the parent's loss.
+    word with the seed; the other methods rank the whole pool. What stays below its budget has a row in `problems` that
+    says why. Raises UnknownName for a corpus, a document or an SAE that is not there. Raises InputError if a seed text
+    is of a split test, if nothing is found, if a corpus was cut for another model, if the encoder cannot be loaded, or
+    if TracIn cannot differentiate the parent's loss.
     """
     report = SelectionReport(spec.name)
     clock = _Clock(report.seconds)
@@ -215,7 +218,7 @@ def _inputs(catalog: Catalog, model: LanguageModel, spec: Selection, seed: Docum
     """BLAKE2b-128 of everything that decides a selection."""
     corpora = sorted({spec.pool, *([spec.seed] if spec.seed else [])})
     said: list[Any] = [
-        spec.model_dump(mode="json"),
+        spec.model_dump(mode="json", exclude={"scale"} if spec.scale is None else set()),
         text_shards(catalog, corpora),
         "" if seed is None else hashlib.blake2b("".join(seed.hashes).encode(), digest_size=16).hexdigest(),
         encoder_digest(spec.encoder) if spec.first_stage == "dense" else "",
@@ -246,7 +249,7 @@ def _record(
     times: npt.NDArray[np.int64],
     report: SelectionReport,
 ) -> None:
-    """Both tables and the version of the vectors in one snapshot."""
+    """Both tables, the version of the vectors, and why the budget is not reached, in one snapshot."""
     catalog.stage("selections", [row])
     documents, order = chosen.documents, chosen.order
     table = pa.table(
@@ -264,12 +267,25 @@ def _record(
     catalog.connection.register("_rows", table)
     catalog.connection.execute("CREATE OR REPLACE TEMP TABLE _selected AS FROM _rows")
     catalog.connection.unregister("_rows")
-    mine = f"selection = '{spec.name}'"
+    short = _short(spec, chosen, report)
+    problems = [{"stage": STAGE, "subject": spec.name, "reason": short, "count": 1}] if short else []
+    catalog.stage("problems", problems, "_problems")
+    mine, ours = f"selection = '{spec.name}'", f"stage = '{STAGE}' AND subject = '{spec.name}'"
     with catalog.write(f"selection {spec.name}", documents=report.documents, tokens=report.tokens) as tx:
         tx.replace("selected", "_selected", ["selection", "corpus", "document"], mine)
         tx.replace("selections", "_fresh", ["selection"], mine)
+        tx.replace("problems", "_problems", ["stage", "subject", "reason"], ours)
         if chosen.version is not None:
             name_version(tx, chosen.version)
+
+
+def _short(spec: Selection, chosen: _Chosen, report: SelectionReport) -> str | None:
+    """Why a selection stays below its budget; None if it does not, or has none."""
+    if report.tokens >= (spec.tokens or 0):
+        return None
+    ended = len(chosen.order) == len(chosen.documents)
+    why = "the pool ends there" if ended else "no more documents share a word with the seed"
+    return f"{report.tokens} of {spec.tokens} tokens: {why}"
 
 
 def _row(spec: Selection, seed: Documents | None, parent: str | None, inputs: str) -> dict[str, Any]:

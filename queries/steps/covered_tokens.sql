@@ -5,7 +5,7 @@
 -- param: min_firings = 1
 -- doc: the tokens among the k top logits of at least one live feature
 -- Live is what fires on any of the text that the SAE was harvested on: the direction of a dead latent was never
--- trained towards a token.
+-- trained towards a token. k is at most logit_lens.k: a refresh refuses more.
 SELECT
     l.sae, l.token,
     count(*) AS features,

@@ -1,6 +1,6 @@
 -- Mean perplexity over the L0 range by way of selecting text, less is better, beside the spread over seeds.
 -- A family ties with another, here `full` and the best, where their difference is less than twice the spread of a
--- difference of two runs.
+-- difference of two runs. What is said beside `full` is NULL where that has no runs.
 WITH spread AS (
     SELECT corpus, family, max(perplexity_std) AS spread
     FROM pareto
@@ -29,6 +29,6 @@ SELECT
     abs(a.mean_perplexity - b.mean_perplexity) < 2 * sqrt(a.spread * a.spread + b.spread * b.spread) AS ties_with_best,
     a.reason
 FROM areas AS a
-JOIN areas AS f ON f.corpus = a.corpus AND f.family = 'full'
+LEFT JOIN areas AS f ON f.corpus = a.corpus AND f.family = 'full'
 LEFT JOIN best AS b ON b.corpus = a.corpus
 ORDER BY a.corpus, a.mean_perplexity, a.family

@@ -66,8 +66,8 @@ def build(root: Path, tokens: int) -> None:
     from catalog.sections import Corpus, Model
     from ingest.corpus import ingest_corpus
     from ingest.harvest import Reader, harvest
+    from ingest.identity import record_model
     from ingest.models import load_model
-    from ingest.run import record_model
     from ingest.sparse import file_digest
 
     make_model(root / "model")

@@ -103,3 +103,103 @@ def test_keys_that_do_not_go_together_are_refused(lines: str, said: str) -> None
 
 def test_processes_that_share_a_batch_pass() -> None:
     Study.parse('name = "x"\n[[sae]]\nname = "s"\nprocesses = 3\nbatch = 66', Path())
+
+
+CHILD = '[[sae]]\nname = "{}"\nparent = "{}"\n'
+SELECTION = '[[selection]]\nname = "s"\nmethod = "bm25+tracin"\npool = "docstrings"\nseed = "docstrings"\ntokens = 10\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            CHILD.format("a", "b") + CHILD.format("b", "a"),
+            "sae: 'a', 'b' wait for each other, as parents or as parents",
+        ),
+        # Who only waits for a circle is in none.
+        (CHILD.format("a", "b") + CHILD.format("b", "a") + CHILD.format("c", "a"), "sae: 'a', 'b' wait for each other"),
+        (
+            CHILD.format("a", "g") + 'selection = "s"\n' + CHILD.format("g", "./x") + f'{SELECTION}parent = "a"',
+            "sae: 'a' wait for each other",
+        ),
+        (
+            CHILD.format("t", "./x") + "template = true\n" + CHILD.format("c", "t"),
+            "sae[1].parent: 't' is a template, of",
+        ),
+        (
+            CHILD.format("t", "./x") + f'template = true\n{SELECTION}parent = "t"',
+            "selection[0].parent: 't' is a template, of which only the runs of a [[sweep]] are made: name another SAE",
+        ),
+        (
+            '[[sae]]\nname = "g"\nwidth = 64\nk = 4\n' + CHILD.format("c", "g") + "width = 32",
+            "sae[1].width: 32 is not that of its parent 'g', 64: leave it out",
+        ),
+        (
+            '[[sae]]\nname = "g"\nwidth = 64\nk = 4\n' + CHILD.format("c", "g") + "k = 65",
+            "sae[1].k: 65 is above width 64",
+        ),
+        ('[[sae]]\nname = "g"\nwidth = 64\nk = 65', "sae[0].k: 65 is above width 64"),
+        (
+            '[[sae]]\nname = "g"\narchitecture = "relu"\nl0_range = [60, 3000]',
+            "sae[0].l0_range: 3000 is above width 2048",
+        ),
+        (
+            '[[sae]]\nname = "g"\narchitecture = "matryoshka"\nwidth = 64\ngroups = [8, 32]',
+            "sae[0].groups: [8, 32] must end with the width, 64",
+        ),
+    ],
+)
+def test_what_an_sae_cannot_have_from_its_parents_is_a_mistake_of_the_study(lines: str, said: str) -> None:
+    (found,) = mistakes('name = "x"\n' + lines)
+    assert found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("steps = 20\ndecay = 30", "sae[0]: a warm-up of 0 and a decay of 30 steps do not fit in 20 steps"),
+        ("steps = 20\nwarmup = 15\ndecay = 6", "sae[0]: a warm-up of 15 and a decay of 6 steps do not fit in 20 steps"),
+        ("l0_range = [20, 10]", "sae[0].l0_range: [20, 10] must ascend"),
+        (
+            "sparsity = 0.0\nl0_range = [10, 20]",
+            "sae[0].l0_range: adjusts the coefficient, which cannot begin at spars",
+        ),
+        (
+            'harvest = ["docstrings"]\ntemplate = true',
+            "sae[0].template: has no activations of its own: name the corpora",
+        ),
+    ],
+)
+def test_a_relu_sae_that_cannot_be_trained_so_is_a_mistake_of_the_study(lines: str, said: str) -> None:
+    (found,) = mistakes(f'name = "x"\n[[sae]]\nname = "s"\narchitecture = "relu"\n{lines}')
+    assert found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("steps", "keys", "expected"),
+    [
+        (1000, {}, (50, 300)),
+        (40, {}, (10, 20)),
+        (20, {"decay": 18}, (2, 18)),
+        (20, {"warmup": 15}, (15, 5)),
+        (1, {}, (0, 0)),
+    ],
+)
+def test_the_steps_of_warm_up_and_decay_that_are_left_out_fit(
+    steps: int, keys: dict[str, int], expected: tuple[int, int]
+) -> None:
+    sae = Sae(name="s", steps=steps, **keys)  # type: ignore[arg-type]
+    assert (sae.warmup_steps, sae.decay_steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "values", "said"),
+    [
+        ('checkpoint = "./theirs"', "lr", "[0.1, 0.2]", "'f' is loaded from its checkpoint as it is: name that folder"),
+        ('architecture = "relu"\nwidth = 64', "l0", "[10, 100]", "'f-l0-100-s0': l0_range 105 is above width 64"),
+    ],
+)
+def test_a_sweep_that_cannot_be_run_is_refused(family: str, setting: str, values: str, said: str) -> None:
+    sweep = f'[[sweep]]\nname = "w"\nsaes = ["f"]\nsetting = "{setting}"\nvalues = {values}'
+    (found,) = mistakes(f'name = "x"\n[[sae]]\nname = "f"\ntemplate = true\n{family}\n{sweep}')
+    assert found.startswith(f"sweep[0].values: {said}")

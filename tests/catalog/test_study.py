@@ -50,6 +50,7 @@ def test_the_templates_commented_keys_are_valid_too(tmp_path: Path) -> None:
     others += "|corpora"
     relu = uncommented(others).replace('architecture = "topk" ', 'architecture = "relu" ')
     relu = relu.replace('method = "dense"', 'method = "dense+tracin"').replace('parent = "general"', 'parent = "./a"')
+    relu = relu.replace('parent = "sae"', 'parent = "./b"')
     relu = re.sub(r"^(k|rng) = .*$", "", relu, flags=re.MULTILINE)
     study = Study.parse(relu.replace('provider = "lexical"', 'provider = "openai"'), tmp_path)
     assert study.corpora[1].files == (str(tmp_path / "notes/*.jsonl"),)

@@ -73,6 +73,67 @@ def test_many_small_writes_do_not_fragment_without_end(tmp_path: Path) -> None:
     assert len(vectors.open("labels", version).get_fragments()) <= 32
 
 
+def test_an_append_writes_its_rows_and_no_others(tmp_path: Path) -> None:
+    vectors = Vectors(tmp_path)
+    parts = [rows(list(range(at, at + 50)), width=64) for at in (0, 50, 100)]
+    version, sizes = None, []
+    for part in parts:
+        before = bytes_of(tmp_path)
+        made = vectors.append("labels", part, KEY, version)
+        version = made.version
+        sizes.append(bytes_of(tmp_path) - before)
+        assert made.added == 50
+    assert max(sizes) < 1.1 * min(sizes)
+    assert content(vectors.read("labels", made.version)) == content(pa.concat_tables(parts))
+    assert (made.rows, vectors.tagged("labels")) == (150, {1, 2, 3})
+    none = vectors.append("labels", parts[0].slice(0, 0), KEY, version)
+    assert (none.version, none.rows, none.added) == (version, 150, 0)
+    with pytest.raises(StepError, match="other columns than its version 3"):
+        vectors.append("labels", rows([200], width=4), KEY, version)
+    with pytest.raises(StepError, match="2 rows for the collection labels have the same"):
+        vectors.append("labels", rows([200, 200], width=64), KEY, version)
+
+
+def test_an_append_leaves_out_what_was_written_after_its_version(tmp_path: Path) -> None:
+    vectors = Vectors(tmp_path)
+    first = vectors.append("labels", rows([1, 2]), KEY, None).version
+    lost = vectors.append("labels", rows([3, 4]), KEY, first).version
+    made = vectors.append("labels", rows([3, 5], salt=1), KEY, first)
+    assert content(vectors.read("labels", made.version)) == content(
+        pa.concat_tables([rows([1, 2]), rows([3, 5], salt=1)])
+    )
+    assert vectors.tagged("labels") == {first, lost, made.version}
+    assert vectors.unreferenced({"labels": {first, made.version}}, age=NOW) == {"labels": [lost]}
+    assert vectors.collect({"labels": {first, made.version}}, age=NOW) == {"labels": [lost]}
+    assert content(vectors.read("labels", first)) == content(rows([1, 2]))
+    assert made.rows == vectors.read("labels", made.version).num_rows == 4
+    # One that was killed before its rows were written.
+    vectors.open("labels", first).restore()
+    third = vectors.append("labels", rows([6]), KEY, made.version)
+    assert sorted(content(vectors.read("labels", third.version))) == [1, 2, 3, 5, 6]
+    anew = vectors.append("labels", rows([9]), KEY, None)
+    assert content(vectors.read("labels", anew.version)) == content(rows([9]))
+
+
+def test_many_small_appends_do_not_fragment_without_end(tmp_path: Path) -> None:
+    vectors, version = Vectors(tmp_path), None
+    for i in range(40):
+        version = vectors.append("labels", rows([i]), KEY, version).version
+    assert version is not None
+    assert len(vectors.open("labels", version).get_fragments()) <= 32
+    assert content(vectors.read("labels", version)) == content(rows(list(range(40))))
+
+
+def test_rows_are_read_at_their_places(tmp_path: Path) -> None:
+    vectors = Vectors(tmp_path)
+    vectors.write("labels", rows(list(range(10))), KEY)
+    version = vectors.write("labels", rows([0, 1, 2, 5, 6, 7, 8, 9]), KEY).version
+    held = vectors.read("labels", version, ["feature"]).column("feature").to_pylist()
+    found = vectors.read("labels", version, ["feature", "text"], np.array([3, 0, 7]))
+    assert found.column("feature").to_pylist() == [held[3], held[0], held[7]]
+    assert found.column_names == ["feature", "text"]
+
+
 def test_large_strings_and_views_are_no_change(tmp_path: Path) -> None:
     vectors = Vectors(tmp_path)
     first = vectors.write("labels", rows([1, 2, 3]), KEY)

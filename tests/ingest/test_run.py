@@ -1,6 +1,8 @@
 """A study into the catalog, whole: other models, checkpoints, a second run, a full disk, and kill -9 at any point."""
 
+import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -225,7 +227,35 @@ def test_another_model_under_the_same_name_is_refused(done: Path, study: Path, t
     changed = study.with_name("other.toml")
     lines = study.read_text().splitlines()
     changed.write_text("\n".join(f'source = "{other}"' if line.startswith("source") else line for line in lines))
-    with pytest.raises(InputError, match="is not the one that this catalog was built from"):
+    with pytest.raises(InputError, match=r"is not the one that .* was built from \(weights or tokenizer differ"):
+        ingest(done, changed)
+
+
+@pytest.mark.parametrize(
+    ("bos", "settings", "said"),
+    [
+        ("always", {}, "bos is token 0, and was none"),
+        ("auto", {"hidden_act": "relu"}, "hidden_act is 'relu' in its configuration, and was 'gelu'"),
+        ("auto", {"layer_norm_eps": 1e-3}, "layer_norm_eps is 0.001 in its configuration"),
+        ("auto", {"eos_token_id": 1, "attention_dropout": 0.5}, ""),
+    ],
+)
+def test_a_model_that_reads_otherwise_under_the_same_name_is_refused(
+    done: Path, study: Path, tmp_path: Path, bos: str, settings: dict[str, object], said: str
+) -> None:
+    """Its weights are the same: the activations of new text would not go with those that are there."""
+    lines = study.read_text().splitlines()
+    source = next(line for line in lines if line.startswith("source")).split('"')[1]
+    other = Path(shutil.copytree(source, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, **settings}))
+    changed = study.with_name("changed.toml")
+    model = f'source = "{other}"\nbos = "{bos}"'
+    changed.write_text("\n".join(model if line.startswith("source") else line for line in lines))
+    if not said:
+        ingest(done, changed)
+        return
+    with pytest.raises(InputError, match=r"built from \(" + re.escape(said)):
         ingest(done, changed)
 
 

@@ -745,7 +745,7 @@ def gemma_folder(folder: Path, **changes: np.ndarray | None) -> Arrays:
     [
         (RELEASE, "google/gemma-2-2b", "layers.12"),
         ("gemma-scope-9b-it-res/layer_20/width_16k/l0", "google/gemma-2-9b-it", "layers.20"),
-        ("gemma-scope-2b-pt-mlp/layer_3/w/l", "google/gemma-2-2b", "layer_3.mlp"),
+        ("gemma-scope-2b-pt-mlp/layer_3/w/l", "google/gemma-2-2b", "layers.3.post_feedforward_layernorm"),
         ("gemma-scope-2b-pt-att/layer_3/w/l", "google/gemma-2-2b", "layers.3.self_attn.o_proj.input"),
         ("somewhere/layer_3", "", "layer_3"),
         ("somewhere", "", "unknown"),
@@ -775,7 +775,7 @@ def test_gemma_scope_transcoders_and_embeddings(tmp_path: Path) -> None:
     config = load_checkpoint_folder(folder).config
     assert (config.hookpoint, config.target_hookpoint, config.d_out) == (
         "blocks.5.ln2.hook_normalized",
-        "layer_5.mlp",
+        "layers.5.post_feedforward_layernorm",
         D,
     )
     with pytest.raises(InputError, match="whose output would keep its own"):

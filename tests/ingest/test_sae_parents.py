@@ -156,7 +156,9 @@ def test_a_key_that_the_folders_architecture_does_not_read_is_refused_before_any
     assert rows(tmp_path / "b", "FROM saes") == []
 
 
-def test_a_shape_refuses_what_its_architecture_does_not_read() -> None:
+def test_a_shape_refuses_what_does_not_go_with_its_parent() -> None:
     parent = SAE(SAEConfig(D, 48, 4, "tiny", "layers.1"), Weights(*(torch.zeros(1) for _ in range(4))))
     with pytest.raises(InputError, match="'c': bandwidth is not read by architecture 'topk', only by jumprelu"):
         shape(Sae(name="c", parent="general", bandwidth=0.5), D, D, "tiny", parent)
+    with pytest.raises(InputError, match="'c' asks for 50 latents, and its parent has 48: leave width out"):
+        shape(Sae(name="c", parent="./general", width=50), D, D, "tiny", parent)

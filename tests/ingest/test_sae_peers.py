@@ -59,7 +59,19 @@ def largest(found: tuple[np.ndarray, np.ndarray], expected: Mapping[str, np.ndar
     assert (found[0] > 0).any()
     pairs = list(zip(found, (expected["latents"], expected["reconstruction"]), strict=True))
     assert all(ours.shape == theirs.shape for ours, theirs in pairs)
+    # Of a maximum Python keeps the first where the second is NaN.
+    assert all(np.isfinite(one).all() for pair in pairs for one in pair), "values that are not finite"
     return max(float((np.abs(ours - theirs) / (1 + np.abs(theirs))).max()) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("place", [0, 1, "latents", "reconstruction"])
+def test_a_nan_on_either_side_is_no_agreement(place: int | str) -> None:
+    found = (np.ones((2, 3)), np.ones((2, 4)))
+    expected = {"latents": found[0].copy(), "reconstruction": found[1].copy()}
+    assert largest(found, expected) == 0
+    (found[place] if isinstance(place, int) else expected[place])[1, 2] = np.nan
+    with pytest.raises(AssertionError, match="not finite"):
+        largest(found, expected)
 
 
 def differences(folder: Path) -> dict[str, float]:

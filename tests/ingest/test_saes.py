@@ -164,11 +164,9 @@ def test_a_checkpoint_on_disk_can_be_a_parent(tmp_path: Path, neox_folder: Path)
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"parent": "general", "width": 50}, "asks for 50 latents, and its parent has 48"),
         ({"parent": "general", "hookpoint": "layers.0.mlp.dense_h_to_4h"}, "name its own hookpoint"),
         ({"parent": "general", "target": "layers.0.mlp"}, "both be SAEs, or both transcoders"),
         ({"parent": "./nowhere"}, "nowhere"),
-        ({"parent": "tuned"}, "circle"),
     ],
 )
 def test_a_parent_that_does_not_fit_is_refused(

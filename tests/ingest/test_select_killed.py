@@ -66,6 +66,6 @@ if __name__ == "__main__":
 
     root, model = sys.argv[1:]
     dense.CHUNK = CHUNK
-    kill_at("catalog.vectors:Vectors.write", 2, "after")
+    kill_at("catalog.vectors:Vectors.append", 2, "after")
     with Catalog(root) as catalog:
         select_documents(catalog, loaded(Path(model)), spec(method="dense"))

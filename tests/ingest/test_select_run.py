@@ -334,6 +334,26 @@ def test_a_parent_is_read_when_there_is_something_to_do(
     assert not select_documents(small, llama, wanted.model_copy(update={"sparsity": 0.5})).skipped
 
 
+def test_a_parent_on_disk_that_needs_a_factor_takes_it_from_the_section(
+    small: Catalog, llama: LanguageModel, tmp_path: Path
+) -> None:
+    some_sae().save(tmp_path / "parent")
+    settings = json.loads((tmp_path / "parent" / "cfg.json").read_text())
+    del settings["metadata"]["saeql"]
+    settings["normalize_activations"] = "expected_average_only_in"
+    (tmp_path / "parent" / "cfg.json").write_text(json.dumps(settings))
+    keys = {"method": "bm25+tracin", "parent": str(tmp_path / "parent")}
+    with pytest.raises(InputError, match="Give it as scale="):
+        select_documents(small, llama, spec(**keys))
+    select_documents(small, llama, spec(**keys, scale=1.5))
+    scaled = Parent("scaled", lambda: SAE.load(tmp_path / "parent", scale=1.5))
+    rows = chosen(small)
+    select_documents(small, llama, spec(**keys), parent=scaled)
+    assert chosen(small) == rows
+    with pytest.raises(ValidationError, match="belongs to a parent on disk"):
+        spec(method="bm25+tracin", parent="p", scale=1.5)
+
+
 def test_a_parent_without_a_pairwise_loss_is_refused(small: Catalog, llama: LanguageModel) -> None:
     gated = SAE(SAEConfig(D, WIDTH, None, "tiny", "layers.1", "gated"), some_sae().weights)
     with pytest.raises(InputError, match="no gradient for architecture 'gated'"):

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from catalog import Catalog
-from queries.engine import refresh
+from catalog.errors import StepError
+from queries.engine import Options, plan, refresh
 from queries.step import packaged_steps
 from tests.catalog.small_catalog import shard
 from tests.queries.made import WIDTH, WORDS
@@ -248,3 +249,19 @@ def test_firing_differences_are_a_histogram_in_octaves_of_both_signs(made_catalo
 def test_a_second_refresh_has_nothing_to_do(made: Path, tmp_path: Path) -> None:
     with Catalog(shutil.copytree(made, tmp_path / "copy")) as catalog:
         assert {result.state for result in refresh(catalog, STEPS)} == {"current"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"covered_tokens.k": 11}, "covered_tokens.k is 11, but logit_lens.k is 10 and no more are kept"),
+        ({"logit_lens.k": 5}, "covered_tokens.k is 10, but logit_lens.k is 5 .* or covered_tokens.k at most 5"),
+    ],
+)
+def test_more_top_tokens_than_the_logit_lens_keeps_are_refused(
+    made_catalog: Catalog, settings: dict[str, int], said: str
+) -> None:
+    with pytest.raises(StepError, match=said):
+        plan(made_catalog, STEPS, Options(settings=settings))
+    enough = Options(settings={"covered_tokens.k": 11, "logit_lens.k": 11})
+    assert {result.step for result in plan(made_catalog, STEPS, enough)} >= set(STEPS)

@@ -66,6 +66,11 @@ _CLASSES = {
     ),
     "MatryoshkaBatchTopKSAE": _Class("matryoshka", {**_PLAIN, "threshold": "threshold"}, "MatryoshkaBatchTopKTrainer"),
 }
+_WHOLE = (
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
+"""Types of whole numbers, truth values aside."""
 _UNUSED = ("k", "threshold", "group_sizes")
 """Tensors that are read apart, or that the class does not use at inference."""
 
@@ -205,7 +210,7 @@ def _k(tensors: dict[str, Tensor], trainer: dict[str, Any], path: Path, config_p
     stored = tensors.get("k")
     if stored is None:
         return whole_number(trainer, "k", config_path)
-    if stored.numel() != 1 or stored.is_floating_point() or stored.is_complex():
+    if stored.numel() != 1 or stored.dtype not in _WHOLE:
         raise InputError(f"k in {path} is {stored.dtype} of shape {tuple(stored.shape)}, but must be one whole number")
     k = int(stored)
     if trainer.get("k") is not None and trainer["k"] != k:
@@ -216,8 +221,10 @@ def _k(tensors: dict[str, Tensor], trainer: dict[str, Any], path: Path, config_p
 def _groups(tensors: dict[str, Tensor], width: int, path: Path) -> tuple[int, ...]:
     """Where each nested dictionary ends, from the latents that each adds."""
     sizes = tensors.get("group_sizes")
-    if sizes is None or sizes.ndim != 1 or sizes.is_floating_point() or sizes.is_complex():
+    if sizes is None or sizes.ndim != 1 or sizes.dtype not in _WHOLE:
         raise InputError(f"{path} needs group_sizes, a list of whole numbers, for its nested dictionaries")
+    # PyTorch compares and adds up few of the unsigned types.
+    sizes = sizes.long()
     if not len(sizes) or int(sizes.min()) < 1 or int(sizes.sum()) != width:
         raise InputError(f"group_sizes is {sizes.tolist()} in {path}, but must be positive and add up to {width}")
     return tuple(sizes.cumsum(0).tolist())

@@ -5,14 +5,15 @@
 The file says neither the model nor the hookpoint; they are taken from the path where it is that of a release, such as
 `gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`. A transcoder reads what comes out of the norm before the MLP
 without its gain, which the authors folded into the MLP (Lieberum et al. 2024, appendix "Language model technical
-details"): that is not what goes into the MLP of the model as it is published.
+details"): that is not what goes into the MLP of the model as it is published. What an SAE on an MLP reads, and a
+transcoder writes, is what the MLP adds to the residual stream, which Gemma 2 takes from a second norm behind the MLP.
 """
 
 import math
 import os
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,18 @@ from torch import Tensor
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
 from ingest.sae.formats.fold import fold_factor
+from ingest.sae.formats.hookpoints import AFTER_MLP
 from ingest.sae.formats.reading import checked, described
+from ingest.sae.formats.saelens_ours import check_scalable
 from ingest.sae.model import SAE
 
 WEIGHTS_FILE = "params.npz"
+_EMBEDDINGS = "embedding"
+"""Hookpoint of an SAE on embeddings."""
+_RELEASE = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)[^/]*")
+_LAYER = re.compile(r"(?:^|/)layer_(\d+)(?=/|$)")
+_EMBEDDING = re.compile(r"(?:^|/)embedding(?:/width_[^/]+(?:/average_l0_[^/]+)?)?$")
+"""The end of a path in the layout of a release; another folder may be called so too."""
 
 
 def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
@@ -43,12 +52,12 @@ def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
     latents = (width,)
     shapes = {"W_enc": (d, width), "W_dec": (width, d), "b_enc": latents, "b_dec": (d,), "threshold": latents}
     found = checked(tensors, shapes, path, f"d {d} and {width} latents (W_enc)")
-    if re.search(r"(^|/)embedding(/|$)", _paths(folder), re.M) and scale is None:
+    model_name, hookpoint, target = _from_path(folder)
+    if hookpoint == _EMBEDDINGS and scale is None:
         raise InputError(
             f"{folder} is an SAE on embeddings, trained on sqrt(d) = {math.sqrt(d):.6g} times them: give "
             f"scale={math.sqrt(d):.6g} to read embeddings as they are stored, or scale=1 if the model multiplies them"
         )
-    model_name, hookpoint, target = _from_path(folder)
     config = described(
         path,
         d_in=d,
@@ -69,8 +78,7 @@ def load_gemma_scope(folder: Path, scale: float | None = None) -> SAE:
         threshold=found["threshold"],
     )
     if scale is not None:
-        if target is not None:
-            raise InputError(f"scale {scale} is given for the transcoder in {folder}, whose output would keep its own")
+        check_scalable(scale, config, folder)
         weights = fold_factor(weights, scale)
     return SAE(config, weights, scale)
 
@@ -106,24 +114,47 @@ def _arrays(file: BinaryIO, path: Path) -> dict[str, npt.NDArray[Any]]:
         ) from error
 
 
-def _paths(folder: Path) -> str:
-    """The path as it was given and the one that links lead to, a line each: either may hold the names."""
-    return f"{Path(os.path.abspath(folder)).as_posix()}\n{folder.resolve().as_posix()}"
+class _Told(NamedTuple):
+    """What a path says."""
+
+    release: tuple[str, str, str] | None
+    """(size, pt or it, site)."""
+    layer: int | None
+    embedding: bool
+
+
+def _told(path: str) -> _Told:
+    """What is in a release's folder is named below it."""
+    release = list(_RELEASE.finditer(path))
+    below = path[release[-1].end() :] if release else path
+    layers = _LAYER.findall(below)
+    embedding = "embedding" in below.split("/") if release else _EMBEDDING.search(path) is not None
+    found = (release[-1][1], release[-1][2], release[-1][3]) if release else None
+    return _Told(found, int(layers[-1]) if layers else None, embedding)
 
 
 def _from_path(folder: Path) -> tuple[str, str, str | None]:
-    """(model, hookpoint, a transcoder's target) as far as the path tells."""
-    path = _paths(folder)
-    release = re.search(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)", path)
-    layer = re.search(r"(?:^|/)layer_(\d+)(?:/|$)", path, re.M)
-    name = f"layer_{layer[1]}" if layer else "embedding" if "/embedding" in path else "unknown"
+    """(model, hookpoint, a transcoder's target) as far as the path tells.
+
+    The path as it was given and the one that links lead to: either may hold the names, a release's own before others.
+    """
+    told = [_told(path.as_posix()) for path in (Path(os.path.abspath(folder)), folder.resolve())]
+    told.sort(key=lambda one: one.release is None)
+    release = next((one.release for one in told if one.release), None)
+    layer = next((one.layer for one in told if one.layer is not None), None)
+    other = _EMBEDDINGS if any(one.embedding for one in told) else "unknown"
     if release is None:
-        return "", name, None
-    model = f"google/gemma-2-{release[1]}" + ("-it" if release[2] == "it" else "")
-    if release[3] == "transcoders":
-        return model, f"blocks.{layer[1]}.ln2.hook_normalized" if layer else name, f"{name}.mlp"
-    if release[3] == "att" and layer:
-        return model, f"layers.{layer[1]}.self_attn.o_proj.input", None
-    if release[3] == "res":
-        return model, f"layers.{layer[1]}" if layer else name, None
-    return model, f"{name}.{release[3]}", None
+        return "", other if layer is None else f"layer_{layer}", None
+    size, kind, site = release
+    model = f"google/gemma-2-{size}" + ("-it" if kind == "it" else "")
+    if layer is None:
+        return model, other, f"{other} (target)" if site == "transcoders" else None
+    behind = f"layers.{layer}.{AFTER_MLP}"
+    match site:
+        case "transcoders":
+            return model, f"blocks.{layer}.ln2.hook_normalized", behind
+        case "att":
+            return model, f"layers.{layer}.self_attn.o_proj.input", None
+        case "mlp":
+            return model, behind, None
+    return model, f"layers.{layer}", None

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+AFTER_MLP = "post_feedforward_layernorm"
+"""In blocks of Gemma 2 and 3, the norm behind the MLP: its output is what they add to the residual stream."""
 _PLACES = (
     (r"layers\.(\d+)", "layers.{}", r"blocks\.(\d+)\.hook_resid_post", "blocks.{}.hook_resid_post"),
     (r"layers\.(\d+)\.input", "layers.{}.input", r"blocks\.(\d+)\.hook_resid_pre", "blocks.{}.hook_resid_pre"),
@@ -25,6 +27,11 @@ _MEANINGS = (
         r"blocks\.(\d+)\.attn\.hook_z",
         "is what goes into the output projection of block {}'s attention, whose name differs between models: name "
         "that projection with .input after it (Llama: layers.{}.self_attn.o_proj.input)",
+    ),
+    (
+        r"blocks\.(\d+)\.hook_mlp_out",
+        "is what block {} adds to the residual stream behind its MLP: name the MLP (layers.{}.mlp), or the norm behind "
+        "it where there is one (Gemma 2 and 3: post_feedforward_layernorm)",
     ),
     (
         r"blocks\.(\d+)\.hook_resid_(?:pre|post)",
@@ -61,6 +68,12 @@ def from_saelens(metadata: Mapping[str, Any], key: str) -> str | None:
     if found.endswith(".mlp.input") and isinstance(loading, dict) and loading.get("fold_ln"):
         return str(said)
     return str(module).removesuffix(".output") if module and found == str(said) else found
+
+
+def after_mlp(name: str, model_name: str) -> bool:
+    """Whether the rows are those of the norm behind an MLP, which TransformerLens calls the MLP's output."""
+    normed = re.search(r"gemma-[23]-", model_name.lower()) and re.search(r"(^|\.)hook_mlp_out$", name)
+    return bool(normed) or re.search(rf"(^|\.){AFTER_MLP}$", name) is not None
 
 
 def before_gain(name: str) -> bool:

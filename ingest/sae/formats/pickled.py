@@ -11,7 +11,7 @@ from catalog.errors import InputError
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors by name. Raises InputError for a file that holds anything else, code above all."""
+    """The tensors by name, each plain. Raises InputError for a file that holds anything else, code above all."""
     try:
         with warnings.catch_warnings():
             # It warns of unusual pickles, of which all that matters is whether they are refused.
@@ -31,4 +31,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a PyTorch file, or is cut short: {first}") from error
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         raise InputError(f"{path} is not a state dict: it must hold tensors by name")
-    return found
+    for name, tensor in found.items():
+        if odd := _oddity(tensor):
+            raise InputError(f"{name} in {path} is {odd}: save it as a plain tensor of numbers")
+    # Training changes tensors in place, which a parameter of a graph refuses.
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _oddity(tensor: Tensor) -> str:
+    """Why numbers cannot be read off a tensor as off a plain one; empty if they can."""
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_meta:
+        return "a meta tensor, which holds no numbers"
+    if tensor.is_quantized:
+        return f"quantised ({tensor.dtype})"
+    return "" if tensor.layout == torch.strided else f"not dense ({tensor.layout})"

@@ -20,6 +20,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"there is no SAE in {path.parent}: {path.name} cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be an SAE's configuration: {error}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(settings, dict):

@@ -1,25 +1,16 @@
 """cfg.json of SAELens, versions 1 to 6, as an SAEConfig; see `saelens_ours` for what saeql writes."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
 from ingest.sae.formats.hookpoints import from_saelens
 from ingest.sae.formats.reading import described, read_settings, whole_number
+from ingest.sae.formats.saelens_loading import check_centring_said, less_mean
 from ingest.sae.formats.saelens_ours import CHECKSUM, KNOWN, OURS, Stored, read_ours
 
 FACTOR = "expected_average_only_in"
 """The normalisation by a constant, which must be folded into the weights."""
-_WRITTEN = re.compile(r"hook_(resid_\w+|attn_out|mlp_out)$")
-"""Places that hold what the writing weights wrote."""
-_LAYER_NORM = (
-    *("gpt2", "distilgpt2", "gpt-neo", "gpt-j", "pythia", "opt-", "bloom", "stablelm", "phi-1", "phi-2"),
-    *("solu", "gelu", "attn-only", "tiny-stories", "tinystories", "santacoder", "redwood"),
-)
-"""How names of models with LayerNorm begin."""
-_RMS_NORM = ("llama", "gemma", "mistral", "mixtral", "qwen", "phi-3", "phi-4", "olmo", "deepseek", "yi-")
-"""What stands in names of models with RMSNorm, whose writing weights TransformerLens leaves as they are."""
 _READ = {
     *("architecture", "d_in", "d_sae", "d_out", "k", "apply_b_dec_to_input", "normalize_activations"),
     *("reshape_activations", "rescale_acts_by_decoder_norm", "metadata", "dtype", "device"),
@@ -34,6 +25,8 @@ _TRAINING = {
     *("decoder_orthogonal_init", "decoder_heuristic_init", "n_batches_in_store_buffer", "autocast"),
 }
 """Settings of training, which mean nothing to a finished SAE."""
+_EXPORTED = ("batchtopk", "matryoshka_batchtopk")
+"""Architectures of training that SAELens exports as JumpReLU."""
 _BEARS_ON_ENCODING = ("activ", "norm", "scal", "thresh", "reshape", "whiten", "center", "fold", "relu", "topk", "gate")
 """Parts of names at which an unknown setting of the flat layout is refused; it also holds all of training's."""
 
@@ -41,11 +34,14 @@ _BEARS_ON_ENCODING = ("activ", "norm", "scal", "thresh", "reshape", "whiten", "c
 def read_cfg(path: Path) -> Stored:
     """What the cfg.json at `path` says. Raises InputError for a setting that cannot be honoured."""
     settings = read_settings(path)
-    if "metadata" not in settings:
-        return _theirs(_from_flat(settings, path), path)
-    metadata = settings["metadata"]
+    metadata = settings.get("metadata", {})
     if not isinstance(metadata, dict):
         raise InputError(f"metadata is {metadata!r} in {path}, but must be a JSON object")
+    if "architecture" in settings and OURS not in metadata:
+        # Before its settings, which would be named as unknown one by one.
+        _check_architecture(settings["architecture"], path)
+    if "metadata" not in settings:
+        return _theirs(_from_flat(settings, path), path)
     unknown = {name for name in settings.keys() - _READ - _TRAINING if _means_something(settings[name])}
     _refuse_unknown(settings, unknown, path)
     return read_ours(settings, metadata, path) if OURS in metadata else _theirs(settings, path)
@@ -55,10 +51,7 @@ def _theirs(settings: dict[str, Any], path: Path) -> Stored:
     missing = {"architecture", "d_in", "d_sae"} - settings.keys()
     if missing:
         raise InputError(f"{path} lacks {sorted(missing)}; it has {sorted(settings)}")
-    name = settings["architecture"]
-    if not isinstance(name, str) or name not in KNOWN:
-        raise InputError(f"architecture {name!r} in {path} is not known; known are: {', '.join(KNOWN)}")
-    architecture, transcoder, skip = KNOWN[name]
+    architecture, transcoder, skip = KNOWN[settings["architecture"]]
     centred = settings.get("apply_b_dec_to_input", not transcoder)
     if not isinstance(centred, bool):
         raise InputError(f"apply_b_dec_to_input is {centred!r} in {path}, but must be true or false")
@@ -87,9 +80,20 @@ def _theirs(settings: dict[str, Any], path: Path) -> Stored:
         ours=False,
         checksum=metadata.get(CHECKSUM),
         needs_factor=_needs_factor(settings, transcoder, path),
-        less_mean=_less_mean(metadata, path),
+        less_mean=less_mean(metadata, path),
         by_decoder_norm=architecture == "topk" and bool(settings.get("rescale_acts_by_decoder_norm", False)),
     )
+
+
+def _check_architecture(name: object, path: Path) -> None:
+    if isinstance(name, str) and name in KNOWN:
+        return
+    if name in _EXPORTED:
+        raise InputError(
+            f"architecture {name!r} in {path} is one that SAELens has in training alone: export the SAE with its "
+            "save_inference_model, which writes it as jumprelu"
+        )
+    raise InputError(f"architecture {name!r} in {path} is not known; known are: {', '.join(KNOWN)}")
 
 
 def _needs_factor(settings: dict[str, Any], transcoder: bool, path: Path) -> bool:
@@ -113,25 +117,6 @@ def _needs_factor(settings: dict[str, Any], transcoder: bool, path: Path) -> boo
     )
 
 
-def _less_mean(metadata: dict[str, Any], path: Path) -> bool:
-    """Whether the rows are those of a model whose writing weights were centred, at a place where that shows."""
-    loading = metadata.get("model_from_pretrained_kwargs") or {}
-    if not isinstance(loading, dict):
-        raise InputError(f"model_from_pretrained_kwargs is {loading!r} in {path}, but must be a JSON object")
-    if not loading.get("center_writing_weights") or not _WRITTEN.search(str(metadata.get("hook_name"))):
-        return False
-    name = str(metadata.get("model_name")).lower().rpartition("/")[2]
-    if any(part in name for part in _RMS_NORM):
-        return False
-    if not name.startswith(_LAYER_NORM):
-        raise InputError(
-            f"center_writing_weights is true in {path}, which means rows less their mean for a model with LayerNorm, "
-            f"and nothing for one with RMSNorm; which {metadata.get('model_name')!r} has is not known here: set it to "
-            "false for RMSNorm, or model_name to one with LayerNorm, such as gpt2"
-        )
-    return True
-
-
 def _from_flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Settings of versions before 6, where those of the model and of training stand beside the SAE's, as version 6."""
     unknown = {
@@ -152,16 +137,18 @@ def _from_flat(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     normalised = settings.get("normalize_activations")
     if isinstance(normalised, bool):
         normalised = FACTOR if normalised else "none"
+    metadata = {
+        "model_name": settings.get("model_name"),
+        "hook_name": settings.get("hook_name") or settings.get("hook_point"),
+        "hook_name_out": settings.get("hook_name_out"),
+        "model_from_pretrained_kwargs": settings.get("model_from_pretrained_kwargs"),
+    }
+    check_centring_said(metadata, settings.get("sae_lens_training_version"), path)
     found = {
         **{name: settings[name] for name in _READ & settings.keys()},
         "architecture": architecture,
         "normalize_activations": normalised,
-        "metadata": {
-            "model_name": settings.get("model_name"),
-            "hook_name": settings.get("hook_name") or settings.get("hook_point"),
-            "hook_name_out": settings.get("hook_name_out"),
-            "model_from_pretrained_kwargs": settings.get("model_from_pretrained_kwargs"),
-        },
+        "metadata": metadata,
     }
     if isinstance(arguments, dict) and "k" in arguments:
         found["k"] = arguments["k"]

@@ -1,17 +1,18 @@
 """What saeql writes into the cfg.json of an SAE, and reads there.
 
 It is a cfg.json of SAELens. What that cannot say (that a JumpReLU is our BatchTopK, say) stands in the block
-`metadata.saeql`: the whole SAEConfig and the scales of training. With that block the file is ours, and all else in it
-must agree with it.
+`metadata.saeql`: the whole SAEConfig, the scales of training, and what a JumpReLU was trained by. With that block the
+file is ours, and all else in it must agree with it.
 """
 
-import math
-from dataclasses import MISSING, asdict, dataclass, fields
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
-from ingest.sae.config import SAEConfig
+from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.formats.hookpoints import to_transformer_lens
 from ingest.sae.formats.reading import described
 from ingest.sae.formats.saelens_tensors import ONE_THRESHOLD
@@ -35,8 +36,12 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("centred", "skip"), bool),
     "target_hookpoint": str | None,
     "groups": list,
+    "penalty": str,
+    "bandwidth": float,
 }
-"""Types in our block that SAEConfig takes for granted."""
+"""Types in our block that SAEConfig and Objective take for granted."""
+TRAINED = ("penalty", "bandwidth")
+"""Fields of Objective that a jumprelu child takes over from its parent."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,17 @@ class Stored:
     """The weights are for rows less their mean over the columns, as TransformerLens' centred writing weights give."""
     by_decoder_norm: bool = False
     """topk: activations are multiplied by the norms of their decoder rows, also before they are compared."""
+    trained: dict[str, Any] = field(default_factory=dict)
+    """What of TRAINED is known of its training."""
 
 
 def to_cfg(
-    config: SAEConfig, skip: bool, checksum: str, scale: float | None = None, target_scale: float | None = None
+    config: SAEConfig,
+    skip: bool,
+    checksum: str,
+    scale: float | None = None,
+    target_scale: float | None = None,
+    trained: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The settings of a cfg.json for an SAE whose weights are those for rows as they are."""
     settings: dict[str, Any] = {
@@ -83,7 +95,7 @@ def to_cfg(
         "model_name": config.model_name,
         "hook_name": to_transformer_lens(config.hookpoint),
         CHECKSUM: checksum,
-        OURS: {**asdict(config), "groups": list(config.groups), "skip": skip, "scale": scale},
+        OURS: {**asdict(config), "groups": list(config.groups), "skip": skip, "scale": scale, **(trained or {})},
     }
     if target_scale is not None:
         metadata[OURS]["target_scale"] = target_scale
@@ -108,9 +120,9 @@ def read_ours(settings: dict[str, Any], metadata: dict[str, Any], path: Path) ->
     where = f"metadata.{OURS} of {path}"
     if not isinstance(block, dict):
         raise InputError(f"{where} is not a JSON object: {block!r}")
-    known = {field.name for field in fields(SAEConfig)}
-    needed = {field.name for field in fields(SAEConfig) if field.default is MISSING}
-    unknown, missing = block.keys() - known - {"skip", "scale", "target_scale"}, needed - block.keys()
+    known = {one.name for one in fields(SAEConfig)}
+    needed = {one.name for one in fields(SAEConfig) if one.default is MISSING}
+    unknown, missing = block.keys() - known - {"skip", "scale", "target_scale", *TRAINED}, needed - block.keys()
     if unknown or missing:
         raise InputError(f"{where} lacks {sorted(missing)} and has the unknown {sorted(unknown)}: write it again")
     for name, kinds in _KINDS.items():
@@ -131,10 +143,24 @@ def read_ours(settings: dict[str, Any], metadata: dict[str, Any], path: Path) ->
                 f"{name} is {settings.get(name)!r} in {path}, but metadata.{OURS} there asks for {written[name]!r}: "
                 f"make them agree, or remove metadata.{OURS} to read a plain SAELens checkpoint"
             )
-    return Stored(config, skip, True, scale, target_scale, metadata.get(CHECKSUM))
+    trained = {name: block[name] for name in TRAINED if name in block}
+    try:
+        Objective(**trained)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return Stored(config, skip, True, scale, target_scale, metadata.get(CHECKSUM), trained=trained)
 
 
 def check_scale(scale: object, where: object) -> None:
     """Raises InputError unless `scale` is a positive number."""
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
+    # JSON has whole numbers beyond any float: of them isfinite raises OverflowError.
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale <= sys.float_info.max:
         raise InputError(f"scale is {scale!r} for {where}, but must be a positive number")
+
+
+def check_scalable(scale: float, config: SAEConfig, where: object) -> None:
+    """Raises InputError for a `scale` that is given for a transcoder."""
+    if config.target_hookpoint is not None:
+        raise InputError(
+            f"scale {scale} is given for the transcoder in {where}, whose output would keep its own: leave it out"
+        )

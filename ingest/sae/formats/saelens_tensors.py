@@ -16,6 +16,8 @@ from ingest.sae.formats.reading import checked
 
 ONE_THRESHOLD = ("batchtopk", "matryoshka")
 """Architectures whose threshold is a scalar."""
+_FACTOR = "scaling_factor"
+"""What activations are multiplied by; SAELens for a time wrote it as ones where there was none."""
 
 
 def to_saelens(config: SAEConfig, weights: Weights) -> dict[str, Tensor]:
@@ -57,11 +59,16 @@ def shapes(config: SAEConfig, skip: bool) -> dict[str, tuple[int, ...]]:
 
 
 def from_saelens(tensors: dict[str, Tensor], config: SAEConfig, skip: bool, path: Path) -> Weights:
-    """The weights. Raises InputError as `checked` does, and for a scalar threshold that differs between latents."""
+    """The weights.
+
+    Raises InputError as `checked` does, for a scalar threshold that differs between latents, and for a factor of the
+    activations that is not 1.
+    """
     sizes = f"d_in {config.d_in} and width {config.width}"
     if config.d_out is not None:
         sizes += f" and d_out {config.d_out}"
-    found = checked(tensors, shapes(config, skip), path, sizes)
+    _check_factor(tensors.get(_FACTOR), path)
+    found = checked(tensors, shapes(config, skip), path, sizes, unused=[_FACTOR])
     threshold = found.get("threshold")
     if threshold is not None and config.architecture in ONE_THRESHOLD:
         if bool((threshold != threshold[0]).any()):
@@ -80,3 +87,12 @@ def from_saelens(tensors: dict[str, Tensor], config: SAEConfig, skip: bool, path
         magnitude_bias=found.get("b_mag"),
         skip=found.get("W_skip"),
     )
+
+
+def _check_factor(factor: Tensor | None, path: Path) -> None:
+    if factor is not None and not bool((factor == 1).all()):
+        raise InputError(
+            f"{path} has the tensor {_FACTOR}, which is not 1 everywhere: SAELens multiplies activations by it before "
+            "it decodes them (finetuning_scaling_factor), which is not done here. Multiply the rows of W_dec by it and "
+            "save the SAE without it"
+        )

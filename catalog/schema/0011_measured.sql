@@ -9,3 +9,9 @@ COMMENT ON COLUMN saes.held_out IS 'number of held-out tokens (split val, those 
 -- A selection outlives the folder of its parent.
 ALTER TABLE selections ADD COLUMN parent_digest VARCHAR;
 COMMENT ON COLUMN selections.parent_digest IS 'digest of the parent''s weights; NULL without a parent';
+
+-- Weights alone do not make a model.
+ALTER TABLE models ADD COLUMN config VARCHAR;
+COMMENT ON COLUMN models.config IS 'what its configuration says of the forward pass, and the version of transformers, JSON; NULL in a catalog that is older than this column';
+ALTER TABLE saes ADD COLUMN code VARCHAR;
+COMMENT ON COLUMN saes.code IS 'digest of what decides its activations besides the weights: architecture, k, centring, groups; NULL in an SAE that is older than this column';
