@@ -4,17 +4,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.selection import Selection
-from catalog.vectors import Version, name_version
+from catalog.vectors import Version
 from ingest.encoder import encoder_digest
 from ingest.models import LanguageModel
 from ingest.parents import FolderDigests
@@ -23,48 +20,12 @@ from ingest.sae.model import SAE
 from ingest.select.budget import best_first, by_hash, passes, within
 from ingest.select.documents import Documents, check_corpora, read_pool, read_seed
 from ingest.select.parent import Parent, hookpoint_of, parent_of, sparsity_of
+from ingest.select.recorded import Chosen, Scores, SelectionReport, as_before, record, row_of
 
 Progress = Callable[[int, int | None], None]
 """Called with (done, total): documents that are embedded, then tokens that are compared."""
-Scores = npt.NDArray[np.float64]
-STAGE = "selection"
-"""Stage of problems."""
 _BM25_MAX = 2
 """Part of the inputs' digest: a change of these scores raises it, and what was chosen by them is chosen again."""
-
-
-@dataclass
-class SelectionReport:
-    """What a selection holds, and where its time went."""
-
-    selection: str
-    documents: int = 0
-    tokens: int = 0
-    """Each pass counted; below the budget if the pool or what resembles the seed is smaller."""
-    seed_documents: int = 0
-    seed_tokens: int = 0
-    candidates: int = 0
-    """Documents that were reranked."""
-    embedded: int = 0
-    """Documents that were embedded now."""
-    skipped: bool = False
-    """Whether everything that it is made from is as it was, so that nothing was done."""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What a method takes, best first."""
-
-    documents: Documents
-    order: npt.NDArray[np.int64]
-    """Places in `documents`, best first: those that are taken."""
-    scores: Scores | None = None
-    """`[documents]`, or None for a method without scores."""
-    passes: npt.NDArray[np.int64] | None = None
-    """`[order]`: how often each counts towards the budget, or None for once."""
-    version: Version | None = None
-    """Of the vectors that it was made with."""
 
 
 def select_documents(
@@ -95,7 +56,7 @@ def select_documents(
     elif parent is None:
         parent = parent_of(catalog, spec, FolderDigests())
     inputs = _inputs(catalog, model, spec, seed, parent.digest if parent else "")
-    if _as_before(catalog, spec, inputs, report):
+    if as_before(catalog, spec, inputs, report):
         return report
     loaded = parent.load() if parent else None
     if loaded is not None:
@@ -111,8 +72,8 @@ def select_documents(
     report.documents = len(chosen.order)
     report.tokens = int((chosen.documents.tokens[chosen.order] * times).sum())
     with clock("write"):
-        row = _row(spec, seed, parent.digest if parent else None, inputs)
-        _record(catalog, spec, row, chosen, times, report)
+        row = row_of(spec, seed, parent.digest if parent else None, inputs)
+        record(catalog, spec, row, chosen, times, report)
     return report
 
 
@@ -125,16 +86,16 @@ def _choose(
     report: SelectionReport,
     clock: "_Clock",
     progress: Progress | None,
-) -> _Chosen:
+) -> Chosen:
     """What the method takes."""
     budget = int(spec.tokens or 0)
     if spec.method == "seed" and seed is not None:
         often = passes(seed.tokens, budget)
-        return _Chosen(seed, np.flatnonzero(often), passes=often[often > 0])
+        return Chosen(seed, np.flatnonzero(often), passes=often[often > 0])
     pool = read_pool(catalog, spec.pool)
     if seed is None:
         order = by_hash(pool, spec.rng) if spec.method == "random" else np.arange(len(pool))
-        return _Chosen(pool, order if spec.method == "full" else order[: within(pool.tokens[order], budget)])
+        return Chosen(pool, order if spec.method == "full" else order[: within(pool.tokens[order], budget)])
     scores, version = _first_scores(catalog, spec, pool, seed, report, clock, progress)
     order = best_first(scores)
     if spec.first_stage == "bm25":
@@ -147,7 +108,7 @@ def _choose(
         scores = np.full(len(pool), -np.inf)
         scores[order] = found
         order = order[best_first(found)]
-    return _Chosen(pool, order[: within(pool.tokens[order], budget)], scores, version=version)
+    return Chosen(pool, order[: within(pool.tokens[order], budget)], scores, version=version)
 
 
 def _first_scores(
@@ -229,87 +190,6 @@ def _inputs(catalog: Catalog, model: LanguageModel, spec: Selection, seed: Docum
     if spec.reranked:
         said.append(catalog.rows("SELECT hookpoint, sparsity FROM saes WHERE sae = ?", [spec.parent]))
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
-
-
-def _as_before(catalog: Catalog, spec: Selection, inputs: str, report: SelectionReport) -> bool:
-    """Whether the catalog has the selection as it would be made; then the report tells what it has."""
-    if catalog.value("SELECT inputs FROM selections WHERE selection = ?", [spec.name]) != inputs:
-        return False
-    sql = "SELECT count(*), coalesce(sum(tokens * passes), 0) FROM selected WHERE selection = ?"
-    documents, tokens = catalog.rows(sql, [spec.name])[0]
-    report.documents, report.tokens, report.skipped = int(documents), int(tokens), bool(documents)
-    return report.skipped
-
-
-def _record(
-    catalog: Catalog,
-    spec: Selection,
-    row: dict[str, Any],
-    chosen: _Chosen,
-    times: npt.NDArray[np.int64],
-    report: SelectionReport,
-) -> None:
-    """Both tables, the version of the vectors, and why the budget is not reached, in one snapshot."""
-    catalog.stage("selections", [row])
-    documents, order = chosen.documents, chosen.order
-    table = pa.table(
-        {
-            "selection": pa.array([spec.name] * len(order), pa.string()),
-            "corpus": pa.array([documents.corpus] * len(order), pa.string()),
-            "document": documents.numbers[order],
-            "hash": pa.array(documents.hashes[order], pa.string()),
-            "rank": np.arange(1, len(order) + 1, dtype=np.int32),
-            "score": pa.nulls(len(order), pa.float64()) if chosen.scores is None else chosen.scores[order],
-            "tokens": documents.tokens[order].astype(np.int32),
-            "passes": times.astype(np.int32),
-        }
-    )
-    catalog.connection.register("_rows", table)
-    catalog.connection.execute("CREATE OR REPLACE TEMP TABLE _selected AS FROM _rows")
-    catalog.connection.unregister("_rows")
-    short = _short(spec, chosen, report)
-    problems = [{"stage": STAGE, "subject": spec.name, "reason": short, "count": 1}] if short else []
-    catalog.stage("problems", problems, "_problems")
-    mine, ours = f"selection = '{spec.name}'", f"stage = '{STAGE}' AND subject = '{spec.name}'"
-    with catalog.write(f"selection {spec.name}", documents=report.documents, tokens=report.tokens) as tx:
-        tx.replace("selected", "_selected", ["selection", "corpus", "document"], mine)
-        tx.replace("selections", "_fresh", ["selection"], mine)
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], ours)
-        if chosen.version is not None:
-            name_version(tx, chosen.version)
-
-
-def _short(spec: Selection, chosen: _Chosen, report: SelectionReport) -> str | None:
-    """Why a selection stays below its budget; None if it does not, or has none."""
-    if report.tokens >= (spec.tokens or 0):
-        return None
-    ended = len(chosen.order) == len(chosen.documents)
-    why = "the pool ends there" if ended else "no more documents share a word with the seed"
-    return f"{report.tokens} of {spec.tokens} tokens: {why}"
-
-
-def _row(spec: Selection, seed: Documents | None, parent: str | None, inputs: str) -> dict[str, Any]:
-    """Of `selections`."""
-    described = None
-    if seed is not None:
-        splits = None if spec.seed_documents else list(spec.splits)
-        described = {
-            "corpus": seed.corpus,
-            "splits": splits,
-            "documents": len(seed),
-            "tokens": int(seed.tokens.sum()),
-        }
-    return {
-        "selection": spec.name,
-        "method": spec.method,
-        "pool": spec.pool,
-        "seed": described and json.dumps(described),
-        "parent": spec.parent,
-        "tokens": spec.tokens,
-        "settings": spec.model_dump_json(),
-        "inputs": inputs,
-        "parent_digest": parent,
-    }
 
 
 class _Clock:
