@@ -3,12 +3,16 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from catalog import Catalog
+from ingest import generation
 from ingest.models import LanguageModel
+from ingest.sae.config import Objective
+from ingest.sae.job import Job
 from tests.empty import make_empty
 from tests.ingest.tiny import loaded, save_model
 
@@ -60,3 +64,17 @@ def catalog(new_catalog: Callable[[str], Path]) -> Iterator[Catalog]:
     """An empty catalog."""
     with Catalog(new_catalog("catalog")) as made:
         yield made
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Objective]:
+    """The objectives of the trainings so far, by the name of the SAE."""
+    found: dict[str, Objective] = {}
+    real = generation.train_saes
+
+    def train(jobs: list[Job], *args: Any, **kwargs: Any) -> Any:
+        found.update({job.out_dir.name.rpartition("-")[0]: job.config.objective for job in jobs})
+        return real(jobs, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "train_saes", train)
+    return found

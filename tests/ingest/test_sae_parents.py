@@ -3,20 +3,18 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from catalog.errors import InputError
 from catalog.sae_section import Sae
-from ingest import generation, parents
+from ingest import parents
 from ingest.parents import FolderDigests
 from ingest.recipe import shape
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.job import Job
 from ingest.sae.model import SAE
 from tests.ingest.test_saes import QUICK, ingest, rows, section
 from tests.ingest.tiny import D
@@ -24,20 +22,6 @@ from tests.ingest.tiny import D
 ALONE = {"harvest": [], "evaluate": []}
 """Keys of an SAE that is neither harvested nor measured."""
 STILL = QUICK.replace("width = 48\n", "")
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Objective]:
-    """The objectives of the trainings so far, by the name of the SAE."""
-    found: dict[str, Objective] = {}
-    real = generation.train_saes
-
-    def train(jobs: list[Job], *args: Any, **kwargs: Any) -> Any:
-        found.update({job.out_dir.name.rpartition("-")[0]: job.config.objective for job in jobs})
-        return real(jobs, *args, **kwargs)
-
-    monkeypatch.setattr(generation, "train_saes", train)
-    return found
 
 
 def test_a_jumprelu_child_keeps_penalty_and_bandwidth(

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from catalog.errors import InputError
-from ingest import generation
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.formats.detect import load_checkpoint_folder
 from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.job import Job
 from ingest.sae.settings import TrainConfig
 from ingest.sae.train import train_sae
 from tests.ingest.test_saes import QUICK, ingest, section
@@ -50,23 +48,15 @@ def test_what_no_training_has_is_refused(tmp_path: Path, key: str, value: object
 
 
 def test_a_child_of_a_folder_goes_on_as_its_parent(
-    tmp_path: Path, neox_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, neox_folder: Path, trained: dict[str, Objective]
 ) -> None:
-    found: dict[str, Objective] = {}
-    real = generation.train_saes
-
-    def train(jobs: list[Job], *args: Any, **kwargs: Any) -> Any:
-        found.update({job.out_dir.name.rpartition("-")[0]: job.config.objective for job in jobs})
-        return real(jobs, *args, **kwargs)
-
-    monkeypatch.setattr(generation, "train_saes", train)
     parent = folder(tmp_path / "parent")
     sections = section("c", parent=str(parent), **ALONE) + STILL
     sections += section("own", parent=str(parent), penalty="step", **ALONE) + STILL
     sections += section("loaded", checkpoint=str(parent), **ALONE)
     sections += section("d", parent="loaded", **ALONE) + STILL
     ingest(tmp_path / "catalog", neox_folder, sections)
-    said = {name: (objective.penalty, objective.bandwidth) for name, objective in found.items()}
+    said = {name: (objective.penalty, objective.bandwidth) for name, objective in trained.items()}
     assert said == {"c": ("tanh", 0.5), "own": ("step", 0.5), "d": ("tanh", 0.5)}
     shutil.rmtree(parent)
     assert ingest(tmp_path / "catalog", neox_folder, sections).trained == []
