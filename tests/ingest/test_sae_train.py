@@ -1,5 +1,6 @@
 """Training end to end on small synthetic rows: learning, resuming, being killed, refusing."""
 
+import ast
 import json
 import os
 import signal
@@ -368,3 +369,17 @@ def test_the_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "training.json").read_text())["report"]
     assert TrainReport(**stored) == report
     assert report.tokens == 60 * 256
+
+
+def test_training_needs_pytorch_numpy_and_safetensors_alone() -> None:
+    """So that it runs on a machine with a GPU that has no more; its benchmark asks for click besides."""
+    code = "import sys; sys.path[0] = sys.argv[1]; import train_gpu; "
+    code += "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root / "tests" / "benchmarks")],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "torch" in loaded
+    assert not loaded & {"duckdb", "lance", "lancedb", "pyarrow", "pydantic", "sqlglot", "transformers"}
