@@ -5,9 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from catalog.section import Count, FilePath, Name, NameOrPath, Names, Section
+from catalog.training import KEEPS_K, Architecture, Penalty, Precision, Schedule
 
-Architecture = Literal["relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"]
-KEEPS_K = ("topk", "batchtopk", "matryoshka")
 NEEDS = {
     "k": KEEPS_K,
     "k_aux": KEEPS_K,
@@ -77,9 +76,9 @@ class Sae(Section):
     """Steps over which the rate rises from 0; none: 50, or a quarter of the steps where that is less."""
     decay: int | None = Field(default=None, ge=0)
     """Last steps, over which the rate falls to 0; none: 300, or half of the steps where that is less."""
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Schedule = "linear"
     """Shape of the fall."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Format in which training multiplies: bfloat16 is for GPUs, on a CPU it is slow; sums and weights are float32."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the initial weights and the order of the tokens."""
@@ -95,7 +94,7 @@ class Sae(Section):
     """Hold the mean number of active latents in this range by adjusting the coefficient."""
     resample_every: int | None = Field(default=None, ge=0)
     """relu: steps between two resamplings of dead latents; none: never."""
-    penalty: Literal["step", "tanh"] | None = None
+    penalty: Penalty | None = None
     """jumprelu: L0 with a straight-through gradient, or a tanh of the activations; none: the parent's, else step."""
     bandwidth: Positive | None = None
     """jumprelu: width of the kernel that gives the thresholds their gradient; none: the parent's, else 0.05."""

@@ -7,8 +7,9 @@ import torch
 from catalog.errors import InputError
 from catalog.lineage import unread_keys
 from catalog.sae_section import WIDTH, K, Sae
+from catalog.training import KEEPS_K
 from ingest.sae.architecture import Weights
-from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.initial import check_one_norm, unit_decoder
 from ingest.sae.job import Parent
 from ingest.sae.model import SAE

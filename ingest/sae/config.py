@@ -2,14 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from catalog.errors import InputError
+from catalog.training import ARCHITECTURES, KEEPS_K, Penalty
 
-ARCHITECTURES = ("relu", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
-KEEPS_K = ("topk", "batchtopk", "matryoshka")
-"""Those that fix the number of active latents; the others have a sparsity penalty."""
-Penalty = Literal["step", "tanh"]
 PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from catalog.training import Penalty
 from ingest.sae import penalised
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode
-from ingest.sae.config import Penalty
 from ingest.sae.elementwise import Activations, Slopes, exceeds
 
 STEEPNESS = 4.0

@@ -14,16 +14,16 @@ from contextvars import ContextVar
 
 import torch
 
+from catalog.training import Precision
 from ingest.sae.fused import fusable, fused
 
-FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _format: ContextVar[torch.dtype | None] = ContextVar("format", default=None)
 
 
 @contextmanager
-def products_in(name: str) -> Iterator[None]:
+def products_in(name: Precision) -> Iterator[None]:
     """Inside, encoders multiply in this format; `float32` leaves them in the format of their weights."""
-    token = _format.set(None if name == "float32" else FORMATS[name])
+    token = _format.set(None if name == "float32" else getattr(torch, name))
     try:
         yield
     finally:

@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 from catalog.errors import InputError
-from ingest.sae.config import KEEPS_K, Objective, SAEConfig
-from ingest.sae.precision import FORMATS
+from catalog.training import KEEPS_K, Precision, Schedule
+from ingest.sae.config import Objective, SAEConfig
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainConfig:
     """Steps over which the rate rises from 0."""
     decay: int = 300
     """Last steps, over which the rate falls to 0."""
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Schedule = "linear"
     """Shape of the fall."""
     sparsity_warmup: int = 0
     """Steps over which the sparsity coefficient rises from 0."""
@@ -35,7 +35,7 @@ class TrainConfig:
     """Hold the mean number of active latents in this range by adjusting the sparsity coefficient."""
     resample_every: int = 0
     """relu: steps between two resamplings of dead latents, until the decay begins; 0 for none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Format in which training multiplies; weights, optimiser and sums stay in float32."""
     dead_after: int = 200_000
     """Tokens without firing after which a latent counts as dead."""
@@ -53,7 +53,7 @@ class TrainConfig:
         for name in ("warmup", "decay", "seed", "sparsity_warmup", "resample_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} of a training run is {getattr(self, name)}, but must not be negative")
-        for name, known in (("schedule", ("linear", "cosine")), ("precision", tuple(FORMATS))):
+        for name, known in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not known; known are: {', '.join(known)}")
         if self.warmup + self.decay > self.steps:

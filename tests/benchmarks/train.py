@@ -198,8 +198,9 @@ def ours(name: str, rounds: int) -> dict[str, Any]:
     """Steps of `train_saes`."""
     import torch
 
+    from catalog.training import KEEPS_K
     from ingest.sae.architecture import Weights
-    from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+    from ingest.sae.config import Objective, SAEConfig
     from ingest.sae.job import Job, Parent
     from ingest.sae.settings import TrainConfig
     from ingest.sae.train import train_saes

@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from catalog.training import KEEPS_K
 from ingest.sae import gpu
 from ingest.sae.architecture import Weights
 from ingest.sae.batch_topk import batch_code
 from ingest.sae.codes import by_latent
-from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.gradient import Reconstruction, weight_gradients
 from ingest.sae.job import Job, Parent
 from ingest.sae.optimiser import UnitDecoderAdam

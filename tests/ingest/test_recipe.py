@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from catalog.errors import InputError
+from catalog.training import KEEPS_K
 from ingest.recipe import beginning
 from ingest.sae.architecture import Weights
-from ingest.sae.config import KEEPS_K, Objective, SAEConfig
+from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.model import SAE
 from ingest.sae.rows import CachedRows
 from ingest.sae.settings import TrainConfig

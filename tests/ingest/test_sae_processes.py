@@ -50,7 +50,9 @@ job = Job(replace(CONFIG, steps=1_000_000, checkpoint_every=1), folder / "out")
 train_in_processes(job, mapped(folder / "rows"), 2)
 """
 NOTEBOOK = f"""
-import time
+import signal, time
+# A shell that starts the tests in the background has it ignored, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     {CALLER.strip().replace(chr(10), chr(10) + "    ")}
 except KeyboardInterrupt:

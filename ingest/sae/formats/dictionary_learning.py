@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from catalog.errors import InputError
+from catalog.training import KEEPS_K
 from ingest.hookpoints import INPUT
 from ingest.sae.architecture import Weights
-from ingest.sae.config import KEEPS_K
 from ingest.sae.files import write_whole
 from ingest.sae.formats.fold import fold_decoder_norms, with_centring
 from ingest.sae.formats.pickled import read_state_dict
