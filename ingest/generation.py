@@ -24,7 +24,7 @@ from ingest.recorded import HeldOut, record
 from ingest.residuals import Residuals, cache_residuals
 from ingest.sae.job import Job
 from ingest.sae.parallel import train_in_processes
-from ingest.sae.rows import CachedRows, RowSource
+from ingest.sae.rows import CachedRows, RowNumbers, RowSource
 from ingest.sae.run import Diverged
 from ingest.sae.settings import TrainReport
 from ingest.sae.train import train_saes
@@ -46,6 +46,8 @@ class Generation:
         """Those that were trained or loaded now."""
         self.diverged: dict[str, str] = {}
         """What happened to those whose training cannot go on."""
+        self._repeated: dict[str, RowNumbers] = {}
+        """By corpus, positions of val tokens that repeat train text, looked up once."""
 
     def readers(self, saes: list[Sae]) -> dict[str, Reader]:
         """Make what is missing; by name every SAE that did not diverge."""
@@ -114,8 +116,10 @@ class Generation:
         if stream:
             return HeldOut(held_out_rows(self._catalog, self._model, [hookpoint], list(corpora))[hookpoint])
         rows = residuals[hookpoint]
-        repeated = {corpus: repeated_positions(self._catalog, corpus, "val") for corpus in corpora}
-        return HeldOut(rows.val, residuals[target].val if target else None, rows.val_without(repeated))
+        for corpus in corpora:
+            if corpus not in self._repeated:
+                self._repeated[corpus] = repeated_positions(self._catalog, corpus, "val")
+        return HeldOut(rows.val, residuals[target].val if target else None, rows.val_without(self._repeated))
 
     def _reports(self, plans: list[Plan], jobs: list[Job], source: RowSource) -> dict[str, TrainReport]:
         """Train on the same rows; by name the report of each SAE that did not diverge."""

@@ -109,9 +109,10 @@ def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], 
 
     def work(tx: Transaction) -> None:
         there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}").fetchall()
-        *was, code = there[0] if there else (None,)
         # `code` is NULL of an SAE that is older than this column.
-        if was and (was != [row[name] for name in _IDENTITY] or code not in (None, row["code"])):
+        if there and (
+            there[0][:-1] != tuple(row[name] for name in _IDENTITY) or there[0][-1] not in (None, row["code"])
+        ):
             # What the study names now is made anew: the rest would stay, as if it were of these weights.
             for table in ("activations", "shards", "evaluations"):
                 tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")

@@ -18,7 +18,7 @@ from ingest.generation import Generation, Progress, tell
 from ingest.harvest import Reader
 from ingest.models import LanguageModel
 from ingest.parents import FolderDigests, architecture_in
-from ingest.select.parent import parent_of
+from ingest.select.parent import compared_parent
 from ingest.select.run import select_documents
 
 
@@ -120,7 +120,7 @@ def _select(
     """Make the selections that wait for no SAE, those that no SAE is trained on too; those that are left."""
     for spec in specs:
         if spec.parent not in awaited:
-            parent = parent_of(catalog, spec, digests) if spec.reranked else None
+            parent = compared_parent(catalog, spec, digests) if spec.reranked else None
             told = partial(tell, progress, f"selecting {spec.name}")
             select_documents(catalog, model, spec, parent=parent, progress=told)
     return [spec for spec in specs if spec.parent in awaited]

@@ -8,8 +8,7 @@ from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.section import is_folder
 from catalog.selection import Selection
-from ingest.parents import FolderDigests, parent_digest
-from ingest.parents import parent_of as origin_of
+from ingest.parents import FolderDigests, parent_digest, parent_of
 from ingest.sae.model import SAE
 
 
@@ -22,7 +21,7 @@ class Parent:
     """Raises InputError if it cannot be read."""
 
 
-def parent_of(catalog: Catalog, spec: Selection, digests: FolderDigests) -> Parent:
+def compared_parent(catalog: Catalog, spec: Selection, digests: FolderDigests) -> Parent:
     """The SAE that the section names, in the catalog or on disk.
 
     Where its folder is gone it counts as what it was when the selection was made. Raises UnknownName for a name that
@@ -37,7 +36,7 @@ def parent_of(catalog: Catalog, spec: Selection, digests: FolderDigests) -> Pare
         sql = "SELECT parent_digest FROM selections WHERE (selection, parent) = (?, ?)"
         digest = catalog.value(sql, [spec.name, name])
     return Parent(
-        digest or parent_digest(catalog, name, digests), lambda: origin_of(catalog, name, digests, spec.scale).sae
+        digest or parent_digest(catalog, name, digests), lambda: parent_of(catalog, name, digests, spec.scale).sae
     )
 
 

@@ -19,7 +19,7 @@ from ingest.residuals import text_shards
 from ingest.sae.model import SAE
 from ingest.select.budget import best_first, by_hash, passes, within
 from ingest.select.documents import Documents, check_corpora, read_pool, read_seed
-from ingest.select.parent import Parent, hookpoint_of, parent_of, sparsity_of
+from ingest.select.parent import Parent, compared_parent, hookpoint_of, sparsity_of
 from ingest.select.recorded import Chosen, Scores, SelectionReport, as_before, record, row_of
 
 Progress = Callable[[int, int | None], None]
@@ -54,7 +54,7 @@ def select_documents(
     if not spec.reranked:
         parent = None
     elif parent is None:
-        parent = parent_of(catalog, spec, FolderDigests())
+        parent = compared_parent(catalog, spec, FolderDigests())
     inputs = _inputs(catalog, model, spec, seed, parent.digest if parent else "")
     if as_before(catalog, spec, inputs, report):
         return report
