@@ -1,12 +1,15 @@
 """What all tests share: no hub, and one small real catalog, built once for the whole run."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # With one thread, the many small statements of a test cost half of what they cost with two. A refresh then has no steps
 # side by side: tests for which it should take `two_threads`.
 os.environ.setdefault("SAEQL_THREADS", "1")
+# What tests allow, they allow themselves: the list of the person who runs them is neither read nor changed.
+os.environ["SAEQL_CONFIG"] = os.path.join(tempfile.gettempdir(), f"saeql-tests-{os.getpid()}")
 
 import shutil
 import subprocess
