@@ -8,6 +8,7 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
+from catalog.confined import inside
 from catalog.finding import Examination, Finding
 from catalog.lake import TABLES
 from catalog.store import Catalog
@@ -36,7 +37,7 @@ def shard_files(examination: Examination) -> Iterator[Finding]:
     read = range(len(rows)) if examination.sample is None else _some(len(rows), examination.sample)
     live = {(path, table) for table, path, _, ended in _named_files(catalog, deletes=False) if ended is None}
     for i, (name, relation, count, size, digest) in enumerate(rows):
-        path = catalog.data / name
+        path = inside(catalog.data, name)
         if (path, relation) not in live:
             yield Finding("shards", "error", str(path), f"is recorded for {relation}, and is not registered there")
         detail = _altered(path, count, size, digest if i in read else None)
@@ -89,7 +90,7 @@ def weight_files(examination: Examination) -> Iterator[Finding]:
     """The weights of every SAE are there, and are those that its activations were computed with."""
     catalog = examination.catalog
     for sae, folder, digest in catalog.rows("SELECT sae, weights, digest FROM saes ORDER BY sae"):
-        found = sorted((catalog.weights / folder).glob("*.safetensors"))
+        found = sorted(catalog.weights_of(folder).glob("*.safetensors"))
         if not found:
             yield Finding("weights", "error", sae, f"{catalog.weights / folder} holds no safetensors file")
         elif digest not in {_digest(path) for path in found}:

@@ -33,6 +33,15 @@ class CatalogError(SaeqlError):
     """The catalog on disk is missing, damaged, or made by a newer version."""
 
 
+class ForeignCatalog(CatalogError):
+    """A catalog that holds what saeql never puts there; `found` says what, a sentence each. Nothing of it was read."""
+
+    def __init__(self, where: str, found: list[str], advice: str = "do not use it; ask who made it for a whole copy"):
+        self.found = tuple(found)
+        listed = "".join(f"\n  {said}" for said in found)
+        super().__init__(f"{where} is not as saeql makes it, and nothing of it was read:{listed}\n{advice}")
+
+
 class InputsMoved(CatalogError):
     """What a commit was made from has changed meanwhile; nothing of it was kept."""
 

@@ -4,6 +4,7 @@ The newest snapshot and those with a tag stay, whatever their age; a snapshot fr
 back) counts as new. Nothing that a remaining snapshot names is touched. Cut off anywhere, the next run goes on.
 """
 
+import os
 import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
+from catalog.confined import inside
 from catalog.errors import CatalogError, InputError
 from catalog.lake import TABLES
 from catalog.locks import locked
@@ -121,7 +123,7 @@ def _foreseen(catalog: Catalog, stale: list[int], held: dict[str, int], remainin
     versions = vectors.unreferenced(referenced, age=timedelta(0))
     lost = [path for name, gone in versions.items() for path in vectors.only_in(name, gone, referenced.get(name, ()))]
     gone = sorted(_weights(catalog, [*stale, *remaining]) - _weights(catalog, remaining))
-    folders = [_measure(catalog.weights / name) for name in gone]
+    folders = [_measure(catalog.weights_of(name)) for name in gone]
     return Freed(
         stale,
         held,
@@ -156,6 +158,9 @@ def _unlink_files(catalog: Catalog) -> tuple[int, int]:
             raise CatalogError(
                 f"{live[0]} is marked for deletion, and a snapshot names it: nothing was unlinked; run `saeql doctor`"
             )
+        # The opening has looked at the names in the metadata; what the engine makes of them is looked at once more.
+        for path in scheduled:
+            inside(catalog.data, os.path.relpath(path, catalog.data))
         sizes = [path.stat().st_size for path in scheduled if path.exists()]
         if scheduled:
             catalog.rows("SELECT path FROM ducklake_cleanup_old_files('lake', cleanup_all => true)")

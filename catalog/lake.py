@@ -9,12 +9,17 @@ from pathlib import Path
 
 import duckdb
 
-from catalog.errors import CatalogError
+from catalog.confined import FOLLOW, follows, links
+from catalog.definitions import TABLES
+from catalog.errors import CatalogError, ForeignCatalog
 from catalog.location import METADATA, Location
+from catalog.metadata import mistakes
+
+__all__ = ["TABLES", "answered", "beside", "connect", "quoted", "unreachable"]
 
 DATA = "data"
-TABLES = "__ducklake_metadata_lake"
-"""The database of DuckLake's own tables. They are named without a schema, which differs with its kind."""
+SEARCH_PATH = "SET search_path = 'system.main,lake.main'"
+"""A name without a database is the engine's before it is the catalog's: a catalog cannot redefine `max`."""
 BUSY_MS = 10_000
 
 
@@ -39,12 +44,15 @@ def quoted(text: str | Path) -> str:
 def connect(
     location: Location, *, read_only: bool, create: bool = False, snapshot: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """Attach the catalog as `lake` and make it the default database; `create` makes its metadata if there is none.
+    """Attach the catalog as `lake` and search names in it; `create` makes its metadata if there is none.
 
     With `snapshot`, tables and views are those of that snapshot. The data path is given anew each time, so that
-    the directory can be moved. Raises CatalogError with the engine's reason if the metadata cannot be opened.
+    the directory can be moved. Afterwards the engine reaches files under data/ alone. Raises ForeignCatalog, before
+    any table is read, if the folder or the metadata holds what saeql never puts there; CatalogError with the engine's
+    reason if the metadata cannot be opened.
     """
     root, server = location.root, location.server
+    check_folder(root)
     connection = duckdb.connect(
         config={
             "autoinstall_known_extensions": False,
@@ -88,15 +96,47 @@ def connect(
         if server:
             raise unreachable(location, error) from error
         raise CatalogError(f"the catalog {root} cannot be opened: {error}") from error
-    connection.execute("USE lake")
+    try:
+        found = mistakes(connection) + ([] if server else _sqlite_code(connection, root))
+        if found:
+            raise ForeignCatalog(f"the catalog {location}", found)
+        _lock_down(connection, root)
+        connection.execute(SEARCH_PATH)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def check_folder(root: Path) -> None:
+    """Raise ForeignCatalog for links and the like, which the engine would follow out of the folder."""
+    found = [] if follows() else [said for said, _ in zip(links(root), range(20), strict=False)]
+    if found:
+        advice = f"put the files themselves there, or set {FOLLOW}=1 if the links are yours"
+        raise ForeignCatalog(f"the folder {root}", found, advice)
+
+
+def _sqlite_code(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
+    """Views, triggers and virtual tables of the metadata's file: SQLite would run them as DuckLake reads and writes."""
+    rows = connection.execute(
+        f"SELECT type, name FROM sqlite_scan({quoted(root / METADATA)}, 'sqlite_master') "
+        "WHERE type NOT IN ('table', 'index') OR sql ILIKE 'CREATE VIRTUAL%'"
+    ).fetchall()
+    return [f"{METADATA} holds a {kind} {name!r}, which neither saeql nor DuckLake makes" for kind, name in rows]
+
+
+def _lock_down(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+    """No files but those under data/, no Python variables as tables; the engine does not take it back."""
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute(f"SET allowed_directories = [{quoted(str(root / DATA) + '/')}]")
+    connection.execute("SET enable_external_access = false")
 
 
 def beside(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """Another connection to the same engine, with the settings that belong to a connection."""
     other = connection.cursor()
     other.execute("SET enable_progress_bar = false")
-    other.execute("USE lake")
+    other.execute(SEARCH_PATH)
     return other
 
 

@@ -5,15 +5,19 @@
 shown: it is taken from the address or from PGPASSWORD each time.
 """
 
+import re
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from catalog.allowed import is_allowed
 from catalog.errors import InputError
 
 METADATA = "catalog.sqlite"
 ADDRESS = "catalog.postgres"
 _SCHEMES = ("postgres://", "postgresql://")
+_PASSWORDS = re.compile(r"(://[^:/@?]*:)[^\0]*@"), re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
 _FORM = "postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE?data=FOLDER"
 
 
@@ -30,6 +34,11 @@ class Server:
     def __str__(self) -> str:
         """For messages: without user and password."""
         return f"database {self.database!r} on {self.host or 'the local PostgreSQL'}, port {self.port or 5432}"
+
+    @property
+    def place(self) -> str:
+        """What the user of a machine allows: the database, and the host that a password would go to."""
+        return f"{self.host.lower()}:{self.port or ''}/{self.database}"
 
     def parameters(self, *, read_only: bool) -> str:
         """The libpq connection string, without the password. `read_only` makes the server refuse to write."""
@@ -57,6 +66,9 @@ class Location:
     def parse(cls, text: "str | Path | Location") -> "Location":
         """What a person wrote: a folder or an address. Raises InputError saying what is wrong with an address.
 
+        An address that a folder remembers counts only if the user of this machine has named it before: the folder
+        may be somebody else's, and PGPASSWORD would go to the host that it names.
+
         >>> str(Location.parse("postgres://me:secret@db.lab/saes?data=/shared/saes"))
         'postgres://me@db.lab/saes?data=/shared/saes'
         """
@@ -67,12 +79,17 @@ class Location:
         root = Path(text)
         if (root / METADATA).exists() or not (root / ADDRESS).is_file():
             return cls(root)
-        found = _address((root / ADDRESS).read_text(encoding="utf-8").strip())
-        if found.root.resolve() != root.resolve():
+        found = _address(_read_address(root))
+        if not found.root.is_absolute() or found.root.resolve() != root.resolve():
             # A copy that wrote to the original's metadata would name files that the original lacks.
             raise InputError(
                 f"{root} was copied or is mounted elsewhere: {ADDRESS} in it belongs to {found.root}; "
                 f"name the catalog by its address: {_FORM}"
+            )
+        if found.server and not is_allowed("databases", found.server.place):
+            raise InputError(
+                f"{root} says that its metadata is in {found.server}, which was not used from this machine before: "
+                f"if you trust it, name it by its address once: -C {shlex.quote(str(found))}"
             )
         return found
 
@@ -94,7 +111,7 @@ class Location:
         if self.server is None:
             return
         address = self.root / ADDRESS
-        owner = _address(address.read_text(encoding="utf-8").strip()).server if address.exists() else None
+        owner = _address(_read_address(self.root)).server if address.exists() else None
         # A host has several names; a database has one.
         if (self.root / METADATA).exists() or (owner and owner.database != self.server.database):
             whose = f"database {owner.database!r}" if owner else f"its own {METADATA}"
@@ -106,6 +123,26 @@ class Location:
         """Write the address into the folder, so that the folder alone names the catalog. The first one stays."""
         if self.server is not None and not (self.root / ADDRESS).exists():
             (self.root / ADDRESS).write_text(f"{self.absolute()}\n", encoding="utf-8")
+
+
+def _read_address(root: Path) -> str:
+    """What a folder remembers. Raises InputError if that is no line of text."""
+    path = root / ADDRESS
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as an address: {_FORM}") from error
+
+
+def without_password(text: str) -> str:
+    """One argument of a command, with `***` for the password if it is an address.
+
+    >>> without_password("postgres://me:secret@db.lab/saes?data=/s")
+    'postgres://me:***@db.lab/saes?data=/s'
+    """
+    in_address, as_option = _PASSWORDS
+    return as_option.sub(r"\1***", in_address.sub(r"\1***@", text))
 
 
 def _address(text: str) -> Location:

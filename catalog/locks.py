@@ -1,5 +1,6 @@
 """Advisory locks between processes. The kernel drops a lock when its holder dies, so none goes stale."""
 
+import errno
 import fcntl
 import json
 import os
@@ -9,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
+from typing import TextIO
 
-from catalog.errors import CatalogLocked
+from catalog.errors import CatalogLocked, InputError
+from catalog.location import without_password
 
 _POLL_SECONDS = 0.005
 
@@ -21,8 +24,7 @@ def locked(path: Path, *, wait: float) -> Iterator[None]:
 
     Raises CatalogLocked naming the holder's process and command.
     """
-    path.touch()
-    with path.open("r+") as file:
+    with _open(path) as file:
         deadline = time.monotonic() + wait
         while True:
             try:
@@ -36,7 +38,8 @@ def locked(path: Path, *, wait: float) -> Iterator[None]:
                 time.sleep(_POLL_SECONDS)
         file.seek(0)
         file.truncate()
-        json.dump({"pid": os.getpid(), "host": gethostname(), "command": " ".join(sys.argv)[:200]}, file)
+        command = " ".join(map(without_password, sys.argv))[:200]
+        json.dump({"pid": os.getpid(), "host": gethostname(), "command": command}, file)
         file.flush()
         yield
 
@@ -47,8 +50,7 @@ def shared(path: Path) -> Iterator[Callable[[], bool]]:
 
     It never waits for that, and a holder that failed to become the only one may have lost its share.
     """
-    path.touch()
-    with path.open("r+") as file:
+    with _open(path) as file:
         fcntl.flock(file, fcntl.LOCK_SH)
 
         def alone() -> bool:
@@ -61,11 +63,25 @@ def shared(path: Path) -> Iterator[Callable[[], bool]]:
         yield alone
 
 
+def _open(path: Path) -> TextIO:
+    """The lock file, made if it is not there; never one that a link leads to, which would be overwritten.
+
+    Raises InputError, also where nothing can be written.
+    """
+    try:
+        return open(
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "r+", encoding="utf-8"
+        )
+    except OSError as error:
+        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise InputError(f"{path} cannot be locked: {why}; nothing was written") from error
+
+
 def holder(path: Path) -> str:
     """Who wrote the lock file last."""
     try:
-        said = json.loads(path.read_text())
+        said = json.loads(path.read_text(encoding="utf-8"))
         where = "" if said.get("host", gethostname()) == gethostname() else f" on {said['host']}"
         return f"process {said['pid']}{where} ({said['command']})"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "another process"

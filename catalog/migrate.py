@@ -5,7 +5,7 @@ from importlib import resources
 import duckdb
 
 from catalog.errors import CatalogError
-from catalog.lake import TABLES
+from catalog.lake import SEARCH_PATH, TABLES
 
 _RECORD = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL)"
 
@@ -48,13 +48,15 @@ def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -
     return found
 
 
-def migrate(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Bring the catalog to the newest schema; returns the names of the migrations that ran."""
+def migrate(connection: duckdb.DuckDBPyConnection, *, until: int | None = None) -> list[str]:
+    """Bring the catalog to the newest schema, or to schema `until`; returns the names of the migrations that ran."""
     done = applied(connection)
     ran = []
     for number, name, sql in migrations():
-        if number <= done:
+        if number <= done or (until is not None and number > until):
             continue
+        # A migration makes tables and views: they belong into the lake, not into the engine's own schema.
+        connection.execute("USE lake")
         connection.execute("BEGIN")
         try:
             connection.execute(_RECORD)
@@ -65,5 +67,7 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> list[str]:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+        finally:
+            connection.execute(SEARCH_PATH)
         ran.append(name)
     return ran

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from catalog import lake
+from catalog.allowed import allow
+from catalog.confined import inside
 from catalog.errors import CatalogError, InputError, InputsMoved
 from catalog.location import METADATA, Location
 from catalog.locks import locked, shared
@@ -72,6 +74,10 @@ class Catalog:
         except BaseException:
             self.connection.close()
             raise
+        if self.location.server:
+            # Named by its address, or by a folder whose address was named before: `Location.parse` lets no other by.
+            with suppress(InputError):
+                allow("databases", self.location.server.place)
         self._tables: dict[str, str] = {}
         """Names of tables by their numbers, as far as they are known."""
         self._writing = False
@@ -86,6 +92,7 @@ class Catalog:
         location = Location.parse(root).absolute()
         root = location.root
         location.check_folder()
+        lake.check_folder(root)
         try:
             for folder in (lake.DATA, "vectors", "weights", "cache"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
@@ -118,6 +125,10 @@ class Catalog:
     def weights(self) -> Path:
         """Where SAEs are kept, a folder each."""
         return self.root / "weights"
+
+    def weights_of(self, folder: str) -> Path:
+        """The folder of an SAE's weights. Raises CatalogError for a name that leads elsewhere."""
+        return inside(self.weights, folder)
 
     @property
     def cache(self) -> Path:

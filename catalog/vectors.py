@@ -78,7 +78,7 @@ class Vectors:
             if not (path / "_versions").exists():
                 dataset = lance.write_dataset(rows, str(path), mode="create")
                 return _tagged(collection, dataset, added=len(rows))
-            dataset = lance.dataset(str(path))
+            dataset = _dataset(path)
             there = dataset.to_table()
             if there.schema.remove_metadata() != rows.schema.remove_metadata():
                 dataset = lance.write_dataset(rows, str(path), mode="overwrite")
@@ -188,14 +188,13 @@ class Vectors:
 
     def open(self, collection: str, version: int) -> "lance.LanceDataset":
         """The pylance dataset at a version. Raises UnknownName or CatalogError if it is not there."""
-        import lance
 
         path = self._path(collection)
         if not path.exists():
             known = ", ".join(self.collections()) or "none"
             raise UnknownName(f"there is no collection {collection!r} under {self.folder}; known: {known}")
         try:
-            return lance.dataset(str(path), version=version)
+            return _dataset(path, version)
         except (OSError, ValueError) as error:
             raise CatalogError(f"{path} has no version {version}: {error}") from error
 
@@ -206,13 +205,12 @@ class Vectors:
 
         Lance never drops the newest version; it counts only if it holds files that no named one has.
         """
-        import lance
 
         found = {}
         before = datetime.now(UTC) - age
         for collection in self.collections():
             try:
-                dataset = lance.dataset(str(self._path(collection)))
+                dataset = _dataset(self._path(collection))
             except (OSError, ValueError):
                 continue  # what cannot be opened is damaged, not garbage
             entries = dataset.versions()
@@ -238,13 +236,12 @@ class Vectors:
         Hold `refresh.lock`: a version that is written but not yet committed is named by nobody. Raises
         CatalogError, and drops nothing of that collection, if a referenced version is not there.
         """
-        import lance
 
         with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS):
             found = self.unreferenced(referenced, age=age)
             for collection, stale in found.items():
                 kept = referenced.get(collection, set())
-                dataset = lance.dataset(str(self._path(collection)))
+                dataset = _dataset(self._path(collection))
                 there = {int(entry["version"]) for entry in dataset.versions()}
                 if not kept:
                     if there == set(stale):
@@ -261,15 +258,14 @@ class Vectors:
                 if dataset.version in stale:
                     # The newest cannot be dropped: put a copy of a named one, which shares its files, on top.
                     self.open(collection, max(kept)).restore()  # type: ignore[no-untyped-call]
-                    dataset = lance.dataset(str(self._path(collection)))
+                    dataset = _dataset(self._path(collection))
                 _drop(dataset, stale)
             return found
 
     def tagged(self, collection: str) -> set[int]:
         """Versions of the collection that carry a tag."""
-        import lance
 
-        return {int(details["version"]) for details in lance.dataset(str(self._path(collection))).tags.list().values()}
+        return {int(details["version"]) for details in _dataset(self._path(collection)).tags.list().values()}
 
     def tag(self, collection: str, version: int) -> None:
         """Protect a version from clean-ups."""
@@ -326,6 +322,19 @@ def referenced_versions(
         for collection, version in rows.fetchall():
             found.setdefault(collection, set()).add(int(version))
     return found
+
+
+def _dataset(path: Path, version: int | None = None) -> "lance.LanceDataset":
+    """The collection in a folder. Raises CatalogError if its files are to be looked for anywhere else."""
+    import lance
+
+    dataset = lance.dataset(str(path), version=version)
+    for fragment in dataset.get_fragments():
+        for file in fragment.data_files():
+            # A manifest may name other folders; the catalog may be somebody else's.
+            if file.base_id is not None or Path(file.path).name != file.path:
+                raise CatalogError(f"{path} takes vectors from {file.path!r}, which is not a file of its own")
+    return dataset
 
 
 def _made(entry: Mapping[str, Any]) -> datetime:

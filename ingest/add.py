@@ -101,7 +101,7 @@ def _readers(catalog: Catalog, corpus: str, model: LanguageModel) -> list[Reader
         [corpus],
     )
     return [
-        Reader(sae, hookpoint, SAE.load(catalog.weights / weights, model.device), digest)
+        Reader(sae, hookpoint, SAE.load(catalog.weights_of(weights), model.device), digest)
         for sae, hookpoint, weights, digest in rows
     ]
 

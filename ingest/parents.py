@@ -72,7 +72,7 @@ def parent_of(catalog: Catalog, name: str, digests: FolderDigests, scale: float 
     if is_folder(name):
         return Origin(load_checkpoint_folder(Path(name), scale), digests.of(Path(name)))
     weights, digest, sparsity = _row(catalog, name)
-    return Origin(SAE.load(catalog.weights / weights), digest, sparsity)
+    return Origin(SAE.load(catalog.weights_of(weights)), digest, sparsity)
 
 
 def parent_digest(catalog: Catalog, name: str, digests: FolderDigests) -> str:

@@ -90,10 +90,10 @@ def _planned(
 def ready(catalog: Catalog, model: LanguageModel, plan: Plan) -> Reader | None:
     """The SAE as the catalog has it, None if it has it otherwise or not at all."""
     there = catalog.rows("SELECT config, weights, digest FROM saes WHERE sae = ?", [plan.sae.name])
-    if not there or there[0][0] != plan.config or not (catalog.weights / there[0][1] / WEIGHTS_FILE).exists():
+    if not there or there[0][0] != plan.config or not (catalog.weights_of(there[0][1]) / WEIGHTS_FILE).exists():
         return None
     _, weights, digest = there[0]
-    loaded = renamed(plan.sae, SAE.load(catalog.weights / weights, model.device))
+    loaded = renamed(plan.sae, SAE.load(catalog.weights_of(weights), model.device))
     return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest)
 
 

@@ -3,12 +3,14 @@
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 _FLOORS = ("scoring", "ingest")
+_OURS = re.compile(rf"({'|'.join(_FLOORS)})(\.[A-Za-z_]\w*)*")
 
 
 def kernel_source(kernel: str) -> dict[str, str]:
@@ -26,7 +28,8 @@ def kernel_source(kernel: str) -> dict[str, str]:
 
 def source_digests(modules: Iterable[str]) -> dict[str, str]:
     """BLAKE2b-128 of the file of each of these modules, comments and all; modules without a file are left out."""
-    paths = {module: _module_file(module) for module in modules}
+    # The names come from the catalog's record of the last run, which may be somebody else's: ours alone are looked up.
+    paths = {module: _module_file(module) for module in modules if _OURS.fullmatch(module)}
     return {
         module: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         for module, path in sorted(paths.items())

@@ -2,6 +2,7 @@
 
 import click
 
+from catalog.errors import ForeignCatalog
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 
@@ -15,10 +16,15 @@ def doctor(context: click.Context, fix: bool, everything: bool, output: Output) 
     """Check that the catalog is whole: files, digests, keys, vectors, views. Exit code 1 if it is not."""
     from catalog import Catalog
     from catalog.doctor import examine
+    from catalog.finding import Finding
 
     root = catalog_path(context)
-    with Catalog.writable(root) if fix else Catalog(root, read_only=True) as catalog:
-        findings = examine(catalog, fix=fix, sample=None if everything else 16)
+    try:
+        with Catalog.writable(root) if fix else Catalog(root, read_only=True) as catalog:
+            findings = examine(catalog, fix=fix, sample=None if everything else 16)
+    except ForeignCatalog as error:
+        # Nothing of it may be read, so this is all that can be examined.
+        findings = [Finding("origin", "error", str(root), said) for said in error.found]
     output.show(
         [
             {"check": f.check, "severity": f.severity, "subject": f.subject, "detail": f.detail, "fixed": f.fixed}

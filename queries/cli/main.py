@@ -11,7 +11,7 @@ from catalog.location import Location
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
-from queries.cli.place import Place
+from queries.cli.place import Place, hide_password
 from queries.cli.refresh import plan, refresh
 from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
@@ -23,6 +23,8 @@ class _Group(click.Group):
     """Turns our errors into messages; a user's mistake never shows a stack trace."""
 
     def main(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        if not args and not kwargs:
+            hide_password()
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
             # Not standalone, click returns the code of `context.exit` instead of leaving with it.

@@ -27,7 +27,7 @@ def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
     for number, row in enumerate(rows):
         model = load_model(Model(name=row["model"], source=row["source"], revision=row["revision"]))
         directions = unembedding(model)
-        decoder = SAE.load(run.catalog.weights / row["weights"]).weights.decoder
+        decoder = SAE.load(run.catalog.weights_of(row["weights"])).weights.decoder
         if decoder.shape[1] != directions.shape[1]:
             run.progress(number + 1, len(rows))
             continue

@@ -20,7 +20,7 @@ def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[
 
     parts = []
     for number, row in enumerate(rows):
-        decoder = SAE.load(run.catalog.weights / row["weights"]).weights.decoder.numpy()
+        decoder = SAE.load(run.catalog.weights_of(row["weights"])).weights.decoder.numpy()
         parts.append(
             pa.table(
                 {
