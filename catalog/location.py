@@ -7,11 +7,12 @@ shown: it is taken from the address or from PGPASSWORD each time.
 
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from catalog.allowed import is_allowed
+from catalog.allowed import allow, is_allowed
 from catalog.errors import InputError
 
 METADATA = "catalog.sqlite"
@@ -119,9 +120,18 @@ class Location:
                 f"the folder {self.root} belongs to {whose}, not to {self.server}: correct data= or the name"
             )
 
+    def allow(self) -> None:
+        """Let folders of this machine name the database: the user has done so. What cannot be kept is asked again."""
+        if self.server is not None:
+            with suppress(InputError):
+                allow("databases", self.server.place)
+
     def remember(self) -> None:
         """Write the address into the folder, so that the folder alone names the catalog. The first one stays."""
-        if self.server is not None and not (self.root / ADDRESS).exists():
+        if self.server is None:
+            return
+        self.allow()
+        if not (self.root / ADDRESS).exists():
             (self.root / ADDRESS).write_text(f"{self.absolute()}\n", encoding="utf-8")
 
 

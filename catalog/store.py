@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from catalog import lake
-from catalog.allowed import allow
 from catalog.confined import inside
 from catalog.errors import CatalogError, InputError, InputsMoved
 from catalog.location import METADATA, Location
@@ -74,10 +73,8 @@ class Catalog:
         except BaseException:
             self.connection.close()
             raise
-        if self.location.server:
-            # Named by its address, or by a folder whose address was named before: `Location.parse` lets no other by.
-            with suppress(InputError):
-                allow("databases", self.location.server.place)
+        # Named by its address, or by a folder whose address was named before: `Location.parse` lets no other by.
+        self.location.allow()
         self._tables: dict[str, str] = {}
         """Names of tables by their numbers, as far as they are known."""
         self._writing = False

@@ -72,19 +72,14 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
     return Checked(rendered, tables)
 
 
-def lock_down(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
-    """Allow files under the catalog's data/ only, no extensions, no Python variables as tables, no more settings.
+def lock_down(connection: duckdb.DuckDBPyConnection) -> None:
+    """Allow no more settings, for every cursor of the connection's database; it cannot be undone.
 
-    Holds for every cursor of the connection's database, and cannot be undone. Call it after ATTACH: the metadata
-    stays open, and DuckLake goes on reading its Parquet files; the spill directory stays usable.
+    The opening has taken away files outside of data/, extensions and Python variables as tables (`catalog.lake`).
     """
     row = connection.execute("SELECT current_setting('lock_configuration')").fetchone()
-    if row and row[0]:
-        return
-    connection.execute("SET python_enable_replacements = false")
-    connection.execute(f"SET allowed_directories = [{lake.quoted(str(catalog.data) + '/')}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    if not (row and row[0]):
+        connection.execute("SET lock_configuration = true")
 
 
 def run(
@@ -108,7 +103,7 @@ def run(
     checked = check(sql, catalog, extra_tables=set(tables or {}))
     own = None if catalog.read_only else lake.connect(catalog.location, read_only=True)
     connection = own or catalog.connection
-    lock_down(connection, catalog)
+    lock_down(connection)
     cursor = connection.cursor()
     # A cursor is a connection of its own: it starts in the engine's empty default database.
     cursor.execute("USE lake")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog import Catalog, Location
-from catalog.errors import InputError
-from catalog.location import Server
+from catalog.errors import CatalogLocked, InputError
+from catalog.location import Server, without_password
+from catalog.locks import locked
 
 SECRET = "hunter2"
 
@@ -104,3 +105,62 @@ def test_the_folder_of_a_catalog_with_its_own_metadata_is_not_given_a_server(roo
         Catalog.create(wrong)
     with Catalog(location, read_only=True) as catalog:
         assert catalog.value("SELECT count(*) FROM saes") == 1
+
+
+def test_a_folders_address_is_followed_only_once_the_user_has_named_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAEQL_CONFIG", str(tmp_path / "config"))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    address = f"postgres://me@db.lab:5433/saes?data={theirs}"
+    (theirs / "catalog.postgres").write_text(address)
+    with pytest.raises(InputError, match=r"database 'saes' on db\.lab, port 5433, which was not used") as caught:
+        Location.parse(theirs)
+    assert f"-C {address!r}" in str(caught.value)
+    for said in ("postgres://me@db.lab:5433/saes?data=.", "postgres://db.lab/saes?data=relative", "no address", ""):
+        (theirs / "catalog.postgres").write_text(said)
+        monkeypatch.chdir(theirs)
+        with pytest.raises(InputError, match="postgres://USER"):
+            Location.parse(theirs)
+    (theirs / "catalog.postgres").write_bytes(b"\xff\xfe" + SECRET.encode())
+    with pytest.raises(InputError, match="cannot be read as an address") as caught:
+        Location.parse(theirs)
+    assert SECRET not in str(caught.value)
+    (theirs / "catalog.postgres").write_text(address)
+    Location.parse(address).allow()
+    assert Location.parse(theirs) == Location.parse(address)
+    # Another host, port or database is another decision.
+    for other in ("db.lab:5434/saes", "db.evil:5433/saes", "db.lab:5433/others"):
+        (theirs / "catalog.postgres").write_text(f"postgres://me@{other}?data={theirs}")
+        with pytest.raises(InputError, match="not used from this machine"):
+            Location.parse(theirs)
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        (f"postgres://me:{SECRET}@db.lab/saes?data=/s", "postgres://me:***@db.lab/saes?data=/s"),
+        (f"--catalog=postgresql://me:{SECRET}@[::1]:5/d?data=/s", "--catalog=postgresql://me:***@[::1]:5/d?data=/s"),
+        (f"postgres://:{SECRET}@h/d?data=/s", "postgres://:***@h/d?data=/s"),
+        (f"postgres://me:a {SECRET}@b/c@h/d?data=/s", "postgres://me:***@h/d?data=/s"),
+        (f"postgres://me@h/d?data=/s&password={SECRET}", "postgres://me@h/d?data=/s&password=***"),
+        (f"host=h PASSWORD={SECRET}", "host=h PASSWORD=***"),
+        ("postgres://me@h:5/d?data=/s", "postgres://me@h:5/d?data=/s"),
+        ("SELECT 'a@b'", "SELECT 'a@b'"),
+    ],
+)
+def test_no_password_is_left_in_an_argument(argument: str, shown: str) -> None:
+    assert without_password(argument) == shown
+
+
+def test_the_lock_file_and_the_message_about_it_hold_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["saeql", "-C", f"postgres://me:{SECRET}@h/d?data={tmp_path}", "refresh"])
+    with locked(tmp_path / "commit.lock", wait=0):
+        assert SECRET not in (tmp_path / "commit.lock").read_text()
+        again = locked(tmp_path / "commit.lock", wait=0)
+        with pytest.raises(CatalogLocked, match=r"saeql -C postgres://me:\*\*\*@h/d") as caught, again:
+            pass
+        assert SECRET not in str(caught.value)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog import Catalog
-from catalog.errors import InputError, QueryRefused, SaeqlError, UnknownName
+from catalog.errors import ForeignCatalog, InputError, QueryRefused, SaeqlError, UnknownName
 from catalog.location import Server
 from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
 from queries.guard import check, run
@@ -265,18 +265,20 @@ def test_a_failure_while_rows_stream_is_an_input_error(world: World) -> None:
 
 
 def test_hostile_views_and_macros_of_a_foreign_catalog_are_refused(tmp_path: Path, metadata: Postgres | None) -> None:
-    (tmp_path / "secret.txt").write_text(SECRET)
+    # The opening refuses such a catalog (tests/catalog/test_stranger.py); this is for what comes in after it.
     place = tmp_path / "c"
     with Catalog.create(metadata.location(place) if metadata else place) as catalog:
-        catalog.connection.execute(f"CREATE VIEW bad AS FROM read_text('{tmp_path}/secret.txt')")
-        catalog.connection.execute("CREATE VIEW worse AS SELECT * FROM bad")
+        catalog.connection.execute("CREATE VIEW lake.main.bad AS FROM duckdb_settings()")
+        catalog.connection.execute("CREATE VIEW lake.main.worse AS SELECT * FROM bad")
         for sql in ("FROM bad", "FROM worse", "WITH x AS (FROM worse) FROM x"):
-            with pytest.raises(QueryRefused, match="read_text"):
-                run(sql, catalog)
+            with pytest.raises(QueryRefused, match="duckdb_settings"):
+                check(sql, catalog)
         assert check("FROM features", catalog).tables == ("features",)
-        catalog.connection.execute("CREATE MACRO lower(x) AS 'mine'")
+        catalog.connection.execute("CREATE MACRO lake.main.lower(x) AS 'mine'")
+        with pytest.raises(ForeignCatalog, match="view 'bad' is not one of saeql's"):
+            run("SELECT 1", catalog)
         with pytest.raises(QueryRefused, match="redefines the function 'lower'"):
-            run("SELECT lower('A')", catalog)
+            check("SELECT lower('A')", catalog)
 
 
 def test_a_writable_catalog_is_read_through_its_own_connection(tmp_path: Path, metadata: Postgres | None) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -128,3 +129,23 @@ def test_init_makes_a_catalog_that_its_folder_names(postgres: Postgres, tmp_path
     assert {row["severity"] for row in json.loads(looked.stdout)} == {"ok"}
     with Catalog(location.root, read_only=True) as catalog:
         assert catalog.location == location
+
+
+def test_a_password_on_the_command_line_does_not_stand_in_the_list_of_processes(shared: Location) -> None:
+    assert shared.server is not None
+    with_password = "postgres://guarded:{}@127.0.0.1:{}/{}?data={}".format(
+        quote(PASSWORD, safe=""), shared.server.port, shared.server.database, quote(str(shared.root))
+    )
+    # The query reads stdin: the process stands in the list until it gets one.
+    for arguments in (["-C", with_password], [f"--catalog={with_password}"]):
+        command = [sys.executable, "-m", "queries.cli.main", *arguments, "sql", "-"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+            assert process.stdin is not None
+            shown = Path(f"/proc/{process.pid}/cmdline")
+            deadline = time.monotonic() + 60
+            while "guarded@127.0.0.1" not in shown.read_text() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert "postgres://guarded@127.0.0.1" in shown.read_text()
+            assert quote(PASSWORD, safe="") not in shown.read_text()
+            said, _ = process.communicate(b"SELECT 1 AS one")
+        assert json.loads(said) == {"one": 1}
