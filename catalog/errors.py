@@ -33,10 +33,13 @@ class CatalogError(SaeqlError):
     """The catalog on disk is missing, damaged, or made by a newer version."""
 
 
+_STRANGE = "do not use it; ask who made it for a whole copy. If a newer saeql made it, install that one"
+
+
 class ForeignCatalog(CatalogError):
     """A catalog that holds what saeql never puts there; `found` says what, a sentence each. Nothing of it was read."""
 
-    def __init__(self, where: str, found: list[str], advice: str = "do not use it; ask who made it for a whole copy"):
+    def __init__(self, where: str, found: list[str], advice: str = _STRANGE):
         self.found = tuple(found)
         listed = "".join(f"\n  {said}" for said in found)
         super().__init__(f"{where} is not as saeql makes it, and nothing of it was read:{listed}\n{advice}")

@@ -81,6 +81,7 @@ def connect(
             options.append("META_SECRET 'saeql'")
     else:
         metadata = str(root / METADATA)
+        _check_sqlite(connection, root, metadata)
         options.append(f"META_BUSY_TIMEOUT {BUSY_MS}")
         if create:
             # It stays in the file. Set again by each connection, it waits a second where another one commits.
@@ -97,7 +98,7 @@ def connect(
             raise unreachable(location, error) from error
         raise CatalogError(f"the catalog {root} cannot be opened: {error}") from error
     try:
-        found = mistakes(connection) + ([] if server else _sqlite_code(connection, root))
+        found = mistakes(connection)
         if found:
             raise ForeignCatalog(f"the catalog {location}", found)
         _lock_down(connection, root)
@@ -116,13 +117,24 @@ def check_folder(root: Path) -> None:
         raise ForeignCatalog(f"the folder {root}", found, advice)
 
 
-def _sqlite_code(connection: duckdb.DuckDBPyConnection, root: Path) -> list[str]:
-    """Views, triggers and virtual tables of the metadata's file: SQLite would run them as DuckLake reads and writes."""
-    rows = connection.execute(
-        f"SELECT type, name FROM sqlite_scan({quoted(root / METADATA)}, 'sqlite_master') "
-        "WHERE type NOT IN ('table', 'index') OR sql ILIKE 'CREATE VIRTUAL%'"
-    ).fetchall()
-    return [f"{METADATA} holds a {kind} {name!r}, which neither saeql nor DuckLake makes" for kind, name in rows]
+def _check_sqlite(connection: duckdb.DuckDBPyConnection, root: Path, metadata: str) -> None:
+    """Raise ForeignCatalog for what SQLite itself would run as DuckLake reads and writes: views, triggers and the like.
+
+    Before DuckLake looks: a view in place of one of its tables might never end.
+    """
+    if not Path(metadata).exists():
+        return  # it is about to be made
+    try:
+        rows = connection.execute(
+            f"SELECT type, name FROM sqlite_scan({quoted(metadata)}, 'sqlite_master') "
+            "WHERE type NOT IN ('table', 'index') OR sql ILIKE 'CREATE VIRTUAL%'"
+        ).fetchall()
+    except duckdb.Error:
+        return  # DuckLake cannot read it either, and says why
+    if rows:
+        found = [f"{METADATA} holds a {kind} {name!r}, which neither saeql nor DuckLake makes" for kind, name in rows]
+        connection.close()
+        raise ForeignCatalog(f"the catalog {root}", found[:20])
 
 
 def _lock_down(connection: duckdb.DuckDBPyConnection, root: Path) -> None:

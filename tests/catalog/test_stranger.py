@@ -193,6 +193,14 @@ ALTERATIONS: dict[str, tuple[Callable[[Stranger], None], str]] = {
         ),
         "holds a view 'ducklake_macro'",
     ),
+    "a view that never ends": (
+        _sql(
+            "ALTER TABLE ducklake_snapshot RENAME TO real_snapshot",
+            "CREATE VIEW ducklake_snapshot AS "
+            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT * FROM n",
+        ),
+        "holds a view 'ducklake_snapshot'",
+    ),
     "a table of DuckLake's that is missing": (_sql("DROP TABLE ducklake_view"), "ducklake_view"),
     "a text where a number belongs": (_sql("UPDATE ducklake_table SET table_id = 'x'"), "cannot be"),
     "control characters": (
