@@ -1,4 +1,5 @@
 # make demo: install, build the demo's catalog, show what is in it. make test: install, check, run every test.
+# make quick: the checks and the tests that are not slow (tests/slow.txt), in two minutes and a half.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -12,7 +13,7 @@ PEERS := sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 accele
 	sentencepiece==0.2.3 simple-parsing==0.1.9 transformer-lens==3.9.0 wadler-lindig==0.1.8 wandb==0.31.0 \
 	xxhash==4.1.0 zstandard==0.25.0
 
-.PHONY: demo test lint bench peers clean
+.PHONY: demo test quick lint bench peers clean
 
 demo: $(INSTALLED)
 	$(BIN)/saeql demo demo
@@ -21,9 +22,13 @@ test: $(INSTALLED) lint
 	# Two workers with a thread each: as fast as the machine, and no test waits for another's threads.
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+quick: $(INSTALLED) lint
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
-	$(BIN)/mypy .
+	# Two processes: without its cache it takes more than a minute of CPU time.
+	$(BIN)/mypy -n 2 .
 
 bench: $(INSTALLED) peers
 	$(BIN)/python tests/benchmarks/harvest.py

@@ -25,6 +25,9 @@ if not torch.cuda.is_available():
 
 from tests.once import once
 from tests.postgres import Postgres, programs, running
+from tests.unsigned import trust_extensions
+
+trust_extensions()
 
 STUDY = """
 name = "small"
@@ -43,11 +46,26 @@ k = 8
 steps = 60
 batch = 1024
 
+[evaluation]
+tokens = 4_000
+
 [[concept]]
 name = "linear-algebra"
 words = ["matrix", "matrices", "eigenvalue", "eigenvalues", "linear", "diagonal"]
 shortlist = 12
 """
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what slow.txt lists, what takes the catalog `built`, and what runs once more with PostgreSQL."""
+    listed = set(Path(__file__).with_name("slow.txt").read_text().split("\n"))
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        dear = "built" in getattr(item, "fixturenames", ())
+        again = getattr(getattr(item, "callspec", None), "params", {}).get("metadata") == "postgres"
+        if dear or again or not listed.isdisjoint((name, name.partition("::")[0])):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 An activation depends on the document's hash, the offset in it and the feature, never on the order of arrival.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -81,22 +82,43 @@ def draw(*key: object) -> float:
 
 def activation(document: Document, offset: int, feature: int) -> float:
     """What a feature does on one token: a half-precision number, 0 for nothing."""
+    if feature in (DEAD, ONCE):
+        return 0.0
     at, word = draw(document.hash, offset, feature), WORDS[document.words[offset]]
-    owner = draw(document.hash, feature)
-    value = {
-        DENSE: (at < 0.1) * (0.1 + at + (word == "matrix")),
-        CROWDED: (owner < 0.03) * (50 + 50 * at) or (at < 0.1) * (1 + at),
-        EDGES: (at < 0.1) * EDGE_VALUES[int(at * 1e6) % len(EDGE_VALUES)],
-        WORD: (word in ("matrix", "linear")) * (1 + 7 * at),
-        EQUAL: (at < 0.05) * 1.0,
-        MIXED: (at < (0.5 if word == "matrix" else 0.02)) * (0.01 + 3 * draw(at)),
-        NOISE: (at < 0.04) * 20 * at,
-    }.get(feature, 0.0)
+    value = 0.0
+    if feature == DENSE:
+        value = (at < 0.1) * (0.1 + at + (word == "matrix"))
+    elif feature == CROWDED:
+        owner = draw(document.hash, feature)
+        value = (owner < 0.03) * (50 + 50 * at) or (at < 0.1) * (1 + at)
+    elif feature == EDGES:
+        value = (at < 0.1) * EDGE_VALUES[int(at * 1e6) % len(EDGE_VALUES)]
+    elif feature == WORD:
+        value = (word in ("matrix", "linear")) * (1 + 7 * at)
+    elif feature == EQUAL:
+        value = (at < 0.05) * 1.0
+    elif feature == MIXED and at < (0.5 if word == "matrix" else 0.02):
+        value = 0.01 + 3 * draw(at)
+    elif feature == NOISE:
+        value = (at < 0.04) * 20 * at
     return float(np.float16(value))
+
+
+@functools.cache
+def fired(document: Document) -> list[tuple[int, int, float]]:
+    """Each (offset, feature, activation) of a document, but for ONCE: once, since many catalogs share texts."""
+    offsets = range(len(document.words))
+    found = ((offset, feature, activation(document, offset, feature)) for offset in offsets for feature in range(WIDTH))
+    return [(offset, feature, value) for offset, feature, value in found if value > 0]
 
 
 def documents(n: int = 260, seed: int = 0) -> list[Document]:
     """Texts of 3 to 180 words; some repeat passages of others, so that val and test text leaks from train text."""
+    return list(_documents(n, seed))
+
+
+@functools.cache
+def _documents(n: int, seed: int) -> tuple[Document, ...]:
     chance = random.Random(seed)
     passages = [tuple(chance.randrange(len(WORDS)) for _ in range(chance.randrange(18, 40))) for _ in range(12)]
     found: dict[str, Document] = {}
@@ -111,7 +133,7 @@ def documents(n: int = 260, seed: int = 0) -> list[Document]:
         if made.split == "train" and chance.random() < 0.6:
             continue
         found[made.hash] = made
-    return list(found.values())
+    return tuple(found.values())
 
 
 @dataclass
@@ -216,13 +238,9 @@ def add(parts: dict[str, list[dict[str, Any]]], text: Document, number: int, sha
             }
         )
         at = end
-        for feature in range(WIDTH):
-            value = activation(text, offset, feature)
-            if feature == ONCE:
-                value = 3.5 if number == 0 and offset == 0 else 0.0
-            if value > 0:
-                row = {**place, "sae": "s", "feature": feature, "position": start + offset, "activation": value}
-                parts["activations"].append(row)
+    for offset, feature, value in [(0, ONCE, 3.5)] * (number == 0) + fired(text):
+        row = {**place, "sae": "s", "feature": feature, "position": start + offset, "activation": value}
+        parts["activations"].append(row)
 
 
 STEPS = ("scores", "shortlist_auroc", "contexts_top")

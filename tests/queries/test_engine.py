@@ -17,6 +17,7 @@ from catalog.errors import CatalogLocked, StepError
 from queries import engine
 from queries.engine import Listener, Options, refresh
 from queries.step import packaged_steps, parse_step
+from tests.forked import Forked
 from tests.queries.made import CONCEPT, STEPS, refresh_made
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -209,12 +210,11 @@ refresh(Catalog(sys.argv[1]), tuple(sys.argv[2:]), None, listener)
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    running: list[subprocess.Popen[str]] = []
+def start() -> Iterator[Callable[..., Forked]]:
+    running: list[Forked] = []
 
-    def run(code: str, *arguments: object) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY))
+    def run(code: str, *arguments: object) -> Forked:
+        running.append(Forked(code, *arguments))
         return running[-1]
 
     yield run
@@ -223,9 +223,8 @@ def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.communicate()
 
 
-def test_one_refresh_at_a_time(mine: Catalog, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+def test_one_refresh_at_a_time(mine: Catalog, start: Callable[..., Forked]) -> None:
     holder = start(HOLD, mine.root)
-    assert holder.stdout is not None
     assert holder.stdout.readline() == "ready\n"
     with pytest.raises(CatalogLocked, match=f"process {holder.pid}"):
         refresh(mine, ("leaks",))
@@ -245,11 +244,10 @@ def test_one_refresh_at_a_time(mine: Catalog, start: Callable[..., "subprocess.P
     ["end separation", "advance labels 2", "advance judgements 3"],
 )
 def test_a_killed_refresh_goes_on_to_the_same_tables(
-    raw_root: Path, made_root: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], point: str
+    raw_root: Path, made_root: Path, tmp_path: Path, start: Callable[..., Forked], point: str
 ) -> None:
     root = Path(shutil.copytree(raw_root, tmp_path / "killed"))
     process = start(REFRESH, root, *STEPS)
-    assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     assert any(line.strip() == point for line in lines), "the refresh ended before the point"
     process.send_signal(signal.SIGKILL)
@@ -271,7 +269,7 @@ def test_a_killed_refresh_goes_on_to_the_same_tables(
 
 @pytest.mark.slow
 def test_a_refresh_killed_while_it_embeds_ends_with_the_same_vectors(
-    mine: Catalog, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+    mine: Catalog, tmp_path: Path, start: Callable[..., Forked]
 ) -> None:
     from catalog.vectors import Vectors
 
@@ -283,7 +281,6 @@ def test_a_refresh_killed_while_it_embeds_ends_with_the_same_vectors(
 
     killed = Path(shutil.copytree(mine.root, tmp_path / "killed"))
     process = start(REFRESH, killed, "label_vectors")
-    assert process.stdout is not None
     # The kernel says so after it has embedded, before Lance and the commit.
     assert any(line.startswith("advance label_vectors") for line in iter(process.stdout.readline, ""))
     process.send_signal(signal.SIGKILL)

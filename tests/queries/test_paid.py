@@ -1,10 +1,7 @@
 """What is paid for: each prompt once, as planned, within the limits, whatever fails or is killed in between."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +14,13 @@ from catalog.answers import Answers
 from ingest.configurations import record_configurations
 from queries.context import Options
 from queries.engine import StepResult, plan, refresh
+from tests.forked import Forked
 from tests.once import once
 from tests.queries.made import explainer, make, scorer
 from tests.scoring.chat_server import Endpoint, Reply, answer, endpoint
 
 __all__ = ["endpoint"]
 
-REPOSITORY = Path(__file__).parents[2]
 STEPS = ("scores",)
 PRICES = {"price_prompt": 1.0, "price_completion": 2.0}
 
@@ -214,9 +211,7 @@ def test_a_killed_refresh_pays_for_no_stored_answer_again(
         configure(catalog, endpoint, a={"jobs": 2}, b={"jobs": 2})
         wanted = next(r for r in plan(catalog, ("labels",)) if r.step == "labels").estimate
     assert wanted
-    process = subprocess.Popen(
-        [sys.executable, "-c", _REFRESH, str(root)], cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    )
+    process = Forked(_REFRESH, root)
     deadline = time.monotonic() + 60
     while len(endpoint.requests) <= after and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,10 @@ import pytest
 from catalog import Catalog
 from catalog.answers import Answers
 from queries.engine import Options, refresh
+from tests.forked import Forked
 from tests.once import once
 from tests.queries.made import STEPS, explainer, make, refresh_made, scorer
 from tests.scoring.chat_server import Endpoint, Reply
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +188,7 @@ refresh(Catalog(sys.argv[1]), tuple(sys.argv[2:]))
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", ["explain", "predict"])
 def test_what_was_answered_before_a_kill_is_not_paid_for_again(catalog: Catalog, endpoint: Endpoint, stop: str) -> None:
-    process: list[subprocess.Popen[bytes]] = []
+    process: list[Forked] = []
     hung = []
 
     def answer(number: int, body: dict[str, Any]) -> Reply:
@@ -205,8 +202,7 @@ def test_what_was_answered_before_a_kill_is_not_paid_for_again(catalog: Catalog,
 
     endpoint.answer = answer
     environment = {**os.environ, "OPENAI_BASE_URL": endpoint.url}
-    command = [sys.executable, "-c", REFRESH, str(catalog.root), *STEPS]
-    process.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment))
+    process.append(Forked(REFRESH, catalog.root, *STEPS, env=environment))
     assert process[0].wait(timeout=60) == -signal.SIGKILL
     assert hung
     with Answers(catalog.root / "answers.sqlite") as answers:
