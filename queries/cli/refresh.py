@@ -64,8 +64,8 @@ def plan(
     """
     from catalog import Catalog
     from queries.cli.progress import say
-    from queries.output import visible
     from queries.planning import explained, explanation_text, plan_rows, planned
+    from queries.terminal import visible
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
         options = _read(catalog, study_file, where, keep_labels, retry)
