@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, InputError
 from catalog.location import METADATA, Location
 
 DATA = "data"
@@ -45,14 +45,7 @@ def connect(
     the directory can be moved. Raises CatalogError with the engine's reason if the metadata cannot be opened.
     """
     root, server = location.root, location.server
-    connection = duckdb.connect(
-        config={
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "memory_limit": os.environ.get("SAEQL_MEMORY", "4GB"),
-            "threads": os.environ.get("SAEQL_THREADS", str(os.cpu_count() or 1)),
-        }
-    )
+    connection = _engine()
     kind = "postgres" if server else "sqlite"
     # On a terminal the engine would draw a bar of its own into the output.
     connection.execute("SET enable_progress_bar = false")
@@ -87,8 +80,26 @@ def connect(
         connection.close()
         if server:
             raise unreachable(location, error) from error
-        raise CatalogError(f"the catalog {root} cannot be opened: {error}") from error
+        raise damaged(location, error) from error
     connection.execute("USE lake")
+    return connection
+
+
+def _engine() -> duckdb.DuckDBPyConnection:
+    """An engine within the bounds of SAEQL_MEMORY and SAEQL_THREADS. Raises InputError if one of them is none."""
+    bounds = {
+        "SAEQL_MEMORY": ("memory_limit", os.environ.get("SAEQL_MEMORY") or "4GB", "a size such as 4GB"),
+        "SAEQL_THREADS": ("threads", os.environ.get("SAEQL_THREADS") or str(os.cpu_count() or 1), "1 or more"),
+    }
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": "1"}
+    )
+    for variable, (setting, value, form) in bounds.items():
+        try:
+            connection.execute(f"SET {setting} = {quoted(value)}")
+        except (duckdb.Error, UnicodeError) as error:
+            connection.close()
+            raise InputError(f"{variable} is {value!r}; it is to be {form}: {_first_line(error)}") from error
     return connection
 
 
@@ -129,4 +140,32 @@ def answered(location: Location) -> Iterator[None]:
     except duckdb.Error as error:
         if location.server and any(sign in str(error) for sign in _LOST):
             raise unreachable(location, error) from error
+        if any(sign in str(error) for sign in _DAMAGED):
+            raise damaged(location, error) from error
         raise
+
+
+_DAMAGED = ("No such file or directory", "magic bytes", "malformed", "not a database", "DuckLake", "Parquet", "parquet")
+"""What the engine says when a file is gone or broken; of its metadata it speaks as DuckLake."""
+
+
+def damaged(location: Location, error: Exception) -> CatalogError:
+    """The engine's error about a file of the catalog as ours: which catalog, why, what to do."""
+    said, root = _first_line(error), location.root
+    if "creating a new DuckLake" in said:
+        return CatalogError(
+            f"{root} holds no whole catalog, as if its making was cut off: run what made it "
+            f"(`saeql init`, `ingest` or `demo`) again, or put back {METADATA} from a copy"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return CatalogError(f"the catalog {root} cannot be read in so little memory: raise SAEQL_MEMORY ({said})")
+    if "read-only" in said or "readonly" in said:
+        return CatalogError(f"the catalog {root} cannot be written here: {said}; copy it to where it can")
+    if "DuckLake" in said or METADATA in said or "malformed" in said:
+        said = said.replace("DuckLake", "the catalog")
+        return CatalogError(f"the metadata of the catalog {root} cannot be read: {said}; put back {METADATA} from a copy")
+    return CatalogError(f"a file of the catalog {root} is lost or damaged: {said}; `saeql doctor` names all such files")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -36,8 +36,10 @@ def print_card(card: FeatureCard, console: Console | None = None) -> None:
         )
     for label in card.labels:
         out.print(label_line(label))
+    width = max((len(visible(context.corpus, quoted=False)) for context in card.contexts), default=0)
     for context in card.contexts:
-        out.print(Text(f"{context.split:>5}  ") + highlighted(context))
+        place = f"{visible(context.corpus, quoted=False):<{width}}  {context.split:>5}  {context.activation:>7.4g}  "
+        out.print(Text(place) + highlighted(context))
     if card.promoted:
         out.print(Text("writes for: " + ", ".join(visible(token) for token, _ in card.promoted)))
         out.print(Text("against:    " + ", ".join(visible(token) for token, _ in card.suppressed)))

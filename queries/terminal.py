@@ -103,11 +103,10 @@ class Exact:
 
     def __getattr__(self, name: str) -> Any:
         # Not `buffer`: click and others would write past this stream.
-        if name == "buffer":
+        known = {"encoding": "utf-8", "errors": "strict", "closed": False}
+        if name == "buffer" or (self.stream is None and name not in known):
             raise AttributeError(name)
-        if self.stream is None:
-            return {"encoding": "utf-8", "errors": "strict", "closed": False}[name]
-        return getattr(self.stream, name)
+        return known[name] if self.stream is None else getattr(self.stream, name)
 
 
 class Guarded(Exact):

@@ -131,4 +131,4 @@ def described(result: "StepResult") -> str:
 
 def say(line: str) -> None:
     """A message to the person, on stderr."""
-    click.echo(line, err=True)
+    click.echo(line, err=True, color=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queries.cli.lines import show_lines
+from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 
@@ -91,10 +92,10 @@ def plan(
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @_options
 @click.option("--max-calls", type=click.IntRange(0), help="Stop paying after so many calls.")
-@click.option("--max-cost", type=click.FloatRange(0), help="Stop paying before this is passed, in the study's prices.")
+@click.option("--max-cost", type=NUMBER, help="Stop paying before this is passed, in the study's prices.")
 @click.option("--jobs", type=click.IntRange(1), help="Requests at a time, instead of each configuration's own.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @output_options
 @click.pass_context
 def refresh(
