@@ -52,8 +52,8 @@ def collect_garbage(
 ) -> Freed:
     """Expire the snapshots older than `keep_days`, and free their files in all stores.
 
-    Raises InputError for an age below 0 or that is no number, CatalogLocked if a refresh runs, CatalogError, before anything is
-    unlinked, if the list of files to free names one that is in use.
+    Raises InputError for an age that is no number of at least 0, CatalogLocked if a refresh runs, CatalogError, before
+    anything is unlinked, if the list of files to free names one that is in use.
     """
     # Not `keep_days < 0`, which lets nan through.
     if not keep_days >= 0:

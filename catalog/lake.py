@@ -163,7 +163,9 @@ def damaged(location: Location, error: Exception) -> CatalogError:
         return CatalogError(f"the catalog {root} cannot be written here: {said}; copy it to where it can")
     if "DuckLake" in said or METADATA in said or "malformed" in said:
         said = said.replace("DuckLake", "the catalog")
-        return CatalogError(f"the metadata of the catalog {root} cannot be read: {said}; put back {METADATA} from a copy")
+        return CatalogError(
+            f"the metadata of the catalog {root} cannot be read: {said}; put back {METADATA} from a copy"
+        )
     return CatalogError(f"a file of the catalog {root} is lost or damaged: {said}; `saeql doctor` names all such files")
 
 

@@ -20,6 +20,7 @@ from queries.result import StepResult
 from queries.schedule import Listener, side_by_side
 from queries.sizes import rows_to_read
 from queries.step import Step, packaged_steps
+from queries.unjudged import record_unjudged
 
 
 def refresh(
@@ -36,6 +37,7 @@ def refresh(
     A failing step is a result, not an exception.
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
+        record_unjudged(catalog)
         context = Context(catalog, steps or packaged_steps(), options or Options(), dry=False)
         chosen_steps = _checked(context, names)
         with catalog.reading():
@@ -62,8 +64,8 @@ def plan(
     """
     if catalog.schema < newest():
         raise CatalogError(
-            f"{catalog.root} has schema {catalog.schema} of {newest()}: it is of an older version, or its making was cut "
-            "off; `saeql refresh` brings it up to date"
+            f"{catalog.root} has schema {catalog.schema} of {newest()}: it is of an older version, or its making was "
+            "cut off; `saeql refresh` brings it up to date"
         )
     broken: dict[str, StepResult] = {}
     while True:

@@ -90,7 +90,9 @@ def output_options(command: Callable[..., _T]) -> Callable[..., _T]:
         help="Write a Parquet file, whole or not at all.",
     )
     @wraps(command)
-    def with_output(*args: Any, as_json: bool, as_csv: bool, quote_formulas: bool, parquet: Path | None, **kwargs: Any) -> _T:
+    def with_output(
+        *args: Any, as_json: bool, as_csv: bool, quote_formulas: bool, parquet: Path | None, **kwargs: Any
+    ) -> _T:
         if as_json + as_csv + (parquet is not None) > 1:
             raise click.UsageError("--json, --csv and --parquet exclude each other: give one of them")
         if quote_formulas and not as_csv:

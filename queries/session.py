@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from catalog import Catalog, Location
 from catalog.errors import InputError, UnknownName
-from catalog.lake import answered
+from catalog.lake import answered, quoted
 from catalog.versions import open_at
 
 if TYPE_CHECKING:
@@ -200,11 +200,11 @@ def _neighbours(catalog: Catalog, sae: str, feature: int, k: int = 5) -> list[tu
     from catalog.vectors import Vectors
 
     vectors = Vectors(catalog.vectors)
-    where = f"sae = '{sae}'"
-    mine = vectors.open("decoder", version).to_table(columns=["vector"], filter=f"{where} AND feature = {feature}")
-    if not len(mine):
+    where = f"sae = {quoted(sae)}"
+    mine = vectors.some("decoder", version, f"{where} AND feature = {feature}")
+    if not mine:
         return []
-    found = vectors.search("decoder", version, mine["vector"].to_pylist()[0], k + 1, where=where).to_pylist()
+    found = vectors.search("decoder", version, mine[0], k + 1, where=where).to_pylist()
     near = [(row["feature"], row["similarity"]) for row in found if row["feature"] != feature][:k]
     labels = dict(catalog.rows("SELECT feature, label FROM features WHERE sae = ? AND label IS NOT NULL", [sae]))
     return [(number, similarity, labels.get(number)) for number, similarity in near]

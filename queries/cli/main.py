@@ -48,7 +48,7 @@ class _Group(click.Group):
         except SaeqlError as error:
             # Text in a message may have lines: only those of a study's mistakes, which are ours, begin on the left.
             said = str(error) if isinstance(error, StudyError) else str(error).replace("\n", "\n  ")
-            # As click would, a stream that is no terminal would lose escape sequences instead of having them spelled out.
+            # Without color=True click removes escape sequences where there is no terminal, instead of spelling them.
             click.echo(f"saeql: {said}", err=True, color=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:
@@ -57,8 +57,8 @@ class _Group(click.Group):
         except BaseException as error:
             if isinstance(error, SystemExit | GeneratorExit):
                 raise
-            said = told(error)
-            click.echo(f"saeql: {said}" if said else described_bug(error), err=True, color=True)
+            sentence = told(error)
+            click.echo(f"saeql: {sentence}" if sentence else described_bug(error), err=True, color=True)
             sys.exit(1)
 
 

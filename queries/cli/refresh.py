@@ -65,7 +65,7 @@ def plan(
     """
     from catalog import Catalog
     from queries.cli.progress import say
-    from queries.planning import explained, explanation_text, plan_rows, planned
+    from queries.planning import explained, explanation_text, left_out, plan_rows, planned
     from queries.terminal import visible
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
@@ -82,6 +82,8 @@ def plan(
             paid = ("calls", "prompt_tokens", "completion_tokens", "cost") if any(row["calls"] for row in rows) else ()
             show_lines(rows, ("step", "new", "changed", "gone", "unchanged", *paid, "why"), output)
             _say_totals(results)
+            for line in left_out(catalog, study_file):
+                say(line)
             if all(result.state == "current" for result in results):
                 say(f"nothing to do: {len(results)} steps are up to date")
     if exit_code and any(result.state not in ("current",) for result in results):
@@ -145,7 +147,7 @@ def run_refresh(
     from queries.cli.progress import Bars
     from queries.context import Options, settings_of
     from queries.engine import Listener, refresh
-    from queries.planning import configure
+    from queries.planning import configure, left_out
 
     with Catalog.writable(root) as catalog, Bars() as bars:
         if study_file is not None:
@@ -161,6 +163,8 @@ def run_refresh(
         }
         counts = {state: sum(result.state == state for result in results) for state in said}
         bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
+        for line in left_out(catalog):
+            bars.say(line)
         if any(result.state == "part" for result in results):
             left = sum(result.left for result in results)
             bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")
