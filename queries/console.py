@@ -1,5 +1,6 @@
 """Rich's console as saeql uses it: text is never read as markup, and no control character of data gets through."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,10 @@ class SafeConsole(Console):
     def __init__(self, *, stderr: bool = False, file: Any = None, **options: Any) -> None:
         stream = file or exact(sys.stderr if stderr else sys.stdout)
         super().__init__(file=stream, markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line what follows when the reader has left; rich would end the program."""
+        raise BrokenPipeError(errno.EPIPE, "the reader left")
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is printed, piece by piece; see rich."""

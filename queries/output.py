@@ -235,10 +235,20 @@ def _write_csv(reader: "pa.RecordBatchReader", stream: TextIO, *, quote_formulas
             text = _quoted_formula(text)
         return visible(text) if terminal else text
 
-    writer = csv.writer(stream if terminal else exact(stream), lineterminator="\n")
+    writer = csv.writer(_Lines(stream if terminal else exact(stream)))
     writer.writerow(map(shown, reader.schema.names))
     for row in _rows(reader):
         writer.writerow(None if value is None else shown(_cell(value)) for value in row.values())
+
+
+class _Lines:
+    """Takes rows that end in CR LF, so that the writer quotes a cell with either of them, and ends them with LF."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        return self._stream.write(row.removesuffix("\r\n") + "\n")
 
 
 def _quoted_formula(text: str) -> str:
