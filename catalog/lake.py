@@ -1,9 +1,12 @@
 """A DuckDB connection with the catalog's DuckLake attached: extensions by file, no network, no autoload."""
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -42,7 +45,8 @@ def connect(
     """Attach the catalog as `lake` and make it the default database; `create` makes its metadata if there is none.
 
     With `snapshot`, tables and views are those of that snapshot. The data path is given anew each time, so that
-    the directory can be moved. Raises CatalogError with the engine's reason if the metadata cannot be opened.
+    the directory can be moved; metadata in a read-only folder is read from a copy. Raises CatalogError with the
+    engine's reason if the metadata cannot be opened.
     """
     root, server = location.root, location.server
     connection = _engine()
@@ -65,7 +69,7 @@ def connect(
             connection.execute(f"CREATE TEMPORARY SECRET saeql (TYPE postgres, PASSWORD {quoted(server.password)})")
             options.append("META_SECRET 'saeql'")
     else:
-        metadata = str(root / METADATA)
+        metadata = str(_reachable(root, read_only=read_only))
         options.append(f"META_BUSY_TIMEOUT {BUSY_MS}")
         if create:
             # It stays in the file. Set again by each connection, it waits a second where another one commits.
@@ -76,13 +80,31 @@ def connect(
         options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
     try:
         connection.execute(f"ATTACH {quoted(f'ducklake:{kind}:{metadata}')} AS lake ({', '.join(options)})")
+        connection.execute("USE lake")
     except duckdb.Error as error:
         connection.close()
         if server:
             raise unreachable(location, error) from error
         raise damaged(location, error) from error
-    connection.execute("USE lake")
     return connection
+
+
+def _reachable(root: Path, *, read_only: bool) -> Path:
+    """The SQLite file of the metadata; in a folder that cannot be written, where SQLite cannot read it, a copy of it.
+
+    SQLite keeps a file of locks beside it. Raises CatalogError if such a catalog is to be written.
+    """
+    path = root / METADATA
+    if os.access(root, os.W_OK) or not path.is_file():
+        return path
+    if not read_only:
+        raise CatalogError(f"the catalog {root} cannot be written: its folder is read-only; copy it to where it can be")
+    folder = Path(tempfile.mkdtemp(prefix="saeql-read-only-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in (METADATA, f"{METADATA}-wal"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(root / name, folder / name)
+    return folder / METADATA
 
 
 def _engine() -> duckdb.DuckDBPyConnection:
@@ -145,7 +167,8 @@ def answered(location: Location) -> Iterator[None]:
         raise
 
 
-_DAMAGED = ("No such file or directory", "magic bytes", "malformed", "not a database", "DuckLake", "Parquet", "parquet")
+_METADATA_DAMAGED = ("DuckLake", "malformed", "not a database", "unsuccessful query result", METADATA)
+_DAMAGED = ("No such file or directory", "magic bytes", "Parquet", "parquet", *_METADATA_DAMAGED)
 """What the engine says when a file is gone or broken; of its metadata it speaks as DuckLake."""
 
 
@@ -161,7 +184,7 @@ def damaged(location: Location, error: Exception) -> CatalogError:
         return CatalogError(f"the catalog {root} cannot be read in so little memory: raise SAEQL_MEMORY ({said})")
     if "read-only" in said or "readonly" in said:
         return CatalogError(f"the catalog {root} cannot be written here: {said}; copy it to where it can")
-    if "DuckLake" in said or METADATA in said or "malformed" in said:
+    if any(sign in said for sign in _METADATA_DAMAGED):
         said = said.replace("DuckLake", "the catalog")
         return CatalogError(
             f"the metadata of the catalog {root} cannot be read: {said}; put back {METADATA} from a copy"
