@@ -5,6 +5,8 @@ import os
 import traceback
 from collections.abc import Sequence
 
+from catalog.errors import InputError
+
 _ADVICE = {
     errno.EROFS: "the file system can only be read: copy the catalog to a place that can be written",
     errno.EACCES: "you may not: see its owner and permissions",
@@ -55,11 +57,15 @@ def argument_problem(arguments: Sequence[object]) -> str | None:
     return None
 
 
-def _system(error: OSError) -> str:
+def check_folder() -> None:
+    """Raise InputError if the current folder was deleted: neither we nor the engine can find a path from there."""
     try:
         os.getcwd()
-    except FileNotFoundError:
-        return "the current folder was deleted: change to another one (`cd`), and name the catalog with -C"
+    except FileNotFoundError as error:
+        raise InputError("the current folder was deleted: change to another one (`cd`)") from error
+
+
+def _system(error: OSError) -> str:
     reason = error.strerror or _first_line(error)
     advice = _ADVICE.get(error.errno or 0, "")
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
@@ -70,4 +76,4 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-__all__ = ["argument_problem", "described_bug", "told"]
+__all__ = ["argument_problem", "check_folder", "described_bug", "told"]

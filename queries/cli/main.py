@@ -10,7 +10,7 @@ from catalog.location import Location
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
-from queries.cli.failures import argument_problem, described_bug, told
+from queries.cli.failures import argument_problem, check_folder, described_bug, told
 from queries.cli.place import Place
 from queries.cli.refresh import plan, refresh
 from queries.cli.study import study, sweep
@@ -32,6 +32,7 @@ class _Group(click.Group):
             problem = argument_problem(kwargs.get("args") or (args[0] if args and args[0] else sys.argv[1:]))
             if problem:
                 raise click.UsageError(problem)
+            check_folder()
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
             # What the stream holds back may fail to be written, which is an error as any other.
             sys.stdout.flush()

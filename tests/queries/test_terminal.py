@@ -1,4 +1,4 @@
-"""What reaches a terminal: no character of data steers it, on any way out; and what happens where none can be written."""
+"""What reaches a terminal: no character of data steers it. And what happens where nothing can be written."""
 
 import csv
 import io
@@ -155,7 +155,7 @@ CELLS = [
     "\tx",
     "\rx",
     " =x",
-    "＝x",
+    "\uff1dx",
     "-3",
     "+3.5e-2",
     "-",
@@ -173,7 +173,7 @@ QUOTED = [
     "'\tx",
     "'\rx",
     "' =x",
-    "'＝x",
+    "'\uff1dx",
     "-3",
     "+3.5e-2",
     "'-",
@@ -197,7 +197,10 @@ def test_csv_quotes_formulas_where_asked_and_is_exact_elsewhere() -> None:
 
 def test_csv_and_json_in_a_pipe_keep_the_text() -> None:
     evil = EVIL.replace("\ud83d", "")
-    assert next(csv.reader(io.StringIO(table(pa.table({evil: [1]}), "--csv").stdout_bytes.decode(), newline="")))[0] == evil
+    assert (
+        next(csv.reader(io.StringIO(table(pa.table({evil: [1]}), "--csv").stdout_bytes.decode(), newline="")))[0]
+        == evil
+    )
     assert json.loads(table([{"text": EVIL}], "--json").stdout) == [{"text": EVIL}]
 
 
