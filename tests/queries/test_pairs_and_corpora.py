@@ -77,8 +77,8 @@ def two_corpora(mine: Catalog) -> None:
     with mine.write("contexts of b") as tx:
         tx.execute(
             "INSERT INTO lake.contexts SELECT c.* REPLACE ('b' AS corpus, "
-            "row_number() OVER (PARTITION BY feature ORDER BY rank)::INTEGER AS rank) FROM lake.contexts AS c WHERE kind = 'top' AND peak < (SELECT max(start + tokens) "
-            "FROM lake.documents WHERE corpus = 'b')"
+            "row_number() OVER (PARTITION BY feature ORDER BY rank)::INTEGER AS rank) FROM lake.contexts AS c "
+            "WHERE kind = 'top' AND peak < (SELECT max(start + tokens) FROM lake.documents WHERE corpus = 'b')"
         )
 
 
