@@ -54,10 +54,11 @@ def collect_garbage(
 ) -> Freed:
     """Expire the snapshots older than `keep_days`, and free their files in all stores.
 
-    Raises InputError for a negative age, CatalogLocked if a refresh runs, CatalogError, before anything is
-    unlinked, if the list of files to free names one that is in use.
+    Raises InputError for an age that is no number of at least 0, CatalogLocked if a refresh runs, CatalogError, before
+    anything is unlinked, if the list of files to free names one that is in use.
     """
-    if keep_days < 0:
+    # Not `keep_days < 0`, which lets nan through.
+    if not keep_days >= 0:
         raise InputError(f"--keep-days is {keep_days:g}: give the age from which snapshots may go, 0 or more")
     # What a refresh has written to Lance, and what a training has put under weights/, is named when it commits.
     with nullcontext() if dry_run else locked(catalog.root / "refresh.lock", wait=wait):

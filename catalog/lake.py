@@ -1,9 +1,12 @@
 """A DuckDB connection with the catalog's DuckLake attached: extensions by file, no network, no autoload."""
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import duckdb
 
 from catalog.confined import FOLLOW, follows, links
 from catalog.definitions import TABLES
-from catalog.errors import CatalogError, ForeignCatalog
+from catalog.errors import CatalogError, ForeignCatalog, InputError
 from catalog.location import METADATA, Location
 from catalog.metadata import mistakes
 
@@ -47,20 +50,13 @@ def connect(
     """Attach the catalog as `lake` and search names in it; `create` makes its metadata if there is none.
 
     With `snapshot`, tables and views are those of that snapshot. The data path is given anew each time, so that
-    the directory can be moved. Afterwards the engine reaches files under data/ alone. Raises ForeignCatalog, before
-    any table is read, if the folder or the metadata holds what saeql never puts there; CatalogError with the engine's
-    reason if the metadata cannot be opened.
+    the directory can be moved; metadata in a read-only folder is read from a copy. Afterwards the engine reaches files
+    under data/ alone. Raises ForeignCatalog, before any table is read, if the folder or the metadata holds what saeql
+    never puts there; CatalogError with the engine's reason if the metadata cannot be opened.
     """
     root, server = location.root, location.server
     check_folder(root)
-    connection = duckdb.connect(
-        config={
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "memory_limit": os.environ.get("SAEQL_MEMORY", "4GB"),
-            "threads": os.environ.get("SAEQL_THREADS", str(os.cpu_count() or 1)),
-        }
-    )
+    connection = _engine()
     kind = "postgres" if server else "sqlite"
     # On a terminal the engine would draw a bar of its own into the output.
     connection.execute("SET enable_progress_bar = false")
@@ -80,7 +76,7 @@ def connect(
             connection.execute(f"CREATE TEMPORARY SECRET saeql (TYPE postgres, PASSWORD {quoted(server.password)})")
             options.append("META_SECRET 'saeql'")
     else:
-        metadata = str(root / METADATA)
+        metadata = str(_reachable(root, read_only=read_only))
         _check_sqlite(connection, root, metadata)
         options.append(f"META_BUSY_TIMEOUT {BUSY_MS}")
         if create:
@@ -96,16 +92,55 @@ def connect(
         connection.close()
         if server:
             raise unreachable(location, error) from error
-        raise CatalogError(f"the catalog {root} cannot be opened: {error}") from error
+        raise damaged(location, error) from error
     try:
         found = mistakes(connection)
         if found:
             raise ForeignCatalog(f"the catalog {location}", found)
         _lock_down(connection, root)
         connection.execute(SEARCH_PATH)
+    except duckdb.Error as error:
+        connection.close()
+        raise damaged(location, error) from error
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def _reachable(root: Path, *, read_only: bool) -> Path:
+    """The SQLite file of the metadata; in a folder that cannot be written, where SQLite cannot read it, a copy of it.
+
+    SQLite keeps a file of locks beside it. Raises CatalogError if such a catalog is to be written.
+    """
+    path = root / METADATA
+    if os.access(root, os.W_OK) or not path.is_file():
+        return path
+    if not read_only:
+        raise CatalogError(f"the catalog {root} cannot be written: its folder is read-only; copy it to where it can be")
+    folder = Path(tempfile.mkdtemp(prefix="saeql-read-only-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in (METADATA, f"{METADATA}-wal"):
+        with suppress(FileNotFoundError):
+            shutil.copyfile(root / name, folder / name)
+    return folder / METADATA
+
+
+def _engine() -> duckdb.DuckDBPyConnection:
+    """An engine within the bounds of SAEQL_MEMORY and SAEQL_THREADS. Raises InputError if one of them is none."""
+    bounds = {
+        "SAEQL_MEMORY": ("memory_limit", os.environ.get("SAEQL_MEMORY") or "4GB", "a size such as 4GB"),
+        "SAEQL_THREADS": ("threads", os.environ.get("SAEQL_THREADS") or str(os.cpu_count() or 1), "1 or more"),
+    }
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": "1"}
+    )
+    for variable, (setting, value, form) in bounds.items():
+        try:
+            connection.execute(f"SET {setting} = {quoted(value)}")
+        except (duckdb.Error, UnicodeError) as error:
+            connection.close()
+            raise InputError(f"{variable} is {value!r}; it is to be {form}: {_first_line(error)}") from error
     return connection
 
 
@@ -181,4 +216,35 @@ def answered(location: Location) -> Iterator[None]:
     except duckdb.Error as error:
         if location.server and any(sign in str(error) for sign in _LOST):
             raise unreachable(location, error) from error
+        if any(sign in str(error) for sign in _DAMAGED):
+            raise damaged(location, error) from error
         raise
+
+
+_METADATA_DAMAGED = ("DuckLake", "malformed", "not a database", "unsuccessful query result", METADATA)
+_DAMAGED = ("No such file or directory", "magic bytes", "Parquet", "parquet", *_METADATA_DAMAGED)
+"""What the engine says when a file is gone or broken; of its metadata it speaks as DuckLake."""
+
+
+def damaged(location: Location, error: Exception) -> CatalogError:
+    """The engine's error about a file of the catalog as ours: which catalog, why, what to do."""
+    said, root = _first_line(error), location.root
+    if "creating a new DuckLake" in said:
+        return CatalogError(
+            f"{root} holds no whole catalog, as if its making was cut off: run what made it "
+            f"(`saeql init`, `ingest` or `demo`) again, or put back {METADATA} from a copy"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return CatalogError(f"the catalog {root} cannot be read in so little memory: raise SAEQL_MEMORY ({said})")
+    if "read-only" in said or "readonly" in said:
+        return CatalogError(f"the catalog {root} cannot be written here: {said}; copy it to where it can")
+    if any(sign in said for sign in _METADATA_DAMAGED):
+        said = said.replace("DuckLake", "the catalog")
+        return CatalogError(
+            f"the metadata of the catalog {root} cannot be read: {said}; put back {METADATA} from a copy"
+        )
+    return CatalogError(f"a file of the catalog {root} is lost or damaged: {said}; `saeql doctor` names all such files")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -69,7 +69,14 @@ class Catalog:
                 self._check_snapshot(snapshot)
             raise
         try:
-            applied(self.connection, at_newest=snapshot is not None)
+            with lake.answered(self.location):
+                self.schema = applied(self.connection, at_newest=snapshot is not None)
+                """Number of the newest migration; a catalog of an older version is brought up to date by writers."""
+            if not self.schema and read_only:
+                raise CatalogError(
+                    f"{self.root} holds no whole catalog, as if its making was cut off: run what made it "
+                    "(`saeql init`, `ingest` or `demo`) again"
+                )
         except BaseException:
             self.connection.close()
             raise
@@ -108,7 +115,7 @@ class Catalog:
     def writable(cls, root: str | Path | Location) -> "Catalog":
         """Open a catalog that is there for writing, and bring it to the newest schema. Raises as opening one does."""
         catalog = cls(root)
-        if applied(catalog.connection) == newest():
+        if catalog.schema == newest():
             return catalog
         catalog.close()
         return cls.create(root)
@@ -386,7 +393,7 @@ class Catalog:
 
         While nobody else writes, a file of DuckLake's own that no snapshot names belongs to nobody.
         """
-        with suppress(duckdb.Error, OSError):
+        with suppress(duckdb.Error, OSError, CatalogError):
             named = self.rows(f"SELECT path FROM {lake.TABLES}.ducklake_data_file")
             named += self.rows(f"SELECT path FROM {lake.TABLES}.ducklake_delete_file")
             names = {path.rpartition("/")[2] for (path,) in named}

@@ -54,6 +54,9 @@ _DEFAULTS: dict[str, list[dict[str, Any]]] = {
     "scorer": [{"name": "detection"}],
 }
 
+_LARGEST = 1_000_000
+"""Bytes of a study file."""
+
 
 class Study(Section):
     """A checked study. Made by `load` or `parse`; file paths in it are absolute."""
@@ -88,7 +91,11 @@ class Study(Section):
         """Read a study file. Raises StudyError with every mistake in it."""
         path = Path(path)
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            with path.open("rb") as file:
+                read = file.read(_LARGEST + 1)
+            if len(read) > _LARGEST:
+                raise StudyError(f"{path} has more than {_LARGEST:,} bytes: a study is a page of settings, not of text")
+            text = read.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise StudyError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
         except OSError as error:
@@ -105,6 +112,9 @@ class Study(Section):
             raw = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise StudyError(f"{source} is not TOML: {error}") from error
+        except (RecursionError, ValueError) as error:
+            # Thousands of brackets in brackets; a number of thousands of digits.
+            raise StudyError(f"{source} nests too deeply, or has a number that is too long, for a study") from error
         filled = _filled(raw)
         mistakes = list(_conflicts(filled))
         try:

@@ -36,6 +36,11 @@ _LOCK_WAIT_SECONDS = 60.0
 _MAX_FRAGMENTS = 32
 _SMALL_FRAGMENT = 8192
 """Rows: what grows by appending is written anew when it has many fragments that hold fewer, so at a like cost each."""
+_LAST_VERSION = 2**64 - 1
+"""Lance names a version's manifest after what is left up to here, so that the newest comes first."""
+_DATA_FILE = re.compile(rb"[0-9A-Za-z-]+\.lance")
+_MOST_VERSIONS = 10_000
+"""So many versions are gone over at most to reach one that was lost; each costs milliseconds."""
 _UPSERT_SHARE = 0.5
 """Above this share of touched rows a collection is written anew: as many bytes, and no holes."""
 
@@ -62,8 +67,30 @@ class Vectors:
         """Names of the collections on disk, sorted; one whose first write was cut off is none yet."""
         return sorted(path.parent.stem for path in self.folder.glob("*.lance/_versions"))
 
-    def write(self, collection: str, rows: pa.Table, key: Sequence[str]) -> Version:
+    def lost(self, collection: str, version: int) -> str:
+        """Why a version that a snapshot names cannot be read, or is not protected; empty if it is whole.
+
+        Files are looked for, not opened, and lance is not imported: `doctor` looks further.
+        """
+        path = self._path(collection)
+        manifests = [path / "_versions" / f"{number}.manifest" for number in (_LAST_VERSION - version, version)]
+        found = [manifest for manifest in manifests if manifest.is_file()]
+        if not found:
+            return f"vectors/{path.name} lacks version {version}"
+        if not (path / "_refs" / "tags" / f"v{version}.json").is_file():
+            return f"version {version} of vectors/{path.name} has lost its tag"
+        there = {file.name.encode() for file in path.glob("data/*.lance")}
+        # In front of a name its length stands, a byte that may be a letter or digit itself.
+        named = _DATA_FILE.findall(found[0].read_bytes())
+        gone = [name.decode() for name in named if not {name, name[1:]} & there]
+        return f"vectors/{path.name} has lost files of version {version}" if gone else ""
+
+    def write(self, collection: str, rows: pa.Table, key: Sequence[str], above: int = 0) -> Version:
         """Make the collection hold exactly `rows`, as a new tagged version; only changed rows are written.
+
+        What is there and cannot be read is made anew: with a number above `above`, the last one that snapshots name,
+        so that none of them takes the new rows for its own. A collection that does not open at all is put aside
+        as `NAME.damaged`.
 
         `rows` has the `key` columns, `vector` as FixedSizeList<float32>[d], and what else is to be kept beside
         it. If nothing changed, the newest version is returned. Raises StepError if a key is NULL or stands
@@ -75,11 +102,12 @@ class Vectors:
         path = self._path(collection)
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), _full_disk(path):
-            if not (path / "_versions").exists():
-                dataset = lance.write_dataset(rows, str(path), mode="create")
-                return _tagged(collection, dataset, added=len(rows))
-            dataset = _dataset(path)
-            there = dataset.to_table()
+            dataset, there = _opened(path)
+            if dataset is None or there is None or dataset.version < above:
+                mode = "create" if dataset is None else "overwrite"
+                return _tagged(
+                    collection, _numbered_above(lance.write_dataset(rows, str(path), mode=mode), above), len(rows)
+                )
             if there.schema.remove_metadata() != rows.schema.remove_metadata():
                 dataset = lance.write_dataset(rows, str(path), mode="overwrite")
                 return _tagged(collection, dataset, added=len(rows), removed=len(there))
@@ -148,7 +176,7 @@ class Vectors:
             dataset = self.open(collection, version)
             return dataset.to_table(columns=names) if places is None else dataset.take(pa.array(places), columns=names)
         except (OSError, ValueError) as error:
-            raise CatalogError(f"{self._path(collection)} cannot be read at version {version}: {error}") from error
+            raise self._unreadable(collection, version, error) from error
 
     def search(
         self,
@@ -168,7 +196,7 @@ class Vectors:
         import numpy as np
 
         query = np.asarray(vector, np.float32)
-        dataset = self.open(collection, version)
+        dataset = self._named(collection, version)
         width = dataset.schema.field(VECTOR).type.list_size
         if query.shape != (width,) or not np.isfinite(query).all() or not query.any():
             raise InputError(
@@ -179,16 +207,32 @@ class Vectors:
             raise InputError(f"k is {k}; a search returns at least 1 row")
         nearest = {"column": VECTOR, "q": query, "k": k, "metric": "cosine", "use_index": not exact}
         kept = [name for name in dataset.schema.names if name != VECTOR]
-        found = dataset.to_table(columns=[*kept, "_distance"], nearest=nearest, filter=where, prefilter=True)
+        try:
+            found = dataset.to_table(columns=[*kept, "_distance"], nearest=nearest, filter=where, prefilter=True)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(collection, version, error) from error
         similarity = np.float32(1) - found.column("_distance").to_numpy()
         found = found.drop_columns(["_distance"]).append_column("similarity", pa.array(similarity, pa.float32()))
         # Equal similarities would stand in the order of the files, which differs from version to version.
         ties = [f.name for f in found.schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
         return found.sort_by([("similarity", "descending"), *((name, "ascending") for name in ties)])
 
+    def some(self, collection: str, version: int, where: str) -> list[list[float]]:
+        """The vectors of the rows for which `where`, a trusted predicate, holds. Raises CatalogError as `read`."""
+        try:
+            found = self._named(collection, version).to_table(columns=[VECTOR], filter=where)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(collection, version, error) from error
+        return list(found[VECTOR].to_pylist())
+
+    def _named(self, collection: str, version: int) -> "lance.LanceDataset":
+        """A version that a snapshot names. Raises CatalogError if it is not there."""
+        if not self._path(collection).exists():
+            raise CatalogError(f"{self._path(collection)} is gone: `saeql refresh` makes it anew")
+        return self.open(collection, version)
+
     def open(self, collection: str, version: int) -> "lance.LanceDataset":
         """The pylance dataset at a version. Raises UnknownName or CatalogError if it is not there."""
-
         path = self._path(collection)
         if not path.exists():
             known = ", ".join(self.collections()) or "none"
@@ -196,7 +240,9 @@ class Vectors:
         try:
             return _dataset(path, version)
         except (OSError, ValueError) as error:
-            raise CatalogError(f"{path} has no version {version}: {error}") from error
+            # Lance says where in its own source it was noticed, over several lines.
+            said = _said(error)
+            raise CatalogError(f"{path} has no version {version}: {said}; `saeql refresh` makes it anew") from error
 
     def unreferenced(
         self, referenced: Mapping[str, set[int]], *, age: timedelta = timedelta(hours=1)
@@ -281,6 +327,12 @@ class Vectors:
         fragments = (f for version in versions for f in self.open(collection, version).get_fragments())
         return {file.path for fragment in fragments for file in fragment.data_files()}
 
+    def _unreadable(self, collection: str, version: int, error: Exception) -> CatalogError:
+        path = self._path(collection)
+        return CatalogError(
+            f"{path} cannot be read at version {version}: {_said(error)}; `saeql refresh` makes it anew"
+        )
+
     def _path(self, collection: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", collection):
             raise CatalogError(f"{collection!r} is no name for a collection: use letters, digits, _ and -")
@@ -337,6 +389,11 @@ def _dataset(path: Path, version: int | None = None) -> "lance.LanceDataset":
     return dataset
 
 
+def _said(error: Exception) -> str:
+    """Lance's error without the place in its own source."""
+    return str(error).strip().partition("\n")[0].partition(", /")[0]
+
+
 def _made(entry: Mapping[str, Any]) -> datetime:
     """When a version was written; Lance gives local time without a zone."""
     made: datetime = entry["timestamp"]
@@ -348,6 +405,36 @@ def _tagged(
 ) -> Version:
     _tag(dataset, dataset.version)
     return Version(collection, int(dataset.version), dataset.count_rows(), added, changed, removed)
+
+
+def _opened(path: Path) -> "tuple[lance.LanceDataset | None, pa.Table | None]":
+    """(The newest version, its rows) of a collection, None for what is not there or cannot be read."""
+    if not (path / "_versions").exists():
+        return None, None
+    try:
+        dataset = _dataset(path)
+    except (OSError, ValueError):
+        aside = path.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        return None, None
+    try:
+        return dataset, dataset.to_table()
+    except (OSError, ValueError):
+        return dataset, None
+
+
+def _numbered_above(dataset: "lance.LanceDataset", above: int) -> "lance.LanceDataset":
+    """The same rows as a version whose number is above `above`. Raises CatalogError for a number that none has."""
+    if above - dataset.version > _MOST_VERSIONS:
+        raise CatalogError(f"the catalog names version {above} of {dataset.uri}, which no such catalog comes to")
+    between = []
+    while dataset.version <= above:
+        between.append(dataset.version)
+        dataset.restore()  # type: ignore[no-untyped-call]
+    if between:
+        _drop(dataset, between)
+    return dataset
 
 
 def _tag(dataset: "lance.LanceDataset", version: int) -> None:

@@ -1,24 +1,25 @@
 """One feature as a page on a terminal, or as JSON. Text from corpora and labels is never read as markup."""
 
-import json
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from queries import output
+from queries import terminal
+from queries.console import SafeConsole
+from queries.output import plain, safe_json
 from queries.session import Context, FeatureCard
 
 
 def card_json(card: FeatureCard) -> str:
     """The card as one JSON object."""
-    return json.dumps(asdict(card), ensure_ascii=False, default=str)
+    return safe_json(plain(asdict(card)))
 
 
 def print_card(card: FeatureCard, console: Console | None = None) -> None:
     """Print statistics, labels, separation, contexts, logit lens and neighbours."""
-    out = console or Console(highlight=False, soft_wrap=True)
+    out = console or SafeConsole(soft_wrap=True)
     row = card.row
     out.print(Text(f"feature {card.feature} of {card.sae}", style="bold"))
     if not row["firings"]:
@@ -35,8 +36,10 @@ def print_card(card: FeatureCard, console: Console | None = None) -> None:
         )
     for label in card.labels:
         out.print(label_line(label))
+    width = max((len(visible(context.corpus, quoted=False)) for context in card.contexts), default=0)
     for context in card.contexts:
-        out.print(Text(f"{context.split:>5}  ") + highlighted(context))
+        place = f"{visible(context.corpus, quoted=False):<{width}}  {context.split:>5}  {context.activation:>7.4g}  "
+        out.print(Text(place) + highlighted(context))
     if card.promoted:
         out.print(Text("writes for: " + ", ".join(visible(token) for token, _ in card.promoted)))
         out.print(Text("against:    " + ", ".join(visible(token) for token, _ in card.suppressed)))
@@ -76,6 +79,6 @@ def highlighted(context: Context) -> Text:
 
 
 def visible(text: str, *, quoted: bool = True) -> str:
-    """Text that cannot steer a terminal, see `output.visible`, in quotes unless it is a sentence."""
-    shown = output.visible(text)
+    """Text that cannot steer a terminal, see `terminal.visible`, in quotes unless it is a sentence."""
+    shown = terminal.visible(text)
     return f'"{shown}"' if quoted else shown

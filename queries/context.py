@@ -11,7 +11,7 @@ import sqlglot
 from sqlglot import exp
 
 from catalog import Catalog
-from catalog.errors import InputError, StepError
+from catalog.errors import CatalogError, InputError, StepError
 from catalog.keys import KEYS
 from catalog.lake import TABLES
 from catalog.transaction import compare
@@ -235,7 +235,12 @@ def _views(catalog: Catalog) -> dict[str, str]:
 
 
 def _parents(bodies: dict[str, str]) -> dict[str, set[str]]:
-    trees = {name: sqlglot.parse_one(body, read="duckdb") for name, body in bodies.items()}
+    trees: dict[str, exp.Expr] = {}
+    for name, body in bodies.items():
+        try:
+            trees[name] = sqlglot.parse_one(body, read="duckdb")
+        except sqlglot.errors.SqlglotError as error:
+            raise CatalogError(f"the view {name!r} of this catalog is no query: see `saeql doctor`") from error
     return {name: tables_read(tree, f"view {name}") - {name} for name, tree in trees.items()}
 
 

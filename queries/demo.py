@@ -15,6 +15,7 @@ from catalog.study import Study
 from queries.card import highlighted, label_line, visible
 from queries.cli.build import STUDY, run_ingest
 from queries.cli.refresh import run_refresh
+from queries.console import SafeConsole
 from queries.session import connect
 
 SEARCH = "string formatting"
@@ -38,7 +39,7 @@ def run_demo(place: Path | Location) -> None:
     failed = [result for result in run_refresh(root) if result.state == "failed"]
     if failed:
         raise StepError(f"step {failed[0].step} failed: {failed[0].error}")
-    out = Console(highlight=False, soft_wrap=True)
+    out = SafeConsole(soft_wrap=True)
     with Catalog(root, read_only=True) as catalog:
         _print_figures(out, catalog)
         features = _best_features(catalog)

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from catalog import Catalog
-from catalog.errors import StepError
+from catalog.errors import CatalogError, StepError
 from catalog.locks import locked
+from catalog.migrate import newest
 from queries.context import Context, Options, check_settings
 from queries.kernel_run import KernelStepRun
 from queries.lineage import check_steps, ordered, parent_tables
@@ -19,6 +20,7 @@ from queries.result import StepResult
 from queries.schedule import Listener, side_by_side
 from queries.sizes import rows_to_read
 from queries.step import Step, packaged_steps
+from queries.unjudged import record_unjudged
 
 
 def refresh(
@@ -35,6 +37,7 @@ def refresh(
     A failing step is a result, not an exception.
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
+        record_unjudged(catalog)
         context = Context(catalog, steps or packaged_steps(), options or Options(), dry=False)
         chosen_steps = _checked(context, names)
         with catalog.reading():
@@ -56,8 +59,14 @@ def plan(
     a model will have to be asked, counts of what follows are those of labels that nobody has seen yet.
     `expected` has rows to plan with instead of those of whole tables, such as explainers that are not recorded yet.
 
-    All of it is about one snapshot: a refresh that goes on meanwhile is seen as it was before.
+    All of it is about one snapshot: a refresh that goes on meanwhile is seen as it was before. Raises CatalogError
+    for a catalog of an older schema.
     """
+    if catalog.schema < newest():
+        raise CatalogError(
+            f"{catalog.root} has schema {catalog.schema} of {newest()}: it is of an older version, or its making was "
+            "cut off; `saeql refresh` brings it up to date"
+        )
     broken: dict[str, StepResult] = {}
     while True:
         with catalog.reading():

@@ -73,7 +73,8 @@ class KernelStepRun(StepRun):
     def _stored(self) -> dict[Key, str]:
         """Digest of the input that each key's rows were made from."""
         if not self.keyed:
-            return {part: made.digest for part, made in self.recorded.items()}
+            # What is lost on disk is made anew, whatever it was made from.
+            return {part: "" if self.lost else made.digest for part, made in self.recorded.items()}
         columns = ", ".join(named(name) for name in self.step.input)
         # A row whose problem is to be tried again counts as made from something else.
         digest = "CASE WHEN count(problem) > 0 THEN '' ELSE any_value(input) END" if self.retry else "any_value(input)"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias, TypeVar
 import click
 
 from catalog.errors import InputError
+from queries.terminal import HOSTILE, exact, visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 TERMINAL_ROWS = 500
 _T = TypeVar("_T")
 
-# C0 and C1 controls, and the marks that reorder text or hide in it. A tab in JSON is escaped by json itself.
-_HOSTILE = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-_TAGS = re.compile("[\U000e0000-\U000e007f]")
+# What a spreadsheet takes for a formula, also after blanks and in full width; a number with a sign is none.
+_FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Output:
 
     form: Literal["auto", "json", "csv", "parquet"] = "auto"
     path: Path | None = None
+    quote_formulas: bool = False
+    """In CSV, text that a spreadsheet would run begins with an apostrophe."""
 
     @property
     def asked(self) -> bool:
@@ -62,7 +65,7 @@ class Output:
             return
         stream = _stdout()
         if self.form == "csv":
-            _write_csv(reader, stream)
+            _write_csv(reader, stream, quote_formulas=self.quote_formulas)
         elif self.form == "auto" and sys.stdout.isatty():
             _write_table(reader, stream)
         else:
@@ -71,10 +74,15 @@ class Output:
 
 
 def output_options(command: Callable[..., _T]) -> Callable[..., _T]:
-    """Give a click command --json, --csv and --parquet FILE; it gets them as one argument, `output: Output`."""
+    """Give a click command --json, --csv, --quote-formulas and --parquet FILE, as one argument `output: Output`."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON array of objects.")
     @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header; lists and structs as JSON.")
+    @click.option(
+        "--quote-formulas",
+        is_flag=True,
+        help="With --csv, for spreadsheets: put ' before text that begins with =, +, -, @, tab or CR; not numbers.",
+    )
     @click.option(
         "--parquet",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -82,20 +90,19 @@ def output_options(command: Callable[..., _T]) -> Callable[..., _T]:
         help="Write a Parquet file, whole or not at all.",
     )
     @wraps(command)
-    def with_output(*args: Any, as_json: bool, as_csv: bool, parquet: Path | None, **kwargs: Any) -> _T:
+    def with_output(
+        *args: Any, as_json: bool, as_csv: bool, quote_formulas: bool, parquet: Path | None, **kwargs: Any
+    ) -> _T:
         if as_json + as_csv + (parquet is not None) > 1:
             raise click.UsageError("--json, --csv and --parquet exclude each other: give one of them")
+        if quote_formulas and not as_csv:
+            raise click.UsageError("--quote-formulas is about --csv: give both")
         form: Literal["auto", "json", "csv", "parquet"] = (
             "json" if as_json else "csv" if as_csv else "parquet" if parquet else "auto"
         )
-        return command(*args, output=Output(form, parquet), **kwargs)
+        return command(*args, output=Output(form, parquet, quote_formulas), **kwargs)
 
     return with_output
-
-
-def visible(text: str) -> str:
-    """`text` with control and reordering characters spelled out, so that it can be shown on a terminal."""
-    return _TAGS.sub(_spelled, _HOSTILE.sub(_spelled, text))
 
 
 def plain(value: Any) -> Any:
@@ -137,21 +144,14 @@ def _key(key: object) -> str:
     return simple if isinstance(simple, str) else json.dumps(simple, ensure_ascii=False)
 
 
-def _spelled(match: re.Match[str]) -> str:
-    short = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    code = ord(match[0])
-    long = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    return short.get(match[0], long)
-
-
 def _json_spelled(match: re.Match[str]) -> str:
     return json.dumps(match[0])[1:-1]
 
 
-def _dumped(value: Any) -> str:
+def safe_json(value: Any) -> str:
     """JSON that is safe on a terminal: what is hostile is escaped, which means the same to a JSON reader."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return _TAGS.sub(_json_spelled, _HOSTILE.sub(_json_spelled, text))
+    return HOSTILE.sub(_json_spelled, text)
 
 
 def _stdout() -> TextIO:
@@ -167,7 +167,7 @@ def _reader(result: "Result") -> "pa.RecordBatchReader":
 
     if isinstance(result, Sequence):
         result = pa.Table.from_pylist(
-            [{k: _dumped(plain(v)) if isinstance(v, Mapping) else v for k, v in row.items()} for row in result]
+            [{k: safe_json(plain(v)) if isinstance(v, Mapping) else v for k, v in row.items()} for row in result]
         )
     names: list[str] = []
     for name in result.schema.names:
@@ -216,30 +216,56 @@ def _write_rows(rows: Iterator[dict[str, Any]], form: str, stream: TextIO) -> No
     """One JSON array, or a JSON object a line."""
     if form != "json":
         for row in rows:
-            stream.write(_dumped(row) + "\n")
+            stream.write(safe_json(row) + "\n")
     else:
         before = "["
         for row in rows:
-            stream.write(f"{before}\n{_dumped(row)}")
+            stream.write(f"{before}\n{safe_json(row)}")
             before = ","
         stream.write("[]\n" if before == "[" else "\n]\n")
     stream.flush()
 
 
-def _write_csv(reader: "pa.RecordBatchReader", stream: TextIO) -> None:
+def _write_csv(reader: "pa.RecordBatchReader", stream: TextIO, *, quote_formulas: bool) -> None:
     # To a file or a pipe the text goes as it is; a terminal would obey its control characters.
-    shown = visible if sys.stdout.isatty() else str
-    writer = csv.writer(stream, lineterminator="\n")
+    terminal = stream.isatty()
+
+    def shown(text: str) -> str:
+        if quote_formulas:
+            text = _quoted_formula(text)
+        return visible(text) if terminal else text
+
+    writer = csv.writer(_Lines(stream if terminal else exact(stream)))
     writer.writerow(map(shown, reader.schema.names))
     for row in _rows(reader):
         writer.writerow(None if value is None else shown(_cell(value)) for value in row.values())
 
 
+class _Lines:
+    """Takes rows that end in CR LF, so that the writer quotes a cell with either of them, and ends them with LF."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        return self._stream.write(row.removesuffix("\r\n") + "\n")
+
+
+def _quoted_formula(text: str) -> str:
+    """`text`, behind an apostrophe if a spreadsheet would take it for a formula.
+
+    >>> [_quoted_formula(text) for text in ("=1+1", "-3", "-x", "a=b")]
+    ["'=1+1", '-3', "'-x", 'a=b']
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
 def _write_table(reader: "pa.RecordBatchReader", stream: TextIO) -> None:
     import pyarrow as pa
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from queries.console import SafeConsole
 
     table = Table()
     for field in reader.schema:
@@ -252,7 +278,7 @@ def _write_table(reader: "pa.RecordBatchReader", stream: TextIO) -> None:
             break
         # Text objects, because a string would be read as rich's markup.
         table.add_row(*(Text("NULL", style="dim") if v is None else Text(visible(_cell(v))) for v in row.values()))
-    Console(file=stream, emoji=False, highlight=False, markup=False).print(table)
+    SafeConsole(file=exact(stream)).print(table)
     if cut:
         click.echo(f"only the first {TERMINAL_ROWS} rows are shown: use --json, --csv or --parquet FILE", err=True)
 

@@ -8,6 +8,7 @@ from catalog import Catalog
 from catalog.locks import locked
 from catalog.study import Study
 from queries.engine import Listener, Options, StepResult, plan
+from queries.unjudged import left_out_lines, unjudged
 
 if TYPE_CHECKING:
     from queries.step import Step
@@ -25,6 +26,14 @@ def planned(
 
     rows = configuration_rows(Study.load(study)) if study is not None else {}
     return plan(catalog, names, options, Listener(), steps, expected=rows)
+
+
+def left_out(catalog: Catalog, study: Path | None = None) -> list[str]:
+    """A line for each pair of an explainer and a scorer that cannot judge its labels, of the catalog or a study."""
+    from ingest.configurations import configuration_rows
+
+    rows = configuration_rows(Study.load(study)) if study is not None else None
+    return left_out_lines(unjudged(catalog, rows))
 
 
 def configure(catalog: Catalog, study: Path, wait: float = 0.0) -> None:

@@ -45,6 +45,8 @@ class StepRun:
         self.calls, self.tokens, self.cost = 0, 0, 0.0
         self.left = 0
         self.partial = False
+        self.lost = ""
+        """What is missing on disk of what the step made."""
         self.begun = time.monotonic()
         self.why: tuple[str, ...] = ()
         self.inputs: dict[str, int] = {}
@@ -80,11 +82,26 @@ class StepRun:
         recorded = self.context.runs.get(self.step.name)
         self.recorded = self.context.recorded(self.step.name) if self._has_parts else {}
         again = self.retry and self._problems() > 0
+        self.lost = self._lost_vectors()
         moved = self.reads & (self.context.expected | self.context.unknown)
-        if recorded and (recorded[0], recorded[1]) == (self.fingerprint, self.inputs) and not again and not moved:
+        if (
+            recorded
+            and (recorded[0], recorded[1]) == (self.fingerprint, self.inputs)
+            and not (again or moved or self.lost)
+        ):
             return False
         self.why = tuple(self._reasons(recorded, self.inputs, again))
         return True
+
+    def _lost_vectors(self) -> str:
+        """Why the vectors that the step wrote are not all there, empty if they are."""
+        if self.step.writes != "lance":
+            return ""
+        from catalog.vectors import Vectors
+
+        vectors = Vectors(self.catalog.vectors)
+        named = self.catalog.rows(f"SELECT collection, version FROM lance WHERE {self.step.slice}")
+        return "; ".join(filter(None, (vectors.lost(collection, version) for collection, version in named)))
 
     def _stage(self, inputs: str) -> Callable[[], None]:
         """Read what the stale rows are made from, of one snapshot; what then makes the rest and commits them."""
@@ -141,6 +158,8 @@ class StepRun:
         expected = sorted(self.reads & self.context.expected)
         if expected:
             yield f"inputs: {', '.join(expected)} will change"
+        if self.lost:
+            yield self.lost
         if again:
             yield "rows with a problem are tried again"
 

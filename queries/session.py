@@ -1,12 +1,14 @@
 """What a person holds in Python: `queries.connect(path)` with `.sql()`, `.search()`, `.feature()`, `.refresh()`."""
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from catalog import Catalog, Location
 from catalog.errors import InputError, UnknownName
+from catalog.lake import answered, quoted
 from catalog.versions import open_at
 
 if TYPE_CHECKING:
@@ -14,14 +16,21 @@ if TYPE_CHECKING:
 
     from queries.engine import StepResult
 
+_MOST_CONTEXTS = 1_000_000
+"""More than any feature has; the engine's numbers end somewhere."""
+
 
 @dataclass(frozen=True)
 class Context:
     """A window of text and what the feature does on each of its tokens."""
 
+    corpus: str
+    activation: float
+    """At the peak, the largest of the window."""
     kind: str
     split: str
     rank: int
+    """From 1, over the corpora together."""
     source: str
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
@@ -45,6 +54,7 @@ class FeatureCard:
     """Tokens that its decoder direction writes for, with logits."""
     suppressed: list[tuple[str, float]]
     contexts: list[Context]
+    """The strongest of all corpora."""
     neighbours: list[tuple[int, float, str | None]]
     """Features with the most similar decoder directions: feature, cosine, label."""
 
@@ -94,8 +104,11 @@ class Session:
     ) -> FeatureCard:
         """All that is known, or was known at a snapshot, of one feature; `sae` may be left out if there is one.
 
-        Raises UnknownName, naming the SAEs or the width, if there is no such feature.
+        Raises UnknownName, naming the SAEs or the width, if there is no such feature; InputError for fewer than 0
+        contexts.
         """
+        if contexts < 0:
+            raise InputError(f"contexts is {contexts}; 0 or more can be shown")
         with open_at(self.location, at) as catalog:
             return _card(catalog, chosen_sae(catalog, sae), feature, contexts)
 
@@ -134,9 +147,10 @@ def chosen_sae(catalog: Catalog, name: str | None) -> str:
 
 
 def _records(catalog: Catalog, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
-    cursor = catalog.connection.execute(sql, parameters)
-    names = [column[0] for column in cursor.description or []]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    with answered(catalog.location):
+        cursor = catalog.connection.execute(sql, parameters)
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _card(catalog: Catalog, sae: str, feature: int, contexts: int) -> FeatureCard:
@@ -170,15 +184,12 @@ def _card(catalog: Catalog, sae: str, feature: int, contexts: int) -> FeatureCar
 
 
 def _contexts(catalog: Catalog, sae: str, feature: int, n: int) -> list[Context]:
-    rows = catalog.rows(
-        "SELECT kind, split, rank, any_value(source), list(text ORDER BY position), list(activation ORDER BY position) "
-        "FROM context_tokens WHERE sae = ? AND feature = ? AND kind = 'top' AND rank <= ? "
-        "GROUP BY corpus, kind, split, rank ORDER BY rank, corpus",
-        [sae, feature, n],
-    )
+    """The n strongest contexts of all corpora; equal ones stand as within a corpus, by document and place in it."""
+    strongest = (resources.files("queries") / "sql" / "strongest_contexts.sql").read_text(encoding="utf-8")
+    rows = catalog.rows(strongest, {"sae": sae, "feature": feature, "n": min(n, _MOST_CONTEXTS)})
     return [
-        Context(kind, split, rank, source, tuple(tokens), tuple(activations))
-        for kind, split, rank, source, tokens, activations in rows
+        Context(corpus, activation, "top", split, rank, source, tuple(tokens), tuple(activations))
+        for rank, (corpus, activation, split, source, tokens, activations) in enumerate(rows, start=1)
     ]
 
 
@@ -189,11 +200,11 @@ def _neighbours(catalog: Catalog, sae: str, feature: int, k: int = 5) -> list[tu
     from catalog.vectors import Vectors
 
     vectors = Vectors(catalog.vectors)
-    where = f"sae = '{sae}'"
-    mine = vectors.open("decoder", version).to_table(columns=["vector"], filter=f"{where} AND feature = {feature}")
-    if not len(mine):
+    where = f"sae = {quoted(sae)}"
+    mine = vectors.some("decoder", version, f"{where} AND feature = {feature}")
+    if not mine:
         return []
-    found = vectors.search("decoder", version, mine["vector"].to_pylist()[0], k + 1, where=where).to_pylist()
+    found = vectors.search("decoder", version, mine[0], k + 1, where=where).to_pylist()
     near = [(row["feature"], row["similarity"]) for row in found if row["feature"] != feature][:k]
     labels = dict(catalog.rows("SELECT feature, label FROM features WHERE sae = ? AND label IS NOT NULL", [sae]))
     return [(number, similarity, labels.get(number)) for number, similarity in near]

@@ -1,11 +1,10 @@
 """Commands that ask: sql, search, show."""
 
-import sys
-
 import click
 
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
+from queries.terminal import read_input
 
 _at = click.option("--at", metavar="N", help="The catalog as it was at this snapshot or tag.")
 
@@ -27,7 +26,7 @@ def sql(
     from catalog.versions import open_at
     from queries.guard import run
 
-    text = sys.stdin.read() if query == "-" else query
+    text = read_input() if query == "-" else query
     with open_at(catalog_path(context), at) as catalog:
         output.show(run(text, catalog, dict(parameters) or None))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from catalog.location import Location
+from queries.cli.numbers import NUMBER
 from queries.cli.place import DEFAULT, Place, catalog_path
 from queries.output import Output, output_options
 
@@ -49,7 +50,7 @@ def init(folder: Location) -> None:
 
 @click.command()
 @click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @click.pass_context
 def ingest(context: click.Context, study_file: Path, wait: float) -> None:
     """Bring text, SAEs and sparse activations up to date with the study file STUDY.
@@ -68,7 +69,7 @@ def ingest(context: click.Context, study_file: Path, wait: float) -> None:
 @click.argument("corpus")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--field", help="Field of JSON Lines and Parquet that holds the text.")
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @output_options
 @click.pass_context
 def add(

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from queries.output import Output, visible
+from queries.output import Output
+from queries.terminal import visible
 
 
 def show_lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: Output) -> None:

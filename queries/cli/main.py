@@ -1,20 +1,21 @@
 """`saeql`: the group of commands, and what an error becomes (a sentence on stderr and an exit code)."""
 
-import os
 import sys
 from typing import Any
 
 import click
 
-from catalog.errors import SaeqlError
+from catalog.errors import SaeqlError, StudyError
 from catalog.location import Location
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
+from queries.cli.failures import argument_problem, check_folder, described_bug, told
 from queries.cli.place import Place, hide_password
 from queries.cli.refresh import plan, refresh
 from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
+from queries.terminal import guarded
 
 _INTERRUPTED = 130
 
@@ -25,8 +26,18 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         if not args and not kwargs:
             hide_password()
+        with guarded():
+            self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> None:
         try:
+            problem = argument_problem(kwargs.get("args") or (args[0] if args and args[0] else sys.argv[1:]))
+            if problem:
+                raise click.UsageError(problem)
+            check_folder()
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            # What the stream holds back may fail to be written, which is an error as any other.
+            sys.stdout.flush()
             # Not standalone, click returns the code of `context.exit` instead of leaving with it.
             sys.exit(code if isinstance(code, int) else 0)
         except click.exceptions.Exit as done:
@@ -38,15 +49,23 @@ class _Group(click.Group):
             click.echo("interrupted; what was committed is kept", err=True)
             sys.exit(_INTERRUPTED)
         except SaeqlError as error:
-            click.echo(f"saeql: {error}", err=True)
+            # Text in a message may have lines: only those of a study's mistakes, which are ours, begin on the left.
+            said = str(error) if isinstance(error, StudyError) else str(error).replace("\n", "\n  ")
+            # Without color=True click removes escape sequences where there is no terminal, instead of spelling them.
+            click.echo(f"saeql: {said}", err=True, color=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:
-            # The reader (head, less) has seen enough; Python would complain again while closing stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader (head, less) has seen enough.
+            sys.exit(1)
+        except BaseException as error:
+            if isinstance(error, SystemExit | GeneratorExit):
+                raise
+            sentence = told(error)
+            click.echo(f"saeql: {sentence}" if sentence else described_bug(error), err=True, color=True)
             sys.exit(1)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "color": True})
 @click.option(
     "-C",
     "--catalog",

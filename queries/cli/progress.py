@@ -1,13 +1,16 @@
 """Progress on stderr: a bar on a terminal, else one line for each thing that was done."""
 
+import sys
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO, cast
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from queries.console import Lines, SafeConsole
+from queries.terminal import visible
 
 if TYPE_CHECKING:
     from queries.engine import StepResult
@@ -20,17 +23,21 @@ class Bars:
     """One bar at a time, named after what is being done; of the steps of a refresh one each, as they run together."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = SafeConsole(stderr=True)
         self._live = self._console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
             transient=True,
+            # Rich would obey the colours and links in what others write meanwhile; `Lines` shows it as text.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
+        self._others: tuple[TextIO, Lines] | None = None
         self._task: TaskID | None = None
         self._steps: dict[str, TaskID] = {}
         self._what, self._figures, self._begun = "", "", time.monotonic()
@@ -39,12 +46,19 @@ class Bars:
     def __enter__(self) -> Self:
         if self._live:
             self._bars.start()
+            lines = Lines(self.say)
+            self._others = (sys.stderr, lines)
+            sys.stderr = cast(TextIO, lines)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finish(done=kind is None)
+        if self._others:
+            stderr, lines = self._others
+            sys.stderr = stderr
+            lines.close()
         if self._live:
             self._bars.stop()
 
@@ -55,18 +69,18 @@ class Bars:
             self._what, self._begun = what, time.monotonic()
             self._told = self._begun
             if self._live:
-                self._task = self._bars.add_task(escape(what), total=total, figures="")
+                self._task = self._bars.add_task(visible(what), total=total, figures="")
         else:
             self._told = time.monotonic()
         self._figures = figures
         if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, figures=escape(figures))
+            self._bars.update(self._task, completed=done, total=total, figures=visible(figures))
 
     def step(self, step: "Step") -> None:
         """A refresh step begins."""
         self._finish(done=True)
         if self._live:
-            self._steps[step.name] = self._bars.add_task(f"refreshing {escape(step.name)}", total=None, figures="")
+            self._steps[step.name] = self._bars.add_task(f"refreshing {visible(step.name)}", total=None, figures="")
 
     def advance(self, step: "Step", done: int, total: int) -> None:
         """A refresh step goes on; also said from its own thread."""
@@ -83,7 +97,8 @@ class Bars:
 
     def say(self, line: str) -> None:
         """A line of text above the bars."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        with suppress(BrokenPipeError):
+            self._console.print(visible(line), soft_wrap=True)
 
     def _finish(self, *, done: bool) -> None:
         # What lies between its last word and the next thing's first belongs to neither: it may be another's beginning.
@@ -102,7 +117,7 @@ class Bars:
 def described(result: "StepResult") -> str:
     """One line about a refresh step that had work."""
     if result.state == "failed":
-        return f"{result.step}: FAILED: {result.error}"
+        return f"{result.step}: FAILED: {' '.join(str(result.error).split())}"
     if result.state == "waiting":
         return f"{result.step}: not run, a step that it reads from failed"
     changes = result.changes
@@ -116,4 +131,4 @@ def described(result: "StepResult") -> str:
 
 def say(line: str) -> None:
     """A message to the person, on stderr."""
-    click.echo(line, err=True)
+    click.echo(line, err=True, color=True)

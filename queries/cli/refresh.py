@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from queries.cli.lines import show_lines
+from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 
@@ -64,8 +65,8 @@ def plan(
     """
     from catalog import Catalog
     from queries.cli.progress import say
-    from queries.output import visible
-    from queries.planning import explained, explanation_text, plan_rows, planned
+    from queries.planning import explained, explanation_text, left_out, plan_rows, planned
+    from queries.terminal import visible
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
         options = _read(catalog, study_file, where, keep_labels, retry)
@@ -81,6 +82,8 @@ def plan(
             paid = ("calls", "prompt_tokens", "completion_tokens", "cost") if any(row["calls"] for row in rows) else ()
             show_lines(rows, ("step", "new", "changed", "gone", "unchanged", *paid, "why"), output)
             _say_totals(results)
+            for line in left_out(catalog, study_file):
+                say(line)
             if all(result.state == "current" for result in results):
                 say(f"nothing to do: {len(results)} steps are up to date")
     if exit_code and any(result.state not in ("current",) for result in results):
@@ -91,10 +94,10 @@ def plan(
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @_options
 @click.option("--max-calls", type=click.IntRange(0), help="Stop paying after so many calls.")
-@click.option("--max-cost", type=click.FloatRange(0), help="Stop paying before this is passed, in the study's prices.")
+@click.option("--max-cost", type=NUMBER, help="Stop paying before this is passed, in the study's prices.")
 @click.option("--jobs", type=click.IntRange(1), help="Requests at a time, instead of each configuration's own.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @output_options
 @click.pass_context
 def refresh(
@@ -144,7 +147,7 @@ def run_refresh(
     from queries.cli.progress import Bars
     from queries.context import Options, settings_of
     from queries.engine import Listener, refresh
-    from queries.planning import configure
+    from queries.planning import configure, left_out
 
     with Catalog.writable(root) as catalog, Bars() as bars:
         if study_file is not None:
@@ -160,6 +163,8 @@ def run_refresh(
         }
         counts = {state: sum(result.state == state for result in results) for state in said}
         bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
+        for line in left_out(catalog):
+            bars.say(line)
         if any(result.state == "part" for result in results):
             left = sum(result.left for result in results)
             bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")

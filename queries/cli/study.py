@@ -1,11 +1,13 @@
 """Commands that compare SAEs: sweep and study."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from catalog.location import Location
+from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
 
 _LARGEST_SCALE = 1_000_000
@@ -14,9 +16,12 @@ _LARGEST_SCALE = 1_000_000
 
 def _numbers(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in value.split(",") if part.strip())
+        numbers = tuple(float(part) for part in value.split(",") if part.strip())
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,2,4", param=parameter) from error
+    if not all(map(math.isfinite, numbers)):
+        raise click.BadParameter(f"{value!r} has a value that is no finite number", param=parameter)
+    return numbers
 
 
 def _whole_numbers(_context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -40,10 +45,10 @@ def _scale(_context: click.Context, parameter: click.Parameter, value: float | N
 @click.option("--values", required=True, callback=_numbers, help="Its values, such as 1,2,4.")
 @click.option("--seeds", default="0", show_default=True, callback=_whole_numbers, help="Seeds at every value.")
 @click.option("--name", help="Name of the sweep; else the SAE and the setting.")
-@click.option("--l0-low", default=60.0, show_default=True, help="Begin of the L0 range of the area.")
-@click.option("--l0-high", default=140.0, show_default=True, help="End of that range.")
+@click.option("--l0-low", default=60.0, type=NUMBER, show_default=True, help="Begin of the L0 range of the area.")
+@click.option("--l0-high", default=140.0, type=NUMBER, show_default=True, help="End of that range.")
 @click.option("--study", "study_file", type=click.Path(path_type=Path), help="Study file; else that of the catalog.")
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @click.pass_context
 def sweep(
     context: click.Context,

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from queries.cli.lines import show_lines
+from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
 from queries.cli.progress import say
 from queries.output import Output, output_options
@@ -60,7 +61,7 @@ def diff(context: click.Context, a: str, b: str | None, table: str | None, limit
 @click.argument("step")
 @click.option("--to", "to", required=True, help="Snapshot or tag whose rows come back.")
 @click.option("--downstream", is_flag=True, help="Roll back the steps that read from it as well.")
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @output_options
 @click.pass_context
 def rollback(context: click.Context, step: str, to: str, downstream: bool, wait: float, output: Output) -> None:
@@ -142,7 +143,7 @@ def blame(context: click.Context, place: tuple[str, ...], sae: str | None, outpu
 @click.command()
 @click.option("--keep-days", type=float, required=True, help="Snapshots younger than this stay.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--wait", default=0.0, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @output_options
 @click.pass_context
 def gc(context: click.Context, keep_days: float, dry_run: bool, wait: float, output: Output) -> None:

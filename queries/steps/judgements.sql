@@ -6,6 +6,7 @@
 -- asks: scoring.kernels.judgements:asks
 -- prompts: predictor
 -- doc: does the feature fire in this test window, given only a label: its own, or another feature's (the null)
+-- A lexical scorer looks for the terms of a lexical label: other labels are no jobs for it, and `problems` says so.
 -- The classes are of one size: as many silent windows as firing ones, drawn through the strata in turn.
 WITH lists AS (
     SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
@@ -66,5 +67,7 @@ SELECT
     l.label, l.details, x.examples
 FROM pairs AS p
 JOIN labels AS l ON l.sae = p.sae AND l.feature = p.label_feature AND l.explainer = p.explainer
+JOIN explainers AS e ON e.explainer = p.explainer
 CROSS JOIN scorers AS s
 JOIN examples AS x ON x.sae = p.sae AND x.feature = p.feature AND x.scorer = s.scorer
+WHERE s.provider <> 'lexical' OR e.provider = 'lexical'

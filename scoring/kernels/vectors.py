@@ -1,9 +1,10 @@
 """Vectors to Lance: decoder directions and label embeddings, written before the commit that names their version."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from catalog.errors import InputError
+from catalog.errors import CatalogError, InputError, UnknownName
 from scoring.kernels.contract import Run
 
 
@@ -39,7 +40,8 @@ def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[
         run.progress(number + 1, len(rows))
     if parts:
         table = pa.concat_tables(parts)
-        version = Vectors(run.catalog.vectors).write("decoder", table, key=["sae", "feature"])
+        above = last_named(run, "decoder")
+        version = Vectors(run.catalog.vectors).write("decoder", table, ["sae", "feature"], above)
         yield [{"collection": "decoder", "version": version.version, "rows": version.rows}]
 
 
@@ -55,8 +57,10 @@ def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[st
     known: dict[str, Any] = {}
     version = run.catalog.value("SELECT version FROM lance WHERE collection = 'labels'")
     if version is not None:
-        before = vectors.read("labels", version)
-        known = dict(zip(before["label"].to_pylist(), before["vector"].to_pylist(), strict=True))
+        # Vectors that were lost are made anew.
+        with suppress(CatalogError, UnknownName):
+            before = vectors.read("labels", version)
+            known = dict(zip(before["label"].to_pylist(), before["vector"].to_pylist(), strict=True))
     new = list(dict.fromkeys(row["label"] for row in rows if row["label"] not in known))
     known.update(zip(new, embed(new), strict=True))
     if not rows:
@@ -71,8 +75,16 @@ def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[st
         }
     )
     run.progress(len(rows), len(rows))
-    written = vectors.write("labels", table, key=["sae", "feature", "explainer"])
+    above = last_named(run, "labels")
+    written = vectors.write("labels", table, ["sae", "feature", "explainer"], above)
     yield [{"collection": "labels", "version": written.version, "rows": written.rows}]
+
+
+def last_named(run: Run, collection: str) -> int:
+    """The last version of a collection that any snapshot names, 0 if none does."""
+    from catalog.vectors import referenced_versions
+
+    return max(referenced_versions(run.catalog.connection).get(collection, {0}))
 
 
 def vector_column(matrix: Any) -> Any:

@@ -1,0 +1,39 @@
+"""saeql from Python: `saeql.connect("demo").sql("SELECT ...")`.
+
+Nothing is imported before it is used: no engine, no PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from catalog.errors import SaeqlError
+    from catalog.store import Catalog
+    from catalog.study import Study
+    from queries.session import connect
+
+    __version__: str
+
+__all__ = ["Catalog", "SaeqlError", "Study", "__version__", "connect"]
+
+_HOMES = {
+    "Catalog": "catalog.store",
+    "SaeqlError": "catalog.errors",
+    "Study": "catalog.study",
+    "connect": "queries.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is asked for, from where it lives."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("saeql")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'saeql' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

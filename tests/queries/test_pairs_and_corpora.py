@@ -1,0 +1,138 @@
+"""Scorers that cannot judge an explainer's labels, contexts of several corpora, and what Python imports."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from catalog import Catalog
+from queries.cli.main import main
+from queries.engine import plan, refresh
+from queries.session import Session
+from queries.unjudged import unjudged
+from tests.catalog.small_catalog import shard
+from tests.queries.made import explainer, scorer
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def paired(mine: Catalog) -> Catalog:
+    """The made catalog with labels of a second explainer, a language model, and a second scorer like it."""
+    with mine.write("configuration") as tx:
+        tx.insert("explainers", [explainer("llm", "openai", base_url="http://127.0.0.1:1")])
+        tx.insert("scorers", [scorer("llm-detection", "openai", base_url="http://127.0.0.1:1")])
+        columns = [row[0] for row in mine.rows("DESCRIBE labels")]
+        listed = ", ".join("'llm' AS explainer" if c == "explainer" else f'"{c}"' for c in columns)
+        tx.execute(f"INSERT INTO lake.labels SELECT {listed} FROM lake.labels WHERE explainer = 'lexical'")
+    return mine
+
+
+def test_a_pair_that_cannot_be_judged_is_no_job_but_one_problem(paired: Catalog) -> None:
+    rows = unjudged(paired)
+    assert [(row["stage"], row["subject"], row["count"]) for row in rows] == [
+        ("judgements", "explainer llm, scorer detection", 1)
+    ]
+    # The step's own query asks for every other pair, and for that one never.
+    from queries.step import packaged_steps
+
+    step = next(step for step in packaged_steps() if step.name == "judgements")
+    pairs = paired.rows(f"SELECT DISTINCT explainer, scorer FROM ({step.query}) ORDER BY ALL")
+    assert pairs == [("lexical", "detection"), ("lexical", "llm-detection"), ("llm", "llm-detection")]
+    before = paired.snapshot()
+    for _ in range(2):
+        refresh(paired, ("leaks",))
+        assert paired.rows("SELECT subject, count FROM problems WHERE stage = 'judgements'") == [
+            ("explainer llm, scorer detection", 1)
+        ]
+    assert paired.snapshot() == before + 1
+    with paired.write("the explainer goes") as tx:
+        tx.execute("DELETE FROM lake.explainers WHERE explainer = 'llm'")
+    refresh(paired, ("leaks",))
+    assert paired.value("SELECT count(*) FROM problems WHERE stage = 'judgements'") == 0
+
+
+def test_plan_and_refresh_say_it_once(paired: Catalog) -> None:
+    for command in (("plan", "leaks"), ("refresh", "leaks")):
+        result = CliRunner().invoke(main, ["-C", str(paired.root), *command])
+        said = [line for line in result.stderr.splitlines() if line.startswith("left out (judgements)")]
+        assert len(said) == 1
+        assert "explainer llm, scorer detection" in said[0]
+    assert [r.error for r in plan(paired, ("leaks",)) if r.error] == []
+
+
+# --- contexts of several corpora
+
+
+def two_corpora(mine: Catalog) -> None:
+    """A second corpus that shares documents with the first one, and whose contexts are copies."""
+    for relation in ("documents", "tokens", "activations"):
+        rows = mine.arrow(f"SELECT * REPLACE ('b' AS corpus) FROM lake.{relation} WHERE shard = 0")
+        with mine.write(f"b {relation}") as tx:
+            shard(mine, tx, relation, rows, 0, "s" if relation == "activations" else None)
+    with mine.write("contexts of b") as tx:
+        tx.execute(
+            "INSERT INTO lake.contexts SELECT c.* REPLACE ('b' AS corpus, "
+            "row_number() OVER (PARTITION BY feature ORDER BY rank)::INTEGER AS rank) FROM lake.contexts AS c "
+            "WHERE kind = 'top' AND peak < (SELECT max(start + tokens) FROM lake.documents WHERE corpus = 'b')"
+        )
+
+
+def test_show_ranks_the_contexts_of_all_corpora_by_activation(mine: Catalog) -> None:
+    two_corpora(mine)
+    every = mine.rows("SELECT corpus, rank, feature, activation, peak FROM contexts WHERE kind = 'top' AND sae = 's'")
+    hashes = mine.rows("SELECT corpus, start, tokens, hash FROM documents")
+    for feature, n in ((1, 7), (3, 30), (6, 3), (5, 12)):
+        place = []
+        for corpus, _, owner, activation, peak in every:
+            if owner == feature:
+                begin, digest = next((s, h) for c, s, t, h in hashes if c == corpus and s <= peak < s + t)
+                place.append((-activation, digest, peak - begin, corpus))
+        expected = [(corpus, -negative) for negative, _, _, corpus in sorted(place)[:n]]
+        card = Session(mine.root).feature(feature, contexts=n)
+        assert [(c.corpus, c.activation) for c in card.contexts] == expected
+        assert [c.rank for c in card.contexts] == list(range(1, len(expected) + 1))
+        assert all(max(c.activations) == c.activation for c in card.contexts)
+        assert {"b", "c"} <= {c.corpus for c in card.contexts}
+    page = CliRunner().invoke(main, ["-C", str(mine.root), "show", "1", "--contexts", "7"]).stdout
+    found = re.findall(r"^([bc])  +\w+ +([\d.]+)  ", page, re.MULTILINE)
+    shown = json.loads(CliRunner().invoke(main, ["-C", str(mine.root), "show", "1", "--json"]).stdout)["contexts"]
+    assert len(found) == 7
+    assert len(shown) == 5
+    assert [(c["corpus"], f"{c['activation']:.4g}") for c in shown] == found[:5]
+
+
+# --- Python
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_s_python_runs(built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").symlink_to(built)
+    blocks = python_blocks()
+    assert blocks
+    for block in blocks:
+        # The demo has 2,048 features, the catalog of the tests 256.
+        exec(compile(block.replace("398", "98"), "README.md", "exec"), {})
+
+
+def test_the_front_doors_import_nothing_heavy() -> None:
+    code = (
+        "import sys, queries, saeql\n"
+        "heavy = {'torch', 'lancedb', 'lance', 'duckdb', 'pyarrow', 'transformers', 'pydantic', 'rich', 'numpy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert set(saeql.__all__) <= set(dir(saeql)) and set(queries.__all__) <= set(dir(queries))\n"
+        "from queries import connect\n"
+        "assert saeql.connect is connect and saeql.__version__ and issubclass(saeql.SaeqlError, Exception)\n"
+        "assert saeql.Catalog and saeql.Study\n"
+        "assert not {'torch', 'lancedb', 'lance'} & set(sys.modules)\n"
+        "try:\n    saeql.nothing\nexcept AttributeError as error:\n    assert 'nothing' in str(error)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
