@@ -25,9 +25,9 @@ DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn",
 # Keys that only some kinds of a section read: the kind -> the keys that it reads.
 _CORPUS_KEYS = {
     "docstrings": {"packages"},
-    "text": {"files"},
-    "jsonl": {"files", "field"},
-    "parquet": {"files", "field"},
+    "text": {"files", "max_line_bytes"},
+    "jsonl": {"files", "field", "max_line_bytes"},
+    "parquet": {"files", "field", "max_line_bytes"},
     "dataset": {"dataset", "config", "dataset_split", "field"},
 }
 _CONCEPT_KEYS = {
@@ -75,6 +75,9 @@ class Corpus(Section):
     """Paths or glob patterns; relative ones start at the study file's folder."""
     field: str = Field(default="text", min_length=1)
     """Key or column that holds the text."""
+    max_line_bytes: Count = 64_000_000
+    """Longest line of JSON Lines, text file or Parquet value that is read, in bytes once unpacked; longer ones are
+    left out and counted."""
     dataset: str | None = None
     """Name for the `datasets` package."""
     config: str | None = None
@@ -88,7 +91,7 @@ class Corpus(Section):
     shard_tokens: Count = 131_072
     """Tokens per shard: the unit that is written, skipped and recomputed."""
 
-    @field_validator("packages", "files", "field", "dataset", "config", "dataset_split")
+    @field_validator("packages", "files", "field", "max_line_bytes", "dataset", "config", "dataset_split")
     @classmethod
     def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")

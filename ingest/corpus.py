@@ -16,7 +16,7 @@ from catalog.sections import Corpus
 from catalog.transaction import Transaction
 from ingest.models import LanguageModel
 from ingest.sparse import WrittenFile, write_parquet
-from ingest.text.sources import LeftOut, read_corpus, source_fingerprint
+from ingest.text.sources import LeftOut, Skips, read_corpus, source_fingerprint
 from ingest.text.splits import document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 
@@ -147,9 +147,10 @@ def _append(
     """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
     there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
     builder = _next_shard(catalog, corpus, model)
+    skips = Skips(left_out)
     for one in tokenise(model.tokenizer, _unknown(fresh, there, counts)):
         if one.problem:
-            left_out[one.source, one.problem] += 1
+            skips.add(one.source, one.problem)
             continue
         if not len(one.ids):
             counts["empty"] += 1
