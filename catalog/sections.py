@@ -68,7 +68,8 @@ class Corpus(Section):
     name: Name
     """Its name in the catalog."""
     kind: Literal["docstrings", "text", "jsonl", "parquet", "dataset"] = "docstrings"
-    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name."""
+    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name.
+    Files may be packed (gzip, bzip2, xz, zstd, lz4), in UTF-8, UTF-16 or UTF-32: their first bytes tell."""
     packages: Texts = ()
     """Installed packages whose docstrings are read ("stdlib" is the standard library); none: a default list."""
     files: FilePaths = ()
@@ -119,13 +120,13 @@ class Concept(Section):
     kind: Literal["words", "spans", "predicate"] = "words"
     """words and phrases, spans of documents, or a SQL predicate over the view token_text."""
     words: Texts = ()
-    """Words or phrases."""
+    """Words or phrases, found by Unicode's word boundaries; in scripts without spaces wherever they stand."""
     file: FilePath | None = None
     """words: a word or phrase a line; spans: JSON Lines with document (hash or number), start, end in characters."""
     predicate: str | None = None
     """SQL over the columns of token_text, such as "source LIKE 'numpy/linalg%'"."""
     ignore_case: bool = True
-    """Whether words match in any case."""
+    """Whether words match in any case (full case folding)."""
     corpora: Names | None = None
     """Corpora that it is defined on; none: all."""
     shortlist: Count = 50

@@ -160,8 +160,10 @@ def _close_gaps(
     blanks = np.concatenate([[0], np.cumsum(characters == _BLANK)])
     odd = (begins > before) & (blanks[begins] - blanks[before] < begins - before)
     for token in np.flatnonzero(odd).tolist():
-        cut = int(before[token]) + (_joining(text, int(before[token])) if token else 0)
-        _check_unseen(text[cut : begins[token]])
+        cut, end = int(before[token]), int(begins[token])
+        if token:
+            cut = min(cut + _joining(text, cut), end)
+        _check_unseen(text[cut:end])
         if token:
             ends[token - 1] = cut
         before[token] = cut
@@ -182,8 +184,8 @@ def _is_jamo(character: str) -> bool:
 
 
 def _unseen(character: str) -> bool:
-    # What stands for bytes that are no character is dropped with the control characters.
-    return character.isspace() or unicodedata.category(character)[0] in "CMZ" or character == "\ufffd"
+    # What stands for bytes that are no character is dropped with the control characters, "▁" with the blanks.
+    return character.isspace() or unicodedata.category(character)[0] in "CMZ" or character in "\ufffd▁"
 
 
 def _check_unseen(gap: str) -> None:

@@ -31,8 +31,10 @@ def bpe(merges: list[tuple[str, str]], byte_fallback: bool = True, **settings: o
     return models.BPE(vocabulary, merges, byte_fallback=byte_fallback, fuse_unk=True, **unk, **settings)
 
 
-def _metaspace(scheme: str, normalizer: norm.Normalizer | None = None, split: bool = True) -> Tokenizer:
-    made = Tokenizer(unigram())
+def _metaspace(
+    scheme: str, normalizer: norm.Normalizer | None = None, split: bool = True, byte_fallback: bool = False
+) -> Tokenizer:
+    made = Tokenizer(unigram(byte_fallback))
     if normalizer:
         made.normalizer = normalizer
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
@@ -126,7 +128,7 @@ KINDS = {
     "Unigram NFKD": lambda: _metaspace("first", norm.NFKD()),
     "Unigram, accents stripped": _stripping,
     "Unigram, blanks collapsed": _collapsing,
-    "Unigram, bytes": lambda: _changed(_metaspace("always"), model=unigram(byte_fallback=True)),
+    "Unigram, bytes": lambda: _metaspace("always", byte_fallback=True),
     "WordPiece": _bert,
     "WordPiece cased": lambda: _bert(strip=False),
     "suffixed": _suffixed,
