@@ -1,6 +1,7 @@
 """Joined token texts are the document, whatever the tokenizer; where they cannot be, the document has a problem."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ def shown(name: str, text: str) -> list[tuple[str, str]]:
 def test_joined_token_texts_are_the_document(name: str, texts: list[str]) -> None:
     for one, text in zip(cut(kind(name), *texts), texts, strict=True):
         plain = kind(name).encode(text, add_special_tokens=False)
+        if one.problem:
+            # It makes "¨" a blank with a mark, and drops both at the beginning.
+            assert (name, one.problem) == ("Unigram, accents stripped", "the tokenizer drops characters of the text")
+            assert any(unicodedata.normalize("NFKD", c).startswith(" ") for c in text)
+            continue
         if not plain.ids:
             assert (len(one.ids), one.problem) == (0, "")
             continue
