@@ -25,9 +25,9 @@ DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn",
 # Keys that only some kinds of a section read: the kind -> the keys that it reads.
 _CORPUS_KEYS = {
     "docstrings": {"packages"},
-    "text": {"files"},
-    "jsonl": {"files", "field"},
-    "parquet": {"files", "field"},
+    "text": {"files", "max_line_bytes"},
+    "jsonl": {"files", "field", "max_line_bytes"},
+    "parquet": {"files", "field", "max_line_bytes"},
     "dataset": {"dataset", "config", "dataset_split", "field"},
 }
 _CONCEPT_KEYS = {
@@ -68,13 +68,17 @@ class Corpus(Section):
     name: Name
     """Its name in the catalog."""
     kind: Literal["docstrings", "text", "jsonl", "parquet", "dataset"] = "docstrings"
-    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name."""
+    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name.
+    Files may be packed (gzip, bzip2, xz, zstd, lz4), in UTF-8, UTF-16 or UTF-32: their first bytes tell."""
     packages: Texts = ()
     """Installed packages whose docstrings are read ("stdlib" is the standard library); none: a default list."""
     files: FilePaths = ()
     """Paths or glob patterns; relative ones start at the study file's folder."""
     field: str = Field(default="text", min_length=1)
     """Key or column that holds the text."""
+    max_line_bytes: Count = 64_000_000
+    """Longest line of JSON Lines, text file or Parquet value that is read, in bytes once unpacked; longer ones are
+    left out and counted."""
     dataset: str | None = None
     """Name for the `datasets` package."""
     config: str | None = None
@@ -88,7 +92,7 @@ class Corpus(Section):
     shard_tokens: Count = 131_072
     """Tokens per shard: the unit that is written, skipped and recomputed."""
 
-    @field_validator("packages", "files", "field", "dataset", "config", "dataset_split")
+    @field_validator("packages", "files", "field", "max_line_bytes", "dataset", "config", "dataset_split")
     @classmethod
     def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
@@ -116,13 +120,13 @@ class Concept(Section):
     kind: Literal["words", "spans", "predicate"] = "words"
     """words and phrases, spans of documents, or a SQL predicate over the view token_text."""
     words: Texts = ()
-    """Words or phrases."""
+    """Words or phrases, found by Unicode's word boundaries; in scripts without spaces wherever they stand."""
     file: FilePath | None = None
     """words: a word or phrase a line; spans: JSON Lines with document (hash or number), start, end in characters."""
     predicate: str | None = None
     """SQL over the columns of token_text, such as "source LIKE 'numpy/linalg%'"."""
     ignore_case: bool = True
-    """Whether words match in any case."""
+    """Whether words match in any case (full case folding)."""
     corpora: Names | None = None
     """Corpora that it is defined on; none: all."""
     shortlist: Count = 50

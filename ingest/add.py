@@ -20,6 +20,7 @@ from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.identity import differences
 from ingest.models import LanguageModel, load_model
 from ingest.sae.model import SAE
+from ingest.text.reading import SUFFIXES
 
 Progress = Callable[[str, int, int | None, str], None]
 
@@ -86,8 +87,8 @@ def _section(corpus: str, ctx_len: int, shard_tokens: int, file: Path, field: st
     """The file as a section of a study, so that it is read as an ingest would."""
     if not file.is_file():
         raise InputError(f"{file} is no file: name text, JSON Lines or Parquet files")
-    plain = file.with_suffix("") if file.suffix == ".gz" else file
-    kind = _KINDS.get(plain.suffix, "text")
+    plain = file.with_suffix("") if file.suffix.lower() in SUFFIXES else file
+    kind = _KINDS.get(plain.suffix.lower(), "text")
     more = {"field": field} if field and kind != "text" else {}
     said = {"name": corpus, "kind": kind, "files": [str(file.absolute())], **more}
     return Corpus.model_validate({**said, "ctx_len": ctx_len, "shard_tokens": shard_tokens})

@@ -16,7 +16,7 @@ from catalog.sections import Corpus
 from catalog.transaction import Transaction
 from ingest.models import LanguageModel
 from ingest.sparse import WrittenFile, write_parquet
-from ingest.text.sources import LeftOut, read_corpus, source_fingerprint
+from ingest.text.sources import LeftOut, Skips, read_corpus, source_fingerprint
 from ingest.text.splits import document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 
@@ -64,10 +64,10 @@ def ingest_corpus(
     if corpus.max_tokens is not None:
         fresh = iter(sorted(fresh, key=lambda document: document[0][16:]))
     budget = _Budget(corpus.max_tokens, int(_total(catalog, corpus.name, "sum(tokens)")))
-    _append(catalog, corpus, model, fresh, counts, budget, progress)
+    _append(catalog, corpus, model, fresh, counts, left_out, budget, progress)
     documents = int(_total(catalog, corpus.name, "count(*)"))
     if not documents:
-        raise InputError(f"corpus {corpus.name!r} holds no text: none of its {counts['empty']} documents has a token")
+        raise InputError(_nothing_in(corpus, counts["empty"], left_out))
     report = CorpusReport(
         corpus.name,
         documents,
@@ -82,6 +82,16 @@ def ingest_corpus(
     return report
 
 
+def _nothing_in(corpus: Corpus, empty: int, left_out: LeftOut) -> str:
+    """Why a corpus has no document."""
+    reasons: Counter[str] = Counter()
+    for (_, reason), times in left_out.items():
+        reasons[reason] += times
+    said = "".join(f"; {times} times: {reason}" for reason, times in reasons.most_common())
+    tokens = f"none of its {empty} documents has a token" if empty or not left_out else "all of it was left out"
+    return f"corpus {corpus.name!r} holds no text: {tokens}{said}"
+
+
 def append_documents(
     catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Progress | None = None
 ) -> CorpusReport:
@@ -93,7 +103,7 @@ def append_documents(
     counts: Counter[str] = Counter()
     fresh = _distinct((pair for section in files for pair in read_corpus(section, left_out)), counts)
     _check_tokenizer(catalog, files[0], model)
-    _append(catalog, files[0], model, fresh, counts, _Budget(None, 0), progress)
+    _append(catalog, files[0], model, fresh, counts, left_out, _Budget(None, 0), progress)
     counted = "SELECT documents, tokens, duplicates, empty, source FROM corpora WHERE corpus = ?"
     *before, duplicates, empty, said = catalog.rows(counted, [name])[0]
     report = CorpusReport(
@@ -130,13 +140,18 @@ def _append(
     model: LanguageModel,
     fresh: Iterator[tuple[str, str, str]],
     counts: Counter[str],
+    left_out: LeftOut,
     budget: "_Budget",
     progress: Progress | None,
 ) -> None:
     """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
     there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
     builder = _next_shard(catalog, corpus, model)
+    skips = Skips(left_out)
     for one in tokenise(model.tokenizer, _unknown(fresh, there, counts)):
+        if one.problem:
+            skips.add(one.source, one.problem)
+            continue
         if not len(one.ids):
             counts["empty"] += 1
             continue

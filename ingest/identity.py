@@ -9,6 +9,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from ingest.configurations import put
 from ingest.models import LanguageModel
+from ingest.text.vocabulary import token_texts
 
 _NO_MATTER = {
     "chunk_size_feed_forward",
@@ -51,10 +52,10 @@ def record_model(catalog: Catalog, model: LanguageModel) -> None:
         "config": json.dumps(forward_config(model), sort_keys=True),
     }
     put(catalog, "models", [row], ["model"], f"model {spec.name}", model=spec.name)
-    tokens = [
-        {"model": spec.name, "token": i, "text": model.tokenizer.decode([i])} for i in range(len(model.tokenizer))
-    ]
-    if catalog.value("SELECT count(*) FROM vocabulary WHERE model = ?", [spec.name]) != len(tokens):
+    texts = token_texts(model.tokenizer)
+    tokens = [{"model": spec.name, "token": i, "text": text} for i, text in enumerate(texts)]
+    there = catalog.rows("SELECT text FROM vocabulary WHERE model = ? ORDER BY token", [spec.name])
+    if [text for (text,) in there] != texts:
         put(catalog, "vocabulary", tokens, ["model", "token"], f"vocabulary of {spec.name}", model=spec.name)
 
 

@@ -8,7 +8,7 @@ input key; one whose table has none of the input's columns, such as a Lance coll
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class KernelRun:
     progress: Callable[[int, int], None]
     budget: "Budget"
     jobs: int | None = None
+    problems: dict[str, str | None] = field(default_factory=dict)
     calls: int = 0
     tokens: int = 0
     cost: float = 0.0
@@ -131,9 +132,25 @@ class KernelStepRun(StepRun):
             if stale:
                 changes = tx.replace(self.step.writes, FRESH, list(self.step.key), scope)
             self._record(tx, inputs, changes, digests, {})
+            if run.problems or found.gone:
+                self._record_problems(tx, run, {str(key[0]) for key in rows})
             return changes
 
         self.changes = self._commit(work, inputs)
+        said = [(subject, problem) for subject, problem in run.problems.items() if problem]
+        self.warnings = tuple(f"{self.step.input[0]} {subject!r}: {problem}" for subject, problem in said)
+
+    def _record_problems(self, tx: Transaction, run: KernelRun, subjects: set[str]) -> None:
+        """Make the step's rows of `problems` those that the kernel says, and drop those of subjects that are gone."""
+        stage = self.step.name
+        there = dict(tx.execute("SELECT subject, reason FROM lake.problems WHERE stage = ?", [stage]))
+        stale = [name for name, why in there.items() if name not in subjects or run.problems.get(name, why) != why]
+        if stale:
+            tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [stage, stale])
+        new = {name: reason for name, reason in run.problems.items() if reason and there.get(name) != reason}
+        tx.insert(
+            "problems", [{"stage": stage, "subject": name, "reason": why, "count": 1} for name, why in new.items()]
+        )
 
     def _run_keyed(
         self,

@@ -34,5 +34,7 @@ class StepResult:
     """In a plan: what the paid calls will come to."""
     keys: tuple[Key, ...] = ()
     """In a plan of a step with a kernel: the stale keys."""
+    warnings: tuple[str, ...] = ()
+    """What the step found wrong and went on without, such as a concept that matches no token."""
     seconds: float = 0.0
     error: SaeqlError | None = None

@@ -44,6 +44,7 @@ class StepRun:
         self.changes = Changes(0, 0, 0)
         self.calls, self.tokens, self.cost = 0, 0, 0.0
         self.left = 0
+        self.warnings: tuple[str, ...] = ()
         self.partial = False
         self.lost = ""
         """What is missing on disk of what the step made."""
@@ -293,6 +294,7 @@ class StepRun:
             "calls": self.calls,
             "tokens": self.tokens,
             "cost": self.cost,
+            "warnings": self.warnings,
             "seconds": time.monotonic() - self.begun,
             "error": error,
         }

@@ -50,7 +50,7 @@ CREATE TABLE vocabulary (
 COMMENT ON TABLE vocabulary IS 'the text of every token id';
 COMMENT ON COLUMN vocabulary.model IS 'model';
 COMMENT ON COLUMN vocabulary.token IS 'token id';
-COMMENT ON COLUMN vocabulary.text IS 'the token as text; bytes that are no character alone appear as the replacement character';
+COMMENT ON COLUMN vocabulary.text IS 'the token as text inside a text, its blank included; a byte that is no character alone stands as <0xE2>';
 
 CREATE TABLE corpora (
     corpus VARCHAR NOT NULL,

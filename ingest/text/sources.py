@@ -1,56 +1,100 @@
 """Where documents come from: docstrings, text files, JSON Lines, Parquet, a `datasets` name.
 
-Every source yields (place, text), in an order that follows from its content. What cannot be read is an
-InputError that names the file and the place; what is left out is counted under a reason.
+Every source yields (place, text), in an order that follows from its content. A line, a row or a text file that cannot
+be used costs itself alone and is counted under its place and reason; a file that is missing or damaged is an
+InputError that names it, and so is a corpus of which nothing can be used.
 """
 
 import glob
-import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import platform
-import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
 from catalog.sections import Corpus
 from ingest.text.docstrings import STDLIB, file_docstrings, package_files
+from ingest.text.reading import lines, whole
 
 LeftOut = Counter[tuple[str, str]]
 """(subject, reason) -> how many."""
+_BATCH_BYTES, _BATCH_ROWS = 16_000_000, 4096
+_NAMED = 100
+"""Lines of a file that are named one by one under each reason; the rest are counted under the file."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """What stands for the text of a place that has none."""
+
+    reason: str
+    """Why, in the same words for every such place."""
+    detail: str = ""
+    """What is wrong with this one, and what to do."""
+
+
+class Skips:
+    """Counts what is left out, by place."""
+
+    def __init__(self, left_out: LeftOut):
+        self._left_out = left_out
+        self._named: LeftOut = Counter()
+
+    def add(self, place: str, reason: str) -> None:
+        """Leave out what stands at this place, such as `notes.jsonl:7`."""
+        name, colon, number = place.rpartition(":")
+        if colon and number.isdigit():
+            self._named[name, reason] += 1
+            if self._named[name, reason] > _NAMED:
+                place = name
+        self._left_out[place, reason] += 1
 
 
 def read_corpus(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     """(place, text) of each document, duplicates included.
 
-    Raises InputError for a file that is missing, empty or not UTF-8, a broken line, a missing field, an
-    unknown package or data set.
+    What cannot be used is counted in `left_out`: at most 100 places of a file under each reason, the rest under the
+    file's name. Raises InputError for a file that is missing or damaged, an unknown package or data set, and, at the
+    end, if nothing could be used.
     """
+    skips, used, first = Skips(left_out), False, ""
     for place, text in _documents(corpus, left_out):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
+        if isinstance(text, str) and not _is_unicode(text):
             # An escape such as \ud800 in JSON or in a literal: no file and no table can hold it as UTF-8.
-            left_out[place, "text with half of a surrogate pair"] += 1
-        else:
+            text = Unusable("text with half of a surrogate pair")
+        if isinstance(text, str):
+            used = True
             yield place, text
+        else:
+            skips.add(place, text.reason)
+            first = first or text.detail or f"{place}: {text.reason}"
+    if first and not used:
+        raise InputError(f"corpus {corpus.name!r} holds nothing that can be used: {first}")
 
 
-def _documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str | Unusable]]:
     if corpus.kind == "docstrings":
         yield from _docstrings(corpus, left_out)
     elif corpus.kind == "dataset":
-        yield from _dataset(corpus, left_out)
+        yield from _dataset(corpus)
     else:
         readers = {"text": _text, "jsonl": _json_lines, "parquet": _parquet}
         for path in matched_files(corpus):
-            yield from readers[corpus.kind](path, corpus, left_out)
+            yield from readers[corpus.kind](path, corpus)
 
 
 def matched_files(corpus: Corpus) -> list[Path]:
@@ -58,10 +102,19 @@ def matched_files(corpus: Corpus) -> list[Path]:
     found: list[Path] = []
     for pattern in corpus.files:
         # A file whose name has brackets is meant as it stands.
-        names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        named = Path(pattern)
+        names = [pattern] if named.exists() else sorted(glob.glob(pattern, recursive=True))
         if not names:
             raise InputError(f"corpus {corpus.name!r}: no file matches {pattern!r}")
-        found += [Path(name) for name in names if Path(name).is_file()]
+        if named.is_dir():
+            raise InputError(f"corpus {corpus.name!r}: {pattern} is a directory: name files, such as '{pattern}/*'")
+        paths = [path for path in map(Path, names) if not path.is_dir()]
+        for path in paths:
+            if not path.is_file():
+                # A pipe would be waited on for ever, and read only once.
+                kind = "names no file that is there" if path.is_symlink() else "is a pipe or a device, not a file"
+                raise InputError(f"corpus {corpus.name!r}: {path} {kind}")
+        found += paths
     if not found:
         raise InputError(f"corpus {corpus.name!r} of kind {corpus.kind!r} names no files: give it `files`")
     return found
@@ -102,101 +155,154 @@ def _docstrings(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
                 yield f"{package}/{path.stem}", text
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What goes wrong while a file is read becomes an InputError that names it."""
+def _text(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
+    raw = whole(path, corpus.max_line_bytes)
+    if raw is None:
+        yield path.name, _too_long(str(path), corpus)
+    elif not raw.strip():
+        yield path.name, Unusable("empty file", f"{path} is empty: it holds no text for corpus {corpus.name!r}")
+    else:
+        yield path.name, _decoded(raw, str(path), 0)
+
+
+def _json_lines(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
+    offset, blank = 0, True
+    for number, raw in lines(path, corpus.max_line_bytes):
+        if raw is not None and not raw.strip():
+            offset += len(raw) + 1
+            continue
+        blank = False
+        yield f"{path.name}:{number}", _line(raw, f"{path}, line {number}", offset, corpus)
+        offset += len(raw or b"") + 1
+    if blank:
+        yield path.name, Unusable("empty file", f"{path} is empty: it holds no line for corpus {corpus.name!r}")
+
+
+def _line(raw: bytes | None, where: str, offset: int, corpus: Corpus) -> str | Unusable:
+    """The text of a line of JSON."""
+    if raw is None:
+        return _too_long(where, corpus)
+    text = _decoded(raw, where, offset)
+    if isinstance(text, Unusable):
+        return text
     try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unusable("line that is not JSON", f"{where}: not JSON ({error})")
+    if not isinstance(row, dict) or not isinstance(row.get(corpus.field), str):
+        keys = sorted(row) if isinstance(row, dict) else type(row).__name__
+        return Unusable(
+            f"no text under {corpus.field!r}", f"{where}: no text under {corpus.field!r}; it has {keys}: set `field`"
+        )
+    if text.count(json.dumps(corpus.field)) > 1 and _stands_twice(text, corpus.field):
+        return Unusable(f"more than one {corpus.field!r}", f"{where}: the key {corpus.field!r} stands there twice")
+    found: str = row[corpus.field]
+    return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _readable(path), gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        yield from enumerate(file, start=1)
+def _stands_twice(line: str, key: str) -> bool:
+    """Whether the outermost object of a line has the key more than once."""
+    last: list[tuple[str, Any]] = []
+
+    def seen(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal last
+        last = pairs
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=seen)
+    # The outermost object ends last.
+    return sum(name == key for name, _ in last) > 1
 
 
-def _decoded(raw: bytes, path: Path, offset: int = 0) -> str:
+def _decoded(raw: bytes, where: str, offset: int) -> str | Unusable:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset + error.start}; convert the file"
-        ) from error
+        at = f"byte 0x{raw[error.start]:02x} at offset {offset + error.start}"
+        return Unusable("text that is not UTF-8", f"{where} is not UTF-8: {at}; convert the file")
 
 
-def _text(path: Path, corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    with _readable(path):
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if not raw.strip():
-        raise InputError(f"{path} is empty: it holds no text for corpus {corpus.name!r}")
-    yield path.name, _decoded(raw, path)
+def _too_long(where: str, corpus: Corpus) -> Unusable:
+    limit = f"{corpus.max_line_bytes:,} bytes"
+    return Unusable(f"text of more than {limit}", f"{where} is longer than {limit}: set `max_line_bytes`")
 
 
-def _json_lines(path: Path, corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    offset = documents = 0
-    for number, raw in _lines(path):
-        line = _decoded(raw, path, offset)
-        offset += len(raw)
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get(corpus.field), str):
-            keys = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise InputError(f"{path}, line {number}: no text under {corpus.field!r}; it has {keys}: set `field`")
-        documents += 1
-        yield f"{path.name}:{number}", row[corpus.field]
-    if not documents:
-        raise InputError(f"{path} is empty: it holds no line for corpus {corpus.name!r}")
-
-
-def _parquet(path: Path, corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _parquet(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a Parquet file: {error}") from error
     with file:
-        if corpus.field not in file.schema_arrow.names:
-            raise InputError(f"{path} has no column {corpus.field!r}; it has {file.schema_arrow.names}: set `field`")
+        schema = file.schema_arrow
+        if schema.names.count(corpus.field) != 1:
+            times = f"{schema.names.count(corpus.field)} columns" if corpus.field in schema.names else "no column"
+            raise InputError(f"{path} has {times} {corpus.field!r}; it has {schema.names}: set `field`")
+        kind = schema.field(corpus.field).type
+        if not _holds_text(kind):
+            raise InputError(f"{path}: its column {corpus.field!r} is of type {kind}, not text: set `field`")
         if not file.metadata.num_rows:
-            raise InputError(f"{path} is empty: it holds no row for corpus {corpus.name!r}")
+            yield path.name, Unusable("empty file", f"{path} is empty: it holds no row for corpus {corpus.name!r}")
         number = 0
-        for values in _column(file, path, corpus.field):
-            for text in values:
+        for values in _column(file, path, corpus):
+            for value in values:
                 number += 1
-                if isinstance(text, str):
-                    yield f"{path.name}:{number}", text
-                else:
-                    left_out[path.name, f"row without text under {corpus.field!r}"] += 1
+                yield f"{path.name}:{number}", _row(value, f"{path}, row {number}", corpus)
 
 
-def _column(file: Any, path: Path, name: str) -> Iterator[list[Any]]:
-    """The values of one column of an open ParquetFile, a batch at a time."""
+def _row(value: bytes | None, where: str, corpus: Corpus) -> str | Unusable:
+    """The text of a row of Parquet."""
+    if value is None:
+        return Unusable(f"no text under {corpus.field!r}", f"{where}: no text under {corpus.field!r}")
+    if len(value) > corpus.max_line_bytes:
+        return _too_long(where, corpus)
+    return _decoded(value, where, 0)
+
+
+def _holds_text(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds text or bytes, in any of their layouts."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    layouts = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view, types.is_null)
+    return (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or any(holds(kind) for holds in layouts)
+    )
+
+
+def _column(file: Any, path: Path, corpus: Corpus) -> Iterator[list[bytes | None]]:
+    """The values of one column of an open ParquetFile as bytes, some megabytes at a time."""
     import pyarrow as pa
 
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    rows = min(max(_BATCH_BYTES // max(largest, 1), 1), _BATCH_ROWS)
     try:
-        for batch in file.iter_batches(columns=[name]):
-            yield batch.column(0).to_pylist()
+        for batch in file.iter_batches(batch_size=rows, columns=[corpus.field]):
+            values = batch.column(0)
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            # As bytes: Arrow does not look whether its strings are UTF-8.
+            yield values.cast(pa.large_binary()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _dataset(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _dataset(corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
     if importlib.util.find_spec("datasets") is None:
         raise InputError(f"corpus {corpus.name!r} names a data set, and the package `datasets` is not installed")
     datasets = importlib.import_module("datasets")
     try:
         rows = datasets.load_dataset(corpus.dataset, corpus.config, split=corpus.dataset_split, streaming=True)
         for number, row in enumerate(rows):
-            if isinstance(row.get(corpus.field), str):
-                yield f"{corpus.dataset}:{number}", row[corpus.field]
-            else:
-                left_out[str(corpus.dataset), f"row without text under {corpus.field!r}"] += 1
+            text = row.get(corpus.field)
+            usable = isinstance(text, str)
+            yield f"{corpus.dataset}:{number}", text if usable else Unusable(f"no text under {corpus.field!r}")
     except (OSError, ValueError) as error:
         raise InputError(f"data set {corpus.dataset!r} cannot be read: {error}") from error

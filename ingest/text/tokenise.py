@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from catalog.errors import InputError
+from ingest.text.offsets import Tiler, Untiled
 from ingest.text.splits import shingles, split_of
 
 _BATCH = 512
@@ -26,13 +27,16 @@ class Tokenised:
     ids: npt.NDArray[np.int32]
     """`[tokens]`"""
     offsets: npt.NDArray[np.int32]
-    """`[tokens, 2]`: first character and the one after the last. Tokens never overlap: a character that is split
-    into several tokens belongs to the first, and the others are empty."""
+    """`[tokens, 2]`: first character and the one after the last. The tokens' texts, joined, are the text: a character
+    that is split into several tokens belongs to the first, and the others are empty."""
+    problem: str = ""
+    """Why the document cannot be used: it has no tokens here."""
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, str, str]]) -> Iterator[Tokenised]:
     """Tokenise (hash, source, text) in batches, no special tokens; a document without tokens comes out empty.
 
+    A document that the tokenizer cannot read, or whose text its tokens do not make up, comes out with its `problem`.
     Raises InputError if the tokenizer gives no offsets (only `fast` ones do).
     """
     if not tokenizer.is_fast:
@@ -40,13 +44,14 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, 
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets: use a model with a tokenizer.json"
         )
     whole = _whole_text(tokenizer.backend_tokenizer)
+    tiler = Tiler(whole)
     batch: list[tuple[str, str, str]] = []
     for document in documents:
         batch.append(document)
         if len(batch) == _BATCH:
-            yield from _tokenise_batch(whole, batch)
+            yield from _tokenise_batch(whole, tiler, batch)
             batch = []
-    yield from _tokenise_batch(whole, batch)
+    yield from _tokenise_batch(whole, tiler, batch)
 
 
 def _whole_text(backend: Tokenizer) -> Tokenizer:
@@ -61,20 +66,38 @@ def _whole_text(backend: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _tokenise_batch(tokenizer: Tokenizer, batch: list[tuple[str, str, str]]) -> Iterator[Tokenised]:
+def _tokenise_batch(tokenizer: Tokenizer, tiler: Tiler, batch: list[tuple[str, str, str]]) -> Iterator[Tokenised]:
     if not batch:
         return
-    encodings = tokenizer.encode_batch([text for _, _, text in batch], add_special_tokens=False)
+    encodings = _encoded(tokenizer, [text for _, _, text in batch])
     for (key, source, text), encoding in zip(batch, encodings, strict=True):
-        yield Tokenised(key, source, text, np.asarray(encoding.ids, np.int32), _disjoint(encoding.offsets))
+        ids, spans, problem = np.empty(0, np.int32), np.empty((0, 2), np.int32), ""
+        if isinstance(encoding, str):
+            problem = encoding
+        else:
+            try:
+                spans = tiler.spans(text, encoding)
+                ids = np.asarray(encoding.ids, np.int32)
+            except Untiled as error:
+                problem = str(error)
+        yield Tokenised(key, source, text, ids, spans, problem)
 
 
-def _disjoint(offsets: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
-    """Offsets in which each character belongs to one token: its bytes may be several tokens."""
-    spans = np.asarray(offsets, np.int32).reshape(-1, 2)
-    ends = np.maximum.accumulate(spans[:, 1])
-    begins = np.maximum(spans[:, 0], np.concatenate([[0], ends[:-1]])[: len(ends)])
-    return np.stack([np.minimum(begins, ends), ends], 1).astype(np.int32)
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> list[Encoding | str]:
+    """The encoding of each text, or why the tokenizer cannot read it: one text spoils no other."""
+    try:
+        return list(tokenizer.encode_batch(texts, add_special_tokens=False))
+    except BaseException as error:
+        if not _tokenizers_own(error):
+            raise
+        if len(texts) == 1:
+            return [f"the tokenizer cannot read the text ({error})"]
+    return [encoding for text in texts for encoding in _encoded(tokenizer, [text])]
+
+
+def _tokenizers_own(error: BaseException) -> bool:
+    """Whether the tokenizer itself failed: it raises Exception, and where its Rust code panics a BaseException."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 @dataclass

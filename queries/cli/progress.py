@@ -115,7 +115,7 @@ class Bars:
 
 
 def described(result: "StepResult") -> str:
-    """One line about a refresh step that had work."""
+    """A line about a refresh step that had work, and one for each of its warnings."""
     if result.state == "failed":
         return f"{result.step}: FAILED: {' '.join(str(result.error).split())}"
     if result.state == "waiting":
@@ -126,7 +126,8 @@ def described(result: "StepResult") -> str:
         parts.append(f"{result.failed} with a problem")
     if result.calls:
         parts.append(f"{result.calls} calls, cost {result.cost:.4f}")
-    return f"{result.step}: {', '.join(parts)} ({result.seconds:.1f} s)"
+    lines = [f"{result.step}: {', '.join(parts)} ({result.seconds:.1f} s)"]
+    return "\n".join([*lines, *(f"{result.step}: warning: {warning}" for warning in result.warnings)])
 
 
 def say(line: str) -> None:

@@ -1,7 +1,6 @@
 """C+: which tokens belong to a concept, given as words, spans, or a predicate."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import sqlglot
 from catalog import Catalog
 from catalog.errors import InputError, SaeqlError
 from scoring.kernels.contract import Run
+from scoring.words import Words
 
 _OF_SHARD = "corpus = $corpus AND position >= $first AND position < $last"
 
@@ -19,8 +19,8 @@ _OF_SHARD = "corpus = $corpus AND position >= $first AND position < $last"
 def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
     """One row per token of C+, for each (concept, corpus, shard).
 
-    Raises InputError for a concept that matches nothing in any of its corpora, and for spans of documents that
-    none of them has.
+    A concept that matches no token of its corpora, or every one, and spans of documents that none of them has, are
+    problems of the concept: the others go on. Raises InputError for a predicate that cannot be used.
     """
     found: dict[str, int] = {}
     for number, row in enumerate(rows):
@@ -31,26 +31,31 @@ def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, A
         else:
             spans = _word_spans if row["kind"] == "words" else _given_spans
             places = _tokens_in(run.catalog, corpus, shard, dict(spans(run.catalog, corpus, shard, definition)))
-        if row["kind"] == "spans":
-            _check_documents(run.catalog, row["concept"], row["corpora"], definition)
         found[row["concept"]] = found.get(row["concept"], 0) + len(places)
         run.progress(number + 1, len(rows))
         place = {"concept": row["concept"], "corpus": corpus, "shard": shard}
         yield [{**place, "position": int(position)} for position in places]
     for concept, n in found.items():
-        if not n and not _elsewhere(run.catalog, concept, rows):
-            raise InputError(f"concept {concept!r} matches no token of its corpora: edit its words, file or predicate")
+        run.problems[concept] = _problem(run.catalog, [row for row in rows if row["concept"] == concept], n)
 
 
-def _elsewhere(catalog: Catalog, concept: str, rows: list[dict[str, Any]]) -> bool:
-    """Whether the concept has tokens in shards that are not looked at now."""
-    now = {(row["corpus"], row["shard"]) for row in rows if row["concept"] == concept}
-    there = catalog.rows("SELECT DISTINCT corpus, shard FROM concept_positions WHERE concept = ?", [concept])
-    return bool(set(there) - now)
+def _problem(catalog: Catalog, rows: list[dict[str, Any]], found: int) -> str | None:
+    """What is wrong with a concept that has `found` tokens in the shards of these rows; None for nothing."""
+    concept, corpora = rows[0]["concept"], rows[0]["corpora"]
+    now = {(row["corpus"], row["shard"]) for row in rows}
+    there = "SELECT corpus, shard, count(*) FROM concept_positions WHERE concept = ? GROUP BY corpus, shard"
+    found += sum(n for corpus, shard, n in catalog.rows(there, [concept]) if (corpus, shard) not in now)
+    lost = _lost_documents(catalog, corpora, json.loads(rows[0]["definition"])) if rows[0]["kind"] == "spans" else None
+    if lost or not found:
+        return lost or "it matches no token of its corpora: edit its words, file or predicate"
+    size = "SELECT sum(tokens) FROM documents WHERE $corpora IS NULL OR list_contains($corpora, corpus)"
+    if found == catalog.value(size, {"corpora": corpora}):
+        return "it matches every token of its corpora, so nothing is left to compare them with: edit its definition"
+    return None
 
 
-def _check_documents(catalog: Catalog, concept: str, corpora: list[str] | None, definition: dict[str, Any]) -> None:
-    """Every document that a span names must be in one of the concept's corpora."""
+def _lost_documents(catalog: Catalog, corpora: list[str] | None, definition: dict[str, Any]) -> str | None:
+    """What is wrong with spans of documents that are in none of the concept's corpora."""
     known = {
         name
         for row in catalog.rows(
@@ -60,11 +65,12 @@ def _check_documents(catalog: Catalog, concept: str, corpora: list[str] | None, 
         for name in row
     }
     lost = {name for name, *_ in definition["spans"]} - known
-    if lost:
-        raise InputError(
-            f"concept {concept!r} has spans of {len(lost)} documents that its corpora lack, such as "
-            f"{min(lost, key=str)!r}: name documents by their hash or number in the table documents"
-        )
+    if not lost:
+        return None
+    return (
+        f"it has spans of {len(lost)} documents that its corpora lack, such as {min(lost, key=str)!r}: name documents "
+        "by their hash or number in the table documents"
+    )
 
 
 def _matching(run: Run, concept: str, corpus: str, shard: int, predicate: str) -> np.ndarray:
@@ -93,18 +99,14 @@ def _positions_of(catalog: Catalog, corpus: str, shard: int) -> tuple[int, int]:
 def _word_spans(
     catalog: Catalog, corpus: str, shard: int, definition: dict[str, Any]
 ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """(document, character spans) of whole words and phrases; white space in a phrase matches any run of it."""
-    phrases = sorted(definition["words"], key=len, reverse=True)
-    escaped = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases]
-    pattern = re.compile(
-        rf"(?<!\w)(?:{'|'.join(escaped)})(?!\w)", re.IGNORECASE if definition["ignore_case"] else re.NOFLAG
-    )
+    """(document, character spans) of whole words and phrases, as `Words` finds them."""
+    words = Words(definition["words"], definition["ignore_case"])
     cursor = catalog.connection.cursor()
     texts = "SELECT document, text FROM lake.documents WHERE corpus = ? AND shard = ? ORDER BY document"
     cursor.execute(texts, [corpus, shard])
     while batch := cursor.fetchmany(1000):
         for document, text in batch:
-            spans = [match.span() for match in pattern.finditer(text)]
+            spans = words.spans(text)
             if spans:
                 yield document, spans
 

@@ -19,6 +19,9 @@ class Run(Protocol):
     """Limit on what is paid; an input row that it does not reach gets no output row."""
     jobs: int | None
     """Requests at a time, instead of the configuration's own."""
+    problems: dict[str, str | None]
+    """To be filled: a value of the first input column -> what is wrong with it, None for nothing. It stays in the
+    table `problems`, under the step's name, until the kernel says otherwise or the value is gone."""
     calls: int
     """To be counted up: calls of a paid endpoint."""
     tokens: int

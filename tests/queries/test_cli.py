@@ -431,11 +431,10 @@ def test_refresh_says_that_all_is_up_to_date_on_stderr(run: Run, made_root: Path
 
 
 def test_a_failed_refresh_exits_with_1_and_says_why(run: Run, mine: Catalog) -> None:
-    definition = json.dumps({"words": ["zebra"], "ignore_case": True})
-    with mine.write("a concept that matches nothing") as tx:
-        tx.execute("UPDATE lake.concepts SET definition = ?", [definition])
+    with mine.write("a concept that cannot be used") as tx:
+        tx.execute("UPDATE lake.concepts SET kind = 'predicate', definition = ?", [json.dumps({"predicate": "text ="})])
     result = run("-C", mine.root, "refresh", "scores")
-    assert "concept_positions: FAILED: concept 'algebra' matches no token" in result.stderr
+    assert "concept_positions: FAILED: the predicate of concept 'algebra' is not one SQL expression" in result.stderr
     assert "not run" in result.stderr
     assert result.exit_code == 1
 

@@ -118,16 +118,15 @@ def test_what_is_no_longer_shortlisted_loses_its_labels_and_scores(mine: Catalog
 
 def test_a_failing_step_leaves_its_table_and_its_dependents_wait(mine: Catalog) -> None:
     before = contents(mine, "concept_positions", "separation", "labels", "scores")
-    definition = json.dumps({"words": ["zebra"], "ignore_case": True})
-    with mine.write("a concept that matches nothing") as tx:
-        tx.execute("UPDATE lake.concepts SET definition = ?", [definition])
+    with mine.write("a concept that cannot be used") as tx:
+        tx.execute("UPDATE lake.concepts SET kind = 'predicate', definition = ?", [json.dumps({"predicate": "text ="})])
     results = {r.step: r for r in refresh(mine, STEPS)}
     assert results["concept_positions"].state == "failed"
-    assert "matches no token" in str(results["concept_positions"].error)
+    assert "is not one SQL expression" in str(results["concept_positions"].error)
     assert states(results)["waiting"] >= {"concept_sums", "separation", "labels", "scores"}
     assert contents(mine, *before) == before
     with mine.write("back") as tx:
-        tx.execute("UPDATE lake.concepts SET definition = ?", [CONCEPT["definition"]])
+        tx.execute("UPDATE lake.concepts SET kind = 'words', definition = ?", [CONCEPT["definition"]])
     refresh_made(mine)
     assert contents(mine, *before) == before
 

@@ -14,6 +14,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from catalog import Catalog
+from queries.cli.progress import described
 from queries.engine import refresh
 from queries.step import packaged_steps
 from tests.empty import make_empty
@@ -428,15 +429,40 @@ def test_a_predicate_stays_in_its_corpus(tmp_path: Path) -> None:
         assert catalog.rows("SELECT corpus, position FROM concept_positions ORDER BY ALL") == [("c", 0), ("c", 1)]
 
 
-def test_a_concept_that_matches_nothing_fails_alone_with_its_dependents(tmp_path: Path) -> None:
+def test_concepts_without_a_match_are_problems_and_stop_nothing(tmp_path: Path) -> None:
+    """Of words, spans and predicates; one of a document that is not there; one that takes everything."""
     with with_concepts(
-        tmp_path, ["the matrix"], {"concept": "nothing", "definition": said(words=["zebra"], ignore_case=True)}
+        tmp_path,
+        ["the matrix"],
+        {"concept": "nothing", "definition": said(words=["zebra"], ignore_case=True)},
+        {"concept": "everything", "kind": "predicate", "definition": said(predicate="position >= 0")},
+        {"concept": "never", "kind": "predicate", "definition": said(predicate="false")},
+        {"concept": "blank", "kind": "spans", "definition": said(spans=[[0, 90, 91]])},
+        {"concept": "lost", "kind": "spans", "definition": said(spans=[[0, 0, 4], [7, 0, 4], ["f" * 32, 0, 1]])},
+        {"concept": "fine", "definition": said(words=["matrix"], ignore_case=True)},
     ) as catalog:
-        results = {r.step: r for r in refresh(catalog, ("scores", "contexts_top", "feature_stats", "leaks"))}
-        assert "concept 'nothing' matches no token" in str(results["concept_positions"].error)
-        states = {name: result.state for name, result in results.items()}
-        assert {states[n] for n in ("concept_sums", "separation", "shortlist", "labels", "scores")} == {"waiting"}
-        assert {states[n] for n in ("feature_sums", "contexts_top", "feature_stats", "leaks")} == {"done"}
+        results = {r.step: r for r in refresh(catalog, ("shortlist", "feature_stats"))}
+        assert {r.state for r in results.values()} == {"done"}
+        assert concept_tokens(catalog) == {"everything": [0, 1], "lost": [0], "fine": [1]}
+        assert catalog.rows("SELECT DISTINCT concept FROM separation ORDER BY ALL") == [("fine",), ("lost",)]
+        problems = catalog.rows("SELECT stage, subject, reason, count FROM problems ORDER BY subject")
+        assert {(stage, count) for stage, *_, count in problems} == {("concept_positions", 1)}
+        reasons = {subject: reason for _, subject, reason, _ in problems}
+        assert reasons.keys() == {"nothing", "everything", "never", "blank", "lost"}
+        for concept in ("nothing", "never", "blank"):
+            assert reasons[concept].startswith("it matches no token of its corpora")
+        assert reasons["everything"].startswith("it matches every token of its corpora")
+        assert reasons["lost"].startswith("it has spans of 2 documents that its corpora lack, such as 7")
+        warnings = results["concept_positions"].warnings
+        assert sorted(warnings) == sorted(f"concept {concept!r}: {reason}" for concept, reason in reasons.items())
+        assert "warning: concept 'nothing': it matches no token" in described(results["concept_positions"])
+
+        with catalog.write("one is mended, one is gone") as tx:
+            mended = said(words=["the"], ignore_case=True)
+            tx.execute("UPDATE lake.concepts SET definition = ? WHERE concept = 'nothing'", [mended])
+            tx.execute("DELETE FROM lake.concepts WHERE concept = 'never'")
+        refresh(catalog, ("concept_positions",))
+        assert catalog.rows("SELECT subject FROM problems ORDER BY ALL") == [("blank",), ("everything",), ("lost",)]
 
 
 def test_concept_sums_are_those_of_its_tokens(world: World) -> None:
