@@ -23,7 +23,7 @@ _TEXT = """
     formatreadablesize from_base64 from_binary from_hex hamming hex instr jaccard jaro_similarity
     jaro_winkler_similarity lcase left left_grapheme len length length_grapheme levenshtein lower lpad ltrim md5
     md5_number md5_number_lower md5_number_upper mismatches nfc_normalize octet_length ord parse_dirname parse_dirpath
-    parse_filename parse_formatted_bytes parse_path position prefix printf regexp_escape regexp_extract
+    parse_filename parse_formatted_bytes parse_path pg_typeof position prefix printf regexp_escape regexp_extract
     regexp_extract_all regexp_full_match regexp_matches regexp_replace regexp_split_to_array regexp_split_to_table
     repeat replace reverse right right_grapheme rpad rtrim sha1 sha256 split split_part starts_with str_split
     str_split_regex string_split string_split_regex string_to_array strip_accents strlen strpos substr substring
@@ -92,3 +92,8 @@ FUNCTIONS = frozenset(
 
 TABLE_FUNCTIONS = frozenset({"generate_series", "json_each", "json_tree", "range", "unnest"})
 """Functions that may stand in FROM."""
+
+NOT_LISTED = {
+    "reservoir_quantile": "it draws a sample, another one each time; use quantile_cont, which is exact and repeats",
+}
+"""Functions that a person may look for, and what to use instead."""
