@@ -27,6 +27,8 @@ from queries.limits import in_bytes, process_bytes, value_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_MESSAGE = 8_000
+_GROUP_ROWS = 16_384
 _FRAME_BYTES = 4 << 20
 _KEPT_BYTES = 600 << 20
 """A process that holds more than this after a query does not wait for another one."""
@@ -89,7 +91,7 @@ class _Opened:
         if self.catalog is None or key != self.key or location.server:
             self.close()
             global _spill
-            _spill = location.root / "cache" / "spill" / f"query-{os.getpid()}"
+            _spill = location.root / "cache" / f"spill-{os.getpid()}"
             os.environ["SAEQL_SPILL"] = str(_spill)
             self.catalog, self.key = Catalog(location, read_only=True, snapshot=key[1]), key
             self.engine_bytes = _bound(self.catalog)
@@ -140,7 +142,7 @@ def _answer(request: bytes, opened: _Opened, answers: int) -> bool:
             reader = execute(sql, catalog, parameters, tables=tables)
             _write(answers, "B", _stream(reader.schema, []))
             left = opened.engine_bytes if whole else math.inf
-            for batch in reader:
+            for batch in _grouped(reader):
                 left -= batch.nbytes
                 if left < 0:
                     raise QueryStopped(
@@ -150,8 +152,7 @@ def _answer(request: bytes, opened: _Opened, answers: int) -> bool:
                 for part in _parts(batch, value_bytes(opened.engine_bytes)):
                     _write(answers, "B", _stream(reader.schema, [part]))
     except SaeqlError as error:
-        # Half of a surrogate pair, in a name that the caller gave, is spelled out.
-        told = {"kind": type(error).__name__, "message": str(error).encode(errors="backslashreplace").decode()}
+        told = {"kind": type(error).__name__, "message": _short(str(error))}
     # What was refused did not run; after any other failure the engine may be in any state.
     free = told.get("kind") in (None, *_REFUSED) and _resident() < _KEPT_BYTES
     _write(answers, "E" if told else "D", json.dumps({"free": free, **told}).encode())
@@ -171,6 +172,28 @@ def _told() -> Iterator[None]:
         raise QueryRefused("the query is nested too deeply: split it into CTEs") from error
     except Exception as error:
         raise InputError(f"the query failed: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _short(message: str) -> str:
+    """A message may quote a value, of any length; half of a surrogate pair, in a given name, is spelled out."""
+    message = message.encode(errors="backslashreplace").decode()
+    return message if len(message) <= _MESSAGE else f"{message[:_MESSAGE]}..."
+
+
+def _grouped(reader: "pa.RecordBatchReader") -> "Iterator[pa.RecordBatch]":
+    """Batches of up to 16,384 rows, fewer of large ones: the engine's own are small, as a row may hold a document."""
+    import pyarrow as pa
+
+    group: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in reader:
+        group.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= _GROUP_ROWS or size >= _FRAME_BYTES:
+            yield pa.concat_batches(group) if len(group) > 1 else batch
+            group, rows, size = [], 0, 0
+    if group:
+        yield pa.concat_batches(group)
 
 
 def _parts(batch: "pa.RecordBatch", row_bytes: int) -> "Iterator[pa.RecordBatch]":

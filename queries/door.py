@@ -184,7 +184,7 @@ class _Worker:
     def send(self, request: bytes, root: Path) -> None:
         """Hand over a request; an end of the process shows when its answer is read."""
         self.free = False
-        self.spill = root / "cache" / "spill" / f"query-{self.process.pid}"
+        self.spill = root / "cache" / f"spill-{self.process.pid}"
         with suppress(BrokenPipeError):
             view = memoryview(len(request).to_bytes(8, "big") + request)
             while view:

@@ -17,7 +17,7 @@ from queries.tree import Names, parse
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from sqlglot.tokens import Token
+    from sqlglot import Token
 
 MOST_PIVOTED = 1_000
 _SPACE = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"

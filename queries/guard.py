@@ -29,7 +29,7 @@ from queries.tree import Names, Walk, canonical, did_you_mean, first_line, parse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_ROWS = 16_384
+BATCH_ROWS = 2_048
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from catalog.errors import QueryRefused, UnknownName
 from queries.functions import FUNCTIONS, NOT_LISTED, TABLE_FUNCTIONS
 
 _LONGEST = 200_000
+_STRUCTURED = {"from_json", "from_json_strict", "json_transform", "json_transform_strict"}
+_NAMING = {"array_aggr", "array_aggregate", "list_aggr", "list_aggregate"}
+_DEEPEST = 200
 _QUALIFIERS = {("", ""), ("", "main"), ("", "lake"), ("lake", "main")}
 
 _EXPRESSION_CLASSES = """
@@ -131,8 +134,12 @@ class Walk:
             return
         if kind in ("FUNCTION", "WINDOW"):
             self._function(part["function_name"], FUNCTIONS)
+            _check_structure(part)
+            _check_aggregate(part)
         elif kind == "BASE_TABLE":
             self._table(part, scope)
+        elif kind == "CAST" and "VARIANT" in json.dumps(part["cast_type"]).upper():
+            raise QueryRefused("a cast to VARIANT is not allowed: JSON nested deeply makes the engine crash; use JSON")
         elif kind == "COLUMN_REF":
             self._column(part["column_names"])
         elif kind == "JOIN":
@@ -231,6 +238,31 @@ def _cte(name: str) -> str:
     if not name.replace(" ", "_").isidentifier():
         raise QueryRefused(f"{name!r} cannot name a CTE: use letters, digits and _")
     return name.lower()
+
+
+def _check_structure(function: dict[str, Any]) -> None:
+    """Refuse a structure for JSON that is computed: the engine crashes on one that is nested deeply."""
+    if function["function_name"].lower() not in _STRUCTURED or len(function["children"]) < 2:
+        return
+    given = function["children"][1]
+    if given["class"] == "PARAMETER":
+        return
+    text = given["value"]["value"] if given["class"] == "CONSTANT" else None
+    if not isinstance(text, str) or text.count("{") + text.count("[") > _DEEPEST:
+        raise QueryRefused(
+            f"the structure that {function['function_name']} takes is a text in quotes, with at most {_DEEPEST} lists "
+            "and objects"
+        )
+
+
+def _check_aggregate(function: dict[str, Any]) -> None:
+    """Refuse a function that a list function is given by name, unless it is a listed one, spelled out."""
+    if function["function_name"].lower() not in _NAMING or len(function["children"]) < 2:
+        return
+    given = function["children"][1]
+    name = given["value"]["value"] if given["class"] == "CONSTANT" else None
+    if not isinstance(name, str) or name.lower() not in FUNCTIONS:
+        raise QueryRefused(f"{function['function_name']} takes the name of a listed aggregate in quotes, not {name!r}")
 
 
 def _columns_of_pivot(part: dict[str, Any], check: Callable[[list[str]], None]) -> None:
