@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _MESSAGE = 8_000
 _GROUP_ROWS = 16_384
 _FRAME_BYTES = 4 << 20
-_KEPT_BYTES = 600 << 20
-"""A process that holds more than this after a query does not wait for another one."""
+_KEPT_BYTES = 100 << 20
+"""A process that has mapped so much more than before takes no other query: that one would have less memory."""
 _REFUSED = (QueryRefused.__name__, UnknownName.__name__)
 _spill: Path | None = None
 
@@ -81,7 +81,7 @@ class _Opened:
     def __init__(self) -> None:
         self.key: Any = None
         self.catalog: Catalog | None = None
-        self.engine_bytes = 0
+        self.engine_bytes = self.mapped = 0
 
     def get(self, location: Location, at: int | str | None) -> Catalog:
         """The catalog for reading, as it is or was at a snapshot or tag."""
@@ -95,6 +95,7 @@ class _Opened:
             os.environ["SAEQL_SPILL"] = str(_spill)
             self.catalog, self.key = Catalog(location, read_only=True, snapshot=key[1]), key
             self.engine_bytes = _bound(self.catalog)
+            self.mapped = self.mapped or _mapped()
         return self.catalog
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ def _answer(request: bytes, opened: _Opened, answers: int) -> bool:
     except SaeqlError as error:
         told = {"kind": type(error).__name__, "message": _short(str(error))}
     # What was refused did not run; after any other failure the engine may be in any state.
-    free = told.get("kind") in (None, *_REFUSED) and _resident() < _KEPT_BYTES
+    free = told.get("kind") in (None, *_REFUSED) and _mapped() < opened.mapped + _KEPT_BYTES
     _write(answers, "E" if told else "D", json.dumps({"free": free, **told}).encode())
     return free
 
@@ -230,10 +231,12 @@ def _write(answers: int, kind: str, body: bytes | memoryview) -> None:
             view = view[os.write(answers, view) :]
 
 
-def _resident() -> int:
-    """Bytes of memory that this process holds, where the system tells; else none, which keeps it."""
+def _mapped() -> int:
+    """Bytes of writable memory that this process has mapped, which is what its limit counts; 0 if nobody tells."""
     with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 

@@ -232,7 +232,9 @@ class _Worker:
         """End the process, and remove what it spilled."""
         if self.process.returncode is None:
             self.process.kill()
-            self.process.wait()
+            # To give gigabytes back takes the system a while, which an interrupted person need not wait for.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.3)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
                 pipe.close()

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from queries.cli.interruption import reading
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 
@@ -32,8 +33,9 @@ def sql(
     """
     from queries.door import ask
 
-    text = sys.stdin.read() if query == "-" else query
-    output.show(ask(catalog_path(context), text, dict(parameters) or None, at=at, timeout=timeout))
+    with reading():
+        text = sys.stdin.read() if query == "-" else query
+        output.show(ask(catalog_path(context), text, dict(parameters) or None, at=at, timeout=timeout))
 
 
 @click.command()

@@ -8,6 +8,7 @@ import click
 
 from catalog.errors import SaeqlError
 from catalog.location import Location
+from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
@@ -16,13 +17,12 @@ from queries.cli.refresh import plan, refresh
 from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
 
-_INTERRUPTED = 130
-
 
 class _Group(click.Group):
     """Turns our errors into messages; a user's mistake never shows a stack trace."""
 
     def main(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        interruption.at_home = not args and not kwargs
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
             # Not standalone, click returns the code of `context.exit` instead of leaving with it.
@@ -34,7 +34,8 @@ class _Group(click.Group):
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted; what was committed is kept", err=True)
-            sys.exit(_INTERRUPTED)
+            interruption.leave()
+            sys.exit(interruption.EXIT_CODE)
         except SaeqlError as error:
             click.echo(f"saeql: {error}", err=True)
             sys.exit(error.exit_code)

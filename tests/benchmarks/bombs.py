@@ -1,11 +1,12 @@
 """Queries that would not end, or would take all memory: seconds until `saeql sql` left, and its peak memory.
 
-    python tests/benchmarks/bombs.py [--json] [--wait 2] [--memory 500MB] [NAME...]
+    python tests/benchmarks/bombs.py [--json] [--wait 3] [--memory 500MB] [NAME...]
 
-Each query runs alone as `saeql sql --timeout 60` on an empty catalog. After `--wait` seconds it gets one SIGINT, as
-from Ctrl-C. `left` counts from that signal, or is 0 for a query that had ended before; the memory is the sum of
-resident pages over the processes of the command, looked at every 20 ms. Exit code 1 if one took more than a
-second to leave, left a process behind, or held more than `limits.process_bytes` and 400 MB for the command itself.
+Each query runs alone as `saeql sql --timeout 60` on an empty catalog. When its processes have used `--wait` seconds of
+CPU, or after 60 s, it gets one SIGINT, as from Ctrl-C. `left` counts from that signal, or is 0 for a query that had
+ended before; the memory is the sum of resident pages over the processes of the command, looked at every 20 ms. Exit
+code 1 if one took more than a second to leave, left a process or a file behind, or held more than
+`limits.process_bytes` and 400 MB for the command itself.
 """
 
 import argparse
@@ -128,6 +129,21 @@ def _resident(pids: list[int]) -> int:
     return total * os.sysconf("SC_PAGE_SIZE")
 
 
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def _worked(pids: list[int]) -> float:
+    """Seconds of CPU that the processes have used."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(sql: str, catalog: Path, wait: float, memory: str) -> dict[str, Any]:
     """Run one query as a command, interrupt it, and say how it went."""
     environment = os.environ | {"SAEQL_MEMORY": memory, "SAEQL_CATALOG": str(catalog), "PYTHONPATH": str(REPOSITORY)}
@@ -154,22 +170,26 @@ def measure(sql: str, catalog: Path, wait: float, memory: str) -> dict[str, Any]
         pids = sorted({*pids, *_tree(process.pid)})
         peak = max(peak, _resident(pids))
         now = time.monotonic()
-        if not asked and now - started > wait:
+        if not asked and (_worked(pids) > wait or now - started > 60):
             process.send_signal(signal.SIGINT)
             asked = now
-        if now - started > wait + 60:
+        if asked and now - asked > 20:
             process.kill()
         time.sleep(0.02)
     ended = time.monotonic()
     said = process.stderr.read().strip().splitlines()
-    time.sleep(0.05)
+    # The system may still be giving back the memory of a killed process.
+    for _ in range(100):
+        if not any(_alive(pid) for pid in pids):
+            break
+        time.sleep(0.02)
     return {
         "seconds": round(ended - started, 2),
         "left": round(ended - asked, 2) if asked else 0.0,
         "interrupted": bool(asked),
         "peak_mb": round(peak / 1e6),
         "exit": process.returncode,
-        "orphans": sum(Path(f"/proc/{pid}").exists() for pid in pids),
+        "orphans": sum(_alive(pid) for pid in pids),
         "said": said[-1][:150] if said else "",
     }
 
@@ -182,7 +202,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only those whose name contains it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--wait", type=float, default=2.0, metavar="SECONDS", help="until Ctrl-C")
+    parser.add_argument("--wait", type=float, default=3.0, metavar="SECONDS", help="of CPU, until Ctrl-C")
     parser.add_argument("--memory", default="500MB", help="SAEQL_MEMORY")
     given = parser.parse_args()
     chosen = {k: v for k, v in BOMBS.items() if not given.names or any(name in k for name in given.names)}

@@ -84,10 +84,10 @@ def test_a_query_over_its_memory_is_stopped(place: Path, sql: str) -> None:
 
 
 def test_a_result_that_is_too_large_to_hold_is_refused_and_streams_all_the_same(place: Path) -> None:
-    sql = "SELECT repeat('a', 100000) AS x FROM range(7000)"
+    sql = "SELECT repeat('a', 20000) AS x FROM range(30000)"
     with pytest.raises(QueryStopped, match=r"larger than the 0\.5 GB of SAEQL_MEMORY"):
         located(place).sql(sql)
-    assert sum(batch.num_rows for batch in ask(located(place).location, sql)) == 7_000
+    assert sum(batch.num_rows for batch in ask(located(place).location, sql)) == 30_000
     with pytest.raises(QueryStopped, match="a row of the result has 100 MB"):
         ask(located(place).location, "SELECT repeat('a', 100000000) AS x").read_all()
 
@@ -159,7 +159,7 @@ def test_types_and_nulls_come_through_as_the_engine_gives_them(place: Path) -> N
         here = execute(sql, catalog).read_all()
         there = ask(catalog.location, sql).read_all()
     assert there.schema == here.schema
-    assert str(there.to_pylist()) == str(here.to_pylist())
+    assert there.combine_chunks().equals(here.combine_chunks()) or str(there) == str(here)  # NaN is not NaN
 
 
 def test_what_cannot_be_sent_or_bound_is_the_callers_mistake(place: Path) -> None:
