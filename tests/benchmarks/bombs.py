@@ -36,10 +36,12 @@ BOMBS = {
     "rpad": "SELECT length(rpad('é', 2000000000, 'é')) AS x",
     "replace": "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 100000))) AS x",
     "regexp_replace": "SELECT length(regexp_replace(repeat('a', 1000000), 'a', repeat('b', 100000), 'g')) AS x",
-    "regexp_replace groups": "SELECT sum(length(regexp_replace(repeat('ab', 500000), '(.*?)b', '\\1\\1', 'g'))) AS x "
+    "regexp_replace groups": "SELECT sum(length(regexp_replace(repeat('ab', 500000 + range), '(.*?)b', "
+    "'\\1\\1', 'g'))) AS x FROM range(100000)",
+    "regexp_extract_all": "SELECT sum(len(regexp_extract_all(repeat('a', 1000000 + range), '.'))) AS x "
     "FROM range(100000)",
-    "regexp_extract_all": "SELECT sum(len(regexp_extract_all(repeat('a', 1000000), '.'))) AS x FROM range(100000)",
-    "regexp repetition": "SELECT regexp_matches(repeat('a', 10000000), '(a{0,900}){0,1}c') AS x",
+    "regexp repetition": "SELECT count(*) AS x FROM range(100000) WHERE "
+    "regexp_matches(repeat('a', 1000000 + range), '(a{0,900}){0,1}c')",
     "printf": "SELECT length(printf('%2000000000d', 1)) AS x",
     "format": "SELECT length(format('{:2000000000}', 1)) AS x",
     "concat": "SELECT length(concat(repeat('a', 1000000000), repeat('b', 1000000000), repeat('c', 1000000000))) AS x",
@@ -103,7 +105,7 @@ BOMBS = {
     "quantile": "SELECT quantile_cont(hash(range), 0.5) AS x FROM range(10000000000)",
     "list by group": "SELECT range % 10 AS g, list(range) AS x FROM range(10000000000) GROUP BY g",
     "PIVOT": "PIVOT (SELECT range AS r FROM range(10000000000)) ON r % 7 USING sum(r)",
-    "many conditions": f"SELECT {' AND '.join(['1 = 1'] * 20000)} AS x",
+    "many conditions": f"SELECT {' AND '.join(['1 = 1'] * 19000)} AS x",
     "many columns": f"SELECT {', '.join(['1'] * 60000)}",
     "many unions": " UNION ALL ".join(["SELECT 1 AS x"] * 5000),
 }
