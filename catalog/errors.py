@@ -11,6 +11,10 @@ class InputError(SaeqlError):
     """Text, a model, a checkpoint or a file that cannot be used as it is."""
 
 
+class QueryStopped(InputError):
+    """A query that was ended: over its time or its memory, or because the engine crashed in it."""
+
+
 class StudyError(SaeqlError):
     """A study file with mistakes: all of them, each with its key's path."""
 

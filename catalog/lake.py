@@ -62,7 +62,9 @@ def connect(
     connection.execute("SET enable_progress_bar = false")
     connection.execute(f"LOAD {quoted(_extension_file(f'duckdb_extension_{kind}_scanner', f'{kind}_scanner'))}")
     connection.execute(f"LOAD {quoted(_extension_file('duckdb_extension_ducklake', 'ducklake'))}")
-    connection.execute(f"SET temp_directory = {quoted(root / 'cache' / 'spill')}")
+    # Set by the process of a user's query, so that what it spilled can be removed if it is killed.
+    spill = os.environ.get("SAEQL_SPILL") or root / "cache" / "spill"
+    connection.execute(f"SET temp_directory = {quoted(spill)}")
     options = [
         f"DATA_PATH {quoted(str(root / DATA) + '/')}",
         "OVERRIDE_DATA_PATH true",

@@ -23,7 +23,7 @@ _TEXT = """
     formatreadablesize from_base64 from_binary from_hex hamming hex instr jaccard jaro_similarity
     jaro_winkler_similarity lcase left left_grapheme len length length_grapheme levenshtein lower lpad ltrim md5
     md5_number md5_number_lower md5_number_upper mismatches nfc_normalize octet_length ord parse_dirname parse_dirpath
-    parse_filename parse_formatted_bytes parse_path position prefix printf regexp_escape regexp_extract
+    parse_filename parse_formatted_bytes parse_path pg_typeof position prefix printf regexp_escape regexp_extract
     regexp_extract_all regexp_full_match regexp_matches regexp_replace regexp_split_to_array regexp_split_to_table
     repeat replace reverse right right_grapheme rpad rtrim sha1 sha256 split split_part starts_with str_split
     str_split_regex string_split string_split_regex string_to_array strip_accents strlen strpos substr substring
@@ -65,10 +65,10 @@ _STRUCTS = """
     struct_values union_extract union_tag union_value enum_code enum_first enum_last enum_range enum_range_boundary
 """
 _JSON = """
-    array_to_json from_json from_json_strict json json_array json_array_length json_contains json_exists json_extract
-    json_extract_path json_extract_path_text json_extract_string json_group_array json_group_object json_group_structure
-    json_keys json_merge_patch json_object json_pretty json_quote json_structure json_transform json_transform_strict
-    json_type json_valid json_value row_to_json to_json
+    array_to_json from_json from_json_strict json json_array json_array_length json_exists json_extract
+    json_extract_path json_extract_path_text json_extract_string json_group_array json_group_object json_keys
+    json_object json_pretty json_quote json_transform json_transform_strict json_type json_valid json_value
+    row_to_json to_json
 """
 _AGGREGATES = """
     any_value approx_count_distinct approx_quantile approx_top_k arbitrary arg_max arg_max_null arg_max_nulls_last
@@ -92,3 +92,13 @@ FUNCTIONS = frozenset(
 
 TABLE_FUNCTIONS = frozenset({"generate_series", "json_each", "json_tree", "range", "unnest"})
 """Functions that may stand in FROM."""
+
+_CRASHES = "it calls itself for each level of its argument, and text nested deeply makes the engine crash; use "
+NOT_LISTED = {
+    "json_contains": f"{_CRASHES}json_extract, json_exists or list_contains",
+    "json_group_structure": f"{_CRASHES}json_keys and json_type",
+    "json_merge_patch": f"{_CRASHES}json_object",
+    "json_structure": f"{_CRASHES}json_keys and json_type",
+    "reservoir_quantile": "it draws a sample, another one each time; use quantile_cont, which is exact and repeats",
+}
+"""Functions that a person may look for, and what to use instead."""

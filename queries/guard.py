@@ -9,27 +9,27 @@ The settings of `lock_down` are a second line. They are not enough alone: sqlite
 and a path such as data/../x passes allowed_directories.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from catalog import lake
-from catalog.errors import InputError, QueryRefused, SaeqlError, UnknownName
+from catalog.errors import InputError, QueryRefused, QueryStopped, SaeqlError, UnknownName
 from catalog.store import Catalog
 from catalog.transaction import named
 from catalog.versions import resolve
+from queries.forms import explained, filled, list_tables, plan_lines
 from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
+from queries.named import Renamed, all_named
 from queries.tree import Names, Walk, canonical, did_you_mean, first_line, parse, render
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_ROWS = 16_384
-_T = TypeVar("_T")
+BATCH_ROWS = 2_048
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Checked:
 
     sql: str
     tables: tuple[str, ...]
+    explained: bool = False
+    """Whether `sql` is EXPLAIN of the query."""
 
 
 def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -> Checked:
@@ -54,7 +56,9 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
         with lake.answered(catalog.location):
             names = _names(cursor, catalog.at)
         walk = Walk(names, frozenset(name.lower() for name in extra_tables), partial(resolve, catalog))
-        tree = parse(cursor, sql)
+        query = explained(sql)
+        tree = parse(cursor, sql if query is None else query)
+        list_tables(cursor, tree, names)
         walk.visit(tree["statements"], frozenset())
         tables = tuple(sorted(walk.used))
         _check_views(cursor, walk)
@@ -69,7 +73,7 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
         raise QueryRefused(f"DuckDB cannot read this query: {first_line(error)}") from error
     finally:
         cursor.close()
-    return Checked(rendered, tables)
+    return Checked(rendered if query is None else f"EXPLAIN {rendered}", tables, query is not None)
 
 
 def lock_down(connection: duckdb.DuckDBPyConnection) -> None:
@@ -88,90 +92,90 @@ def run(
     parameters: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     tables: "Mapping[str, pa.Table] | None" = None,
+    timeout: float | None = None,
 ) -> "pa.RecordBatchReader":
-    """Check a user's query and run it; rows arrive in batches of at most 16,384.
-
-    `parameters` fill `?` or `$name`; `tables` are Arrow tables that the query may name beside those of the catalog.
-    A read-only `catalog` is locked down for good; beside a writable one, a read-only connection is opened. Ctrl-C
-    stops the engine. Raises QueryRefused, UnknownName (a table or column), or InputError if the query fails as it runs.
+    """Check a user's query and run it on the catalog that `catalog` has open, through the door: see `door.ask`.
 
     >>> run("SELECT count(*) AS n FROM features", catalog).read_all().to_pylist()  # doctest: +SKIP
     [{'n': 256}]
     """
+    from queries.door import ask
+
+    return ask(catalog.location, sql, parameters, at=catalog.at, tables=tables, timeout=timeout)
+
+
+def execute(
+    sql: str,
+    catalog: Catalog,
+    parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    tables: "Mapping[str, pa.Table] | None" = None,
+) -> "pa.RecordBatchReader":
+    """Check a query and run it here, in the process that belongs to it; `catalog` is open for reading alone.
+
+    Locks the catalog's connection down for good. Raises as `run` does, but knows no limits.
+    """
     import pyarrow as pa
 
-    checked = check(sql, catalog, extra_tables=set(tables or {}))
-    own = None if catalog.read_only else lake.connect(catalog.location, read_only=True)
-    connection = own or catalog.connection
-    lock_down(connection)
-    cursor = connection.cursor()
+    extra = set(tables or {})
+    lock_down(catalog.connection)
+    cursor = catalog.connection.cursor()
     # A cursor is a connection of its own: it starts in the engine's empty default database.
-    cursor.execute("USE lake")
+    cursor.execute(lake.SEARCH_PATH)
     for name, table in (tables or {}).items():
         cursor.register(name, table)
-    worker = ThreadPoolExecutor(1, thread_name_prefix="saeql-query")
 
-    def close() -> None:
-        worker.shutdown()
-        cursor.close()
-        if own:
-            own.close()
+    def values(query: str) -> list[str]:
+        allowed = check(query, catalog, extra_tables=extra)
+        return [value for (value,) in cursor.execute(allowed.sql, parameters or []).fetchall()]
 
-    def open_reader() -> "pa.RecordBatchReader":
-        return cursor.execute(checked.sql, parameters or []).to_arrow_reader(BATCH_ROWS)
-
+    checked = Checked("", ())
     try:
-        reader = _interruptible(cursor, worker, open_reader)
+        checked = check(filled(sql, values), catalog, extra_tables=extra)
+        reader = cursor.execute(checked.sql, parameters or []).to_arrow_reader(BATCH_ROWS)
+        if checked.explained:
+            return plan_lines(reader.read_all(), catalog.root)
+        return _streamed(reader, cursor)
     except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
         # RuntimeError: a parameter that is no value, such as text with half of a surrogate pair.
-        told = _told(error, checked, cursor)
-        close()
-        raise told from error
-    except BaseException:
-        close()
-        raise
-    return _streamed(reader, cursor, worker, close)
+        raise _told(error, checked, cursor) from error
 
 
-def _streamed(
-    reader: "pa.RecordBatchReader",
-    cursor: duckdb.DuckDBPyConnection,
-    worker: ThreadPoolExecutor,
-    close: Callable[[], None],
-) -> "pa.RecordBatchReader":
-    """The same batches, pulled so that Ctrl-C reaches the engine, with everything closed at the end."""
+def _streamed(reader: "pa.RecordBatchReader", cursor: duckdb.DuckDBPyConnection) -> "pa.RecordBatchReader":
+    """The same batches with every field named, with everything closed at the end."""
     import pyarrow as pa
+
+    schema = pa.schema([field.with_type(all_named(field.type)) for field in reader.schema], reader.schema.metadata)
 
     def batches() -> "Iterator[pa.RecordBatch]":
         try:
-            while (batch := _interruptible(cursor, worker, lambda: next(reader, None))) is not None:
-                yield batch
+            for batch in reader:
+                yield batch if schema == batch.schema else pa.record_batch(Renamed(batch, schema))
+        except duckdb.OutOfMemoryException:
+            raise
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             # One failure in a thousand comes out as the interruption of the other threads (DuckDB 1.5.5).
             raced = "INTERRUPT" in str(error)
+            if lacks_memory(error):
+                raise MemoryError(first_line(error)) from error
             said = "the engine did not say why; run it again to see" if raced else first_line(error)
             raise InputError(f"the query failed: {said}") from error
         finally:
-            close()
+            cursor.close()
 
-    return pa.RecordBatchReader.from_batches(reader.schema, batches())
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _interruptible(cursor: duckdb.DuckDBPyConnection, worker: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
-    """Run `call` on the worker: the main thread keeps hearing Ctrl-C, which the engine's own loop does not."""
-    future = worker.submit(call)
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        cursor.interrupt()
-        raise
+def lacks_memory(error: Exception) -> bool:
+    """Whether the engine or Arrow failed to get memory from the system."""
+    return any(sign in str(error) for sign in ("bad_alloc", "failed to allocate", "malloc of size", "realloc of size"))
 
 
 def _told(error: Exception, checked: Checked, cursor: duckdb.DuckDBPyConnection) -> SaeqlError:
     """DuckDB's error in saeql's terms, with the columns there are if one was not found."""
     said = first_line(error)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return InputError(f"the query needs more memory than SAEQL_MEMORY allows: {said}")
+    if isinstance(error, duckdb.OutOfMemoryException) or lacks_memory(error):
+        return QueryStopped(f"the query needs more memory than SAEQL_MEMORY allows: {said}")
     if not isinstance(error, duckdb.BinderException):
         kind = QueryRefused if isinstance(error, duckdb.CatalogException | duckdb.ParserException) else InputError
         return kind(f"the query failed: {said}")

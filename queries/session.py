@@ -73,16 +73,18 @@ class Session:
     ) -> None:
         return None
 
-    def sql(self, query: str, parameters: Any = None, at: int | str | None = None) -> "pa.Table":
+    def sql(
+        self, query: str, parameters: Any = None, at: int | str | None = None, timeout: float | None = None
+    ) -> "pa.Table":
         """The rows of one SELECT, as an Arrow table; `at` is a snapshot or tag, to read the catalog as it was.
 
-        Raises QueryRefused for anything but reading the catalog, UnknownName for a snapshot that there is not.
+        `timeout` is in seconds, 0 for none; left out, it is SAEQL_TIMEOUT or 60. The query runs in another process.
+        Raises QueryRefused for anything but reading the catalog, UnknownName for a snapshot that there is not,
+        QueryStopped for a query over a limit, also if its result is larger than SAEQL_MEMORY.
         """
-        from queries.guard import run
+        from queries.door import ask
 
-        with open_at(self.location, at) as catalog:
-            result = run(query, catalog, parameters)
-            return result.read_all() if hasattr(result, "read_all") else result
+        return ask(self.location, query, parameters, at=at, timeout=timeout, whole=True).read_all()
 
     def search(
         self, text: str, k: int = 10, explainer: str | None = None, at: int | str | None = None

@@ -14,9 +14,12 @@ from typing import Any
 import duckdb
 
 from catalog.errors import QueryRefused, UnknownName
-from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
+from queries.functions import FUNCTIONS, NOT_LISTED, TABLE_FUNCTIONS
 
 _LONGEST = 200_000
+_STRUCTURED = {"from_json", "from_json_strict", "json_transform", "json_transform_strict"}
+_NAMING = {"array_aggr", "array_aggregate", "list_aggr", "list_aggregate"}
+_DEEPEST = 200
 _QUALIFIERS = {("", ""), ("", "main"), ("", "lake"), ("lake", "main")}
 
 _EXPRESSION_CLASSES = """
@@ -32,6 +35,16 @@ _EXPRESSIONS = frozenset(_EXPRESSION_CLASSES.split())
 _NODES = frozenset(_NODE_TYPES.split())
 
 
+_SESSION_NAMES = """
+    current_catalog current_date current_role current_schema current_time current_timestamp current_user localtime
+    localtimestamp session_user user
+"""
+_OF_SESSION = frozenset(_SESSION_NAMES.split())
+"""What DuckDB's binder makes a function of if no column has the name (GetSQLValueFunctionName)."""
+_OF_FILES = frozenset({"filename", "file_row_number", "file_index", "rowid", "snapshot_id"})
+"""DuckLake's and Parquet's virtual columns: paths on this machine, and numbers that change when files are rewritten."""
+
+
 @dataclass(frozen=True)
 class Names:
     """What the catalog holds, in lower case: its tables and views now, and every definition each view ever had."""
@@ -44,6 +57,9 @@ def parse(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
     """DuckDB's tree of exactly one SELECT."""
     if len(sql) > _LONGEST:
         raise QueryRefused(f"the query has {len(sql):,} characters, more than {_LONGEST:,}: pass lists as parameters")
+    if "\0" in sql:
+        # The engine would read up to it and ignore the rest.
+        raise QueryRefused(f"the query holds the character NUL, at {sql.index(chr(0)) + 1}: leave it out")
     try:
         sql.encode()
     except UnicodeEncodeError:
@@ -61,7 +77,7 @@ def _why_not(sql: str, tree: dict[str, Any]) -> str:
     if tree["error_type"] == "parser":
         at = int(tree.get("position") or 0)
         return f"DuckDB cannot read this query: {said} (character {at + 1}: {sql[at : at + 30]!r})"
-    if sql.lstrip().lower().startswith(("pivot", "from", "with")) and "pivot" in sql.lower():
+    if "pivot" in sql.lower():
         return "PIVOT needs the values it makes columns of: write PIVOT ... ON column IN ('a', 'b')"
     if said.startswith("Only SELECT"):
         return "the catalog is read-only here: only one SELECT statement is allowed (WITH, FROM, VALUES, DESCRIBE too)"
@@ -114,16 +130,28 @@ class Walk:
         if isinstance(kind, str) and kind not in listed:
             raise QueryRefused(f"{kind.replace('_', ' ').lower()} is not allowed in a query")
         if kind == "CONSTANT":
-            _keep_double(part)
+            _keep_constant(part)
             return
         if kind in ("FUNCTION", "WINDOW"):
             self._function(part["function_name"], FUNCTIONS)
+            _check_structure(part)
+            _check_aggregate(part)
         elif kind == "BASE_TABLE":
             self._table(part, scope)
+        elif kind == "CAST" and "VARIANT" in json.dumps(part["cast_type"]).upper():
+            raise QueryRefused("a cast to VARIANT is not allowed: JSON nested deeply makes the engine crash; use JSON")
+        elif kind == "COLUMN_REF":
+            self._column(part["column_names"])
+        elif kind == "JOIN":
+            for name in part["using_columns"]:
+                self._column([name])
+            _keep_cross(part)
         elif kind == "SHOW_REF" and (part["table_name"] or part["show_type"] not in ("DESCRIBE", "SUMMARY")):
             raise QueryRefused(f"SHOW is not allowed; the catalog has {', '.join(sorted(self.names.tables))}")
         elif kind == "PIVOT" and any(pivot["pivot_enum"] for pivot in part["pivots"]):
             raise QueryRefused("PIVOT over a type is not allowed: write PIVOT ... ON column IN ('a', 'b')")
+        elif kind == "PIVOT":
+            _columns_of_pivot(part, self._column)
         if "cte_map" in part:
             scope = self._ctes(part["cte_map"]["map"], scope)
         for key, value in part.items():
@@ -175,11 +203,32 @@ class Walk:
         number = self.snapshot(str(expression["value"]["value"]))
         expression["value"].update(type={"id": "INTEGER", "type_info": None}, value=number)
 
+    def _column(self, names: list[str]) -> None:
+        """Refuse what looks like a column and is none: DuckDB makes a function of it, or reads it off the files."""
+        name = names[-1].lower()
+        if name in _OF_FILES:
+            raise QueryRefused(
+                f"{'.'.join(names)!r} is no column of the catalog's: the engine gives it to every table, with paths or "
+                "numbers of its files, which change; a column of your own needs another name"
+            )
+        if name in _OF_SESSION and len(names) == 1:
+            raise QueryRefused(
+                f"{names[0]!r} alone is a function of the time or the session, which gives another answer each time; "
+                f"if it is a column of yours, say whose, as in t.{names[0]}"
+            )
+
     def _function(self, name: str, listed: frozenset[str]) -> None:
         if name.lower() in listed:
             return
+        if listed is TABLE_FUNCTIONS and name.lower() == "histogram":
+            raise QueryRefused(
+                "FROM histogram(t, c) runs SQL held in a string; write "
+                "FROM (SELECT unnest(map_entries(histogram(c)), recursive := true) FROM t)"
+            )
         if listed is TABLE_FUNCTIONS:
             raise QueryRefused(f"{name}(...) may not be read from; allowed in FROM: {', '.join(sorted(listed))}")
+        if name.lower() in NOT_LISTED:
+            raise QueryRefused(f"the function {name!r} is not allowed: {NOT_LISTED[name.lower()]}")
         hint = did_you_mean(name, listed)
         raise QueryRefused(f"the function {name!r}{hint} is not allowed: only pure functions are, no files, no effects")
 
@@ -191,16 +240,71 @@ def _cte(name: str) -> str:
     return name.lower()
 
 
-def _keep_double(part: dict[str, Any]) -> None:
-    """Spell 1e10 as a cast: rendered as 10000000000.0 it would come back as a DECIMAL."""
-    constant = part["value"]
-    if constant["type"]["id"] != "DOUBLE" or constant["is_null"]:
+def _check_structure(function: dict[str, Any]) -> None:
+    """Refuse a structure for JSON that is computed: the engine crashes on one that is nested deeply."""
+    if function["function_name"].lower() not in _STRUCTURED or len(function["children"]) < 2:
         return
-    text = {"type": {"id": "VARCHAR", "type_info": None}, "is_null": False, "value": repr(float(constant["value"]))}
+    given = function["children"][1]
+    if given["class"] == "PARAMETER":
+        return
+    text = given["value"]["value"] if given["class"] == "CONSTANT" else None
+    if not isinstance(text, str) or text.count("{") + text.count("[") > _DEEPEST:
+        raise QueryRefused(
+            f"the structure that {function['function_name']} takes is a text in quotes, with at most {_DEEPEST} lists "
+            "and objects"
+        )
+
+
+def _check_aggregate(function: dict[str, Any]) -> None:
+    """Refuse a function that a list function is given by name, unless it is a listed one, spelled out."""
+    if function["function_name"].lower() not in _NAMING or len(function["children"]) < 2:
+        return
+    given = function["children"][1]
+    name = given["value"]["value"] if given["class"] == "CONSTANT" else None
+    if not isinstance(name, str) or name.lower() not in FUNCTIONS:
+        raise QueryRefused(f"{function['function_name']} takes the name of a listed aggregate in quotes, not {name!r}")
+
+
+def _columns_of_pivot(part: dict[str, Any], check: Callable[[list[str]], None]) -> None:
+    """The names of columns that a PIVOT or UNPIVOT holds as text."""
+    for name in part["groups"]:
+        check([name])
+    for pivot in part["pivots"]:
+        # Of an UNPIVOT the entries are columns, of a PIVOT values.
+        for entry in pivot["entries"] if pivot["unpivot_names"] else []:
+            for value in entry["values"]:
+                check([str(value["value"])])
+
+
+def _keep_cross(join: dict[str, Any]) -> None:
+    """Spell a CROSS JOIN inside another join as INNER ON 1 = 1: rendered as a comma it would bind more loosely."""
+    for side in ("left", "right"):
+        inner = join[side]
+        if inner.get("type") != "JOIN" or inner["ref_type"] != "CROSS" or (side, join["ref_type"]) == ("left", "CROSS"):
+            continue
+        kind = {"type": {"id": "INTEGER", "type_info": None}, "is_null": False, "value": 1}
+        one = {"class": "CONSTANT", "type": "VALUE_CONSTANT", "alias": "", "query_location": 0, "value": kind}
+        equal = {"class": "COMPARISON", "type": "COMPARE_EQUAL", "alias": "", "query_location": 0}
+        inner.update(ref_type="REGULAR", condition={**equal, "left": one, "right": {**one}})
+
+
+def _keep_constant(part: dict[str, Any]) -> None:
+    """Spell 1e10 and 5. as casts: rendered as 10000000000.0 and 5 they would come back as other types."""
+    constant = part["value"]
+    kind = constant["type"]
+    if constant["is_null"]:
+        return
+    if kind["id"] == "DECIMAL" and kind["type_info"]["scale"] == 0:
+        spelled = str(constant["value"])
+    elif kind["id"] == "DOUBLE":
+        spelled = repr(float(constant["value"]))
+    else:
+        return
+    text = {"type": {"id": "VARCHAR", "type_info": None}, "is_null": False, "value": spelled}
     child = {**part, "alias": "", "value": text}
     part.pop("value")
     part |= {"class": "CAST", "type": "OPERATOR_CAST", "child": child, "try_cast": False}
-    part["cast_type"] = {"id": "DOUBLE", "type_info": None}
+    part["cast_type"] = kind
 
 
 def canonical(part: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import click
 
+from queries.cli.interruption import reading
 from queries.cli.place import catalog_path
 from queries.output import Output, output_options
 from queries.terminal import read_input
@@ -13,22 +14,27 @@ _at = click.option("--at", metavar="N", help="The catalog as it was at this snap
 @click.argument("query")
 @click.option("-p", "--param", "parameters", type=(str, str), multiple=True, help="Bind $NAME to VALUE.")
 @_at
+@click.option("--timeout", type=float, metavar="SECONDS", help="Stop it after this time; 0 for none.  [default: 60]")
 @output_options
 @click.pass_context
 def sql(
-    context: click.Context, query: str, parameters: tuple[tuple[str, str], ...], at: str | None, output: Output
+    context: click.Context,
+    query: str,
+    parameters: tuple[tuple[str, str], ...],
+    at: str | None,
+    timeout: float | None,
+    output: Output,
 ) -> None:
     """Run one SELECT over the catalog; QUERY is `-` to read it from stdin.
 
     Only reading is possible, and only of the catalog's tables and views. `FROM labels AT (VERSION => 12)`, or a tag
     in quotes instead of the number, reads one table as it was; --at reads everything so.
     """
-    from catalog.versions import open_at
-    from queries.guard import run
+    from queries.door import ask
 
-    text = read_input() if query == "-" else query
-    with open_at(catalog_path(context), at) as catalog:
-        output.show(run(text, catalog, dict(parameters) or None))
+    with reading():
+        text = read_input() if query == "-" else query
+        output.show(ask(catalog_path(context), text, dict(parameters) or None, at=at, timeout=timeout))
 
 
 @click.command()

@@ -7,6 +7,7 @@ import click
 
 from catalog.errors import SaeqlError, StudyError
 from catalog.location import Location
+from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
@@ -17,8 +18,6 @@ from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
 from queries.terminal import guarded
 
-_INTERRUPTED = 130
-
 
 class _Group(click.Group):
     """Turns our errors into messages; a user's mistake never shows a stack trace."""
@@ -26,6 +25,7 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         if not args and not kwargs:
             hide_password()
+        interruption.at_home = not args and not kwargs
         with guarded():
             self._run(*args, **kwargs)
 
@@ -47,7 +47,8 @@ class _Group(click.Group):
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted; what was committed is kept", err=True)
-            sys.exit(_INTERRUPTED)
+            interruption.leave()
+            sys.exit(interruption.EXIT_CODE)
         except SaeqlError as error:
             # Text in a message may have lines: only those of a study's mistakes, which are ours, begin on the left.
             said = str(error) if isinstance(error, StudyError) else str(error).replace("\n", "\n  ")

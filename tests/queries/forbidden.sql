@@ -80,8 +80,6 @@ DESCRIBE '{canary}/secret.csv'
 DESCRIBE FROM read_csv('{canary}/secret.csv')
 SUMMARIZE '{canary}/secret.csv'
 SUMMARIZE SELECT * FROM read_csv('{canary}/secret.csv')
-SHOW TABLES
-SHOW ALL TABLES
 FROM (SHOW DATABASES)
 FROM (FROM (FROM read_csv('{canary}/secret.csv')))
 FROM problems, '{canary}/secret.csv'
@@ -159,7 +157,6 @@ VACUUM
 ANALYZE
 CHECKPOINT
 FORCE CHECKPOINT lake
-EXPLAIN SELECT 1
 EXPLAIN ANALYZE DELETE FROM problems
 EXPLAIN ANALYZE COPY (SELECT 1) TO '{canary}/out.csv'
 BEGIN
@@ -224,7 +221,6 @@ FROM lake.other.problems
 FROM recurring.problems
 SELECT * FROM (PIVOT problems ON stage USING first((SELECT content FROM read_text('{canary}/secret.txt'))))
 PIVOT (FROM read_csv('{canary}/secret.csv')) ON a IN ('b') USING count(*)
-PIVOT problems ON stage USING count(*)
 PIVOT problems ON stage IN (SELECT stage FROM problems) USING count(*)
 FROM problems PIVOT (count(*) FOR stage IN some_enum)
 UNPIVOT (FROM read_csv('{canary}/secret.csv')) ON COLUMNS(*) INTO NAME n VALUE v
@@ -258,3 +254,139 @@ FROM unknown_table
 FROM parquet.problems
 FROM "problems "
 FROM prоblems
+SELECT current_catalog
+SELECT current_date
+SELECT current_role
+SELECT current_schema
+SELECT current_time
+SELECT CURRENT_TIMESTAMP
+SELECT "current_user"
+SELECT localtime
+SELECT localtimestamp
+SELECT session_user
+SELECT user
+SELECT count FROM problems WHERE reason < current_timestamp::VARCHAR
+SELECT list_transform([1], x -> current_user)
+SELECT count FROM problems ORDER BY current_timestamp
+SELECT filename FROM problems
+SELECT problems.FileName FROM problems
+SELECT lake.problems.filename FROM lake.problems
+SELECT file_row_number, file_index FROM problems
+SELECT rowid FROM problems
+SELECT max(snapshot_id) FROM problems
+SELECT count FROM problems ORDER BY filename
+SELECT count(*) FROM problems GROUP BY ALL HAVING max(filename) LIKE '/%'
+SELECT count(*) FROM problems JOIN (SELECT '{root}/x' AS filename) AS guess USING (filename)
+SELECT count(*) FROM problems WHERE EXISTS (SELECT 1 WHERE filename LIKE '{root}%')
+PIVOT problems ON stage IN ('harvest') USING count(*) GROUP BY filename
+PIVOT problems ON filename USING count(*)
+PIVOT problems ON stage USING first(filename)
+UNPIVOT problems ON stage, filename INTO NAME n VALUE v
+UNPIVOT (SELECT filename FROM problems) ON COLUMNS(*) INTO NAME n VALUE v
+EXPLAIN ANALYZE SELECT 1
+EXPLAIN (ANALYZE) SELECT 1
+EXPLAIN (FORMAT json) SELECT 1
+EXPLAIN /* ; */ ANALYZE SELECT 1
+EXPLAIN COPY problems TO '{canary}/out.csv'
+EXPLAIN FROM read_text('{canary}/secret.txt')
+EXPLAIN EXPLAIN SELECT 1
+EXPLAIN DELETE FROM problems
+EXPLAIN SELECT 1; DELETE FROM problems
+EXPLAIN
+DESCRIBE SELECT * FROM read_text('{canary}/secret.txt')
+SUMMARIZE FROM read_csv('{canary}/secret.csv')
+DESCRIBE lake
+SHOW DATABASES
+SHOW SCHEMAS
+SHOW FUNCTIONS
+SHOW TABLES FROM memory
+PIVOT '{canary}/secret.csv' ON column0 USING count(*)
+PIVOT (FROM read_text('{canary}/secret.txt')) ON content USING count(*)
+PIVOT problems ON getenv('HOME') USING count(*)
+PIVOT problems ON stage USING count(*); DELETE FROM problems
+PIVOT problems ON (SELECT content FROM read_text('{canary}/secret.txt')) USING count(*)
+WITH a AS (FROM read_text('{canary}/secret.txt')) PIVOT a ON content USING count(*)
+PIVOT_WIDER problems ON current_setting('threads') USING count(*)
+SELECT json_structure(reason) FROM problems
+SELECT json_group_structure(reason) FROM problems
+SELECT json_merge_patch('{"a": 1}', '{"b": 2}')
+SELECT json_contains('[1]', '1')
+SELECT json_transform('[]', repeat('[', 200000) || repeat(']', 200000))
+SELECT from_json('[]', reason) FROM problems
+SELECT '[1]'::JSON::VARIANT
+SELECT TRY_CAST('[1]'::JSON AS VARIANT[])
+SELECT {'a': '[1]'::JSON}::STRUCT(a VARIANT)
+SELECT 'a'::VARIANT::VARCHAR
+FROM histogram('problems', 'count')
+FROM problems SELECT reservoir_quantile(count, 0.5)
+SELECT array_agg(reservoir_quantile(count, [0.5])) OVER () FROM problems
+FROM read_blob('{canary}/*')
+FROM '{canary}/*.csv'
+FROM '{canary}/secret.parquet' AS t(secret)
+FROM parquet_metadata('{canary}/secret.parquet')
+FROM parquet_schema('{canary}/secret.parquet')
+FROM parquet_bloom_probe('{canary}/secret.parquet', 'secret', 'a')
+FROM sniff_csv('{canary}/secret.csv')
+FROM read_ndjson_objects('{canary}/secret.json')
+FROM 'https://127.0.0.1:1/x.csv'
+FROM 's3://bucket/x.parquet'
+FROM '/proc/self/environ'
+FROM read_text('/proc/self/cmdline')
+FROM read_duckdb('{canary}/other.sqlite', table_name = 't')
+FROM duckdb_functions()
+FROM duckdb_temporary_files()
+FROM duckdb_memory()
+FROM duckdb_extensions()
+FROM duckdb_databases()
+FROM duckdb_columns()
+FROM duckdb_views()
+SELECT pg_get_expr('a', 1)
+SELECT pg_typeof(current_setting('threads'))
+SELECT currval('s')
+SELECT uuid()
+SELECT uuidv7()
+SELECT today()
+SELECT get_current_timestamp()
+SELECT transaction_timestamp()
+SELECT current_localtimestamp()
+SELECT current_schemas(true)
+SELECT error('x')
+SELECT getvariable('a') FROM problems
+SELECT file_exists('{canary}/secret.csv')
+SELECT has_table_privilege('problems', 'select')
+SELECT list_transform(['HOME'], getenv)
+SELECT list_aggregate([1], 'reservoir_quantile', 0.5)
+SELECT list_aggregate(['{canary}/secret.txt'], 'read_text')
+SELECT array_aggr([1], reason) FROM problems
+SELECT json_execute_serialized_sql('{}')
+SELECT apply([1], x -> nextval('s'))
+SELECT 1 WHERE 1 = (SELECT count(*) FROM glob('{canary}/*'))
+SET VARIABLE a = (SELECT content FROM read_text('{canary}/secret.txt'))
+SET SESSION memory_limit = '1TB'
+PRAGMA memory_limit = '1TB'
+LOAD json; SELECT 1
+CREATE OR REPLACE TEMP MACRO count(x) AS 1
+CREATE TRIGGER t AFTER INSERT ON problems EXECUTE SELECT 1
+CREATE INDEX i ON problems (count)
+CREATE SEQUENCE s
+ATTACH ':memory:' AS x
+ATTACH OR REPLACE '{db}' AS lake
+COPY (FROM problems) TO '/dev/stdout'
+COPY (SELECT 1) TO STDOUT
+COPY problems TO '{canary}/out.db' (FORMAT sqlite)
+CALL pragma_version()
+CALL force_checkpoint()
+CALL ducklake_flush_inlined_data('lake')
+CALL ducklake_merge_adjacent_files('lake')
+CALL ducklake_rewrite_data_files('lake')
+CALL ducklake_delete_orphaned_files('lake', cleanup_all => true)
+CALL lake.set_option('parquet_compression', 'zstd')
+FROM lake.options()
+FROM lake.table_changes('problems', 0, 9)
+FROM lake.current_snapshot()
+LISTEN x
+LOCK TABLE problems
+GRANT ALL ON problems TO public
+SELECT * FROM problems FOR UPDATE OF unknown_table
+SELECT 1 FROM problems, LATERAL (DELETE FROM problems RETURNING *)
+SELECT 1; ; ; COPY problems TO '{canary}/out.csv'
