@@ -30,8 +30,11 @@ class Parts:
     shots: tuple[tuple[str, str], ...]
 
 
-def parts(text: str, where: str) -> Parts:
-    """A template's parts from its TOML text. Raises InputError, naming `where`, if it is not whole."""
+def parts(text: str, where: str, *, others: bool = True) -> Parts:
+    """A template's parts from its TOML text; `others` says whether it may have further keys, which are not read.
+
+    Raises InputError, naming `where`, if it is not whole.
+    """
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -41,9 +44,10 @@ def parts(text: str, where: str) -> Parts:
         raise InputError(f"the prompt template {where} is not usable ({said}); {_NEEDS}") from None
     shots = raw.get("shots", [])
     whole = (
-        _texts(raw, ("system", "user"), {"shots"})
+        _texts(raw, ("system", "user"))
         and isinstance(shots, list)
         and all(isinstance(shot, dict) and _texts(shot, ("user", "assistant")) for shot in shots)
+        and (others or raw.keys() <= {"system", "user", "shots"})
     )
     if not whole:
         raise InputError(f"the prompt template {where} is not usable (a key is missing, unknown or no text); {_NEEDS}")
@@ -61,7 +65,7 @@ def read_template(path: str, kind: str) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"the prompt template {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-    found = parts(text, path)
+    found = parts(text, path, others=False)
     unknown = sorted(_placeholders(found) - set(PLACEHOLDERS[kind]))
     if unknown:
         known = ", ".join(f"${name}" for name in PLACEHOLDERS[kind])
@@ -86,11 +90,9 @@ def _placeholders(said: Parts) -> set[str]:
     return {name for match in matches if (name := match["named"] or match["braced"])}
 
 
-def _texts(table: dict[str, object], names: tuple[str, ...], others: set[str] | None = None) -> bool:
-    """Whether a table has these keys, all of them text, and no others."""
-    return set(names) <= table.keys() <= {*names, *(others or ())} and all(
-        isinstance(table[name], str) for name in names
-    )
+def _texts(table: dict[str, object], names: tuple[str, ...]) -> bool:
+    """Whether a table has these keys, all of them text."""
+    return all(isinstance(table.get(name), str) for name in names)
 
 
 def _quoted(text: str) -> str:
