@@ -148,7 +148,7 @@ class Answers:
         text, prompt, completion, cost, created = rows[0]
         kinds = isinstance(text, str) and isinstance(prompt, int) and isinstance(completion, int)
         if not kinds or not isinstance(cost, float | int) or not isinstance(created, float | int):
-            raise CatalogError(f"the answer store {self.path} holds an answer of another form: it was not made by saeql")
+            raise CatalogError(f"the answer store {self.path} holds an answer that saeql did not write")
         return StoredAnswer(text, prompt, completion, float(cost), float(created))
 
     def _check_version(self) -> int:

@@ -24,7 +24,7 @@ def check_request(extra: Mapping[str, Any]) -> None:
         if key in _OWN:
             raise ValueError(f"cannot set {key!r}: {_OWN[key]}")
         if key.lower() in _SECRETS:
-            raise ValueError(f"cannot set {key!r}: the key is read from OPENAI_API_KEY, so that no study holds a secret")
+            raise ValueError(f"cannot set {key!r}: the key is OPENAI_API_KEY, so that no study holds a secret")
         if key in _LEFT_OUT and value is False:
             continue
         if key in _LIMITS and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

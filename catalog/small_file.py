@@ -19,14 +19,15 @@ def read_small(path: str | Path, what: str, most: int) -> bytes:
     except (OSError, ValueError) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or "not a path"
         raise InputError(f"{what} {path} cannot be read: {said}") from error
-    with os.fdopen(descriptor, "rb", closefd=True) as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{what} {path} cannot be read: it is no regular file")
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(most + 1)
-        except OSError as error:
-            raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(content) > most:
         raise InputError(f"{what} {path} has more than {most:,} bytes: name a smaller file")
     return content

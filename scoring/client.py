@@ -122,10 +122,11 @@ class ChatClient:
     """Asks one model, `jobs` requests at a time.
 
     `base_url` defaults to OPENAI_BASE_URL, else OpenAI's; an endpoint of one's own needs no key. Without `api_key`, the
-    endpoint is held to be named by a catalog, and gets prompts and OPENAI_API_KEY as `catalog.endpoints.permission` says.
+    endpoint counts as named by a catalog, and gets prompts and OPENAI_API_KEY as `catalog.endpoints.permission` says.
     429, 5xx, timeouts and lost connections are tried again `max_retries` times with exponential back-off, or after as
-    long as the endpoint asks for, up to two minutes. `timeout` is in seconds, per try. `prices` is the cost of a million (prompt, completion) tokens; `budget` limits
-    what is paid, over all clients that share it.
+    long as the endpoint asks for, up to two minutes. `timeout` is in seconds, per try.
+    `prices` is the cost of a million (prompt, completion) tokens; `budget` limits what is paid, over all clients that
+    share it.
     Answers are keyed by model name, parameters and messages, not by endpoint.
     """
 
@@ -151,7 +152,7 @@ class ChatClient:
         self.spent = Spent()
         self._answers = answers
         self._budget = budget or Budget()
-        self._base_url, self._api_key = base_url or None, api_key or None
+        self._base_url, self._api_key = base_url, api_key or None
         self._secrets = [key for key in (api_key, os.environ.get("OPENAI_API_KEY")) if key]
         self._retries, self._timeout, self._prices = max_retries, timeout, prices
         self._lock = threading.Lock()
@@ -205,8 +206,8 @@ class ChatClient:
         """(index, answer or error) of each conversation, in the order of arrival; one failure stops no other.
 
         Equal conversations are asked once. If the caller stops early, requests under way finish and are stored,
-        the others are dropped. Raises CatalogError if an answer cannot be stored: what cannot be kept is not paid for; and
-        EndpointRefused as `complete` does.
+        the others are dropped. Raises CatalogError if an answer cannot be stored: what cannot be kept is not paid for.
+        Raises EndpointRefused as `complete` does.
         """
         same: dict[str, list[int]] = {}
         for i, messages in enumerate(conversations):
@@ -245,7 +246,7 @@ class ChatClient:
         except openai.APIStatusError as error:
             # `from None`, here and below: the original's text and request may hold the key.
             raise LLMError(f"{self.model} did not answer: {self._redacted(self._told(error))}") from None
-        except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, RecursionError) as error:
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, RecursionError) as error:
             reason = self._redacted(f"{type(error).__name__}: {error}")
             raise LLMError(f"{self.model} did not answer: {reason}") from None
         said = read_json(response.content)

@@ -136,7 +136,7 @@ def _why_empty(message: dict[str, Any], finish: Any) -> str:
 
 
 def _content(content: Any) -> tuple[str, str, str]:
-    """(text, refusal, what is wrong) of a message's content: a text, or a list of parts of which those of text count."""
+    """(text, refusal, what is wrong) of a message's content, a text or a list of parts."""
     if content is None or isinstance(content, str):
         return content or "", "", ""
     if not isinstance(content, list | dict):

@@ -7,7 +7,7 @@ alone; and an answer whose block never ends holds nothing but thoughts.
 import re
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|reason|reflection|analysis|scratchpad"
-# <think>, </ think >, <seed:think>, <antThinking>; ◁think▷; [THINK]; <|begin_of_thought|>, <|START_THINKING|>, <|think|>.
+# <think>, </ think >, <seed:think>, <antThinking>; ◁think▷; [THINK]; <|begin_of_thought|>, <|START_THINKING|>.
 _TAG = re.compile(
     rf"<\s?(?P<end1>/?)\s?(?:[a-z]{{1,20}}:|ant)?(?P<name1>{_NAMES})(?:\s[^<>]{{0,200}})?>"
     rf"|◁\s?(?P<end2>/?)\s?(?P<name2>{_NAMES})\s?▷"

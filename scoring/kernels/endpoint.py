@@ -59,7 +59,8 @@ def read_settings(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The settings of an input row's explainer or scorer. Raises CatalogError for those that saeql does not write."""
     try:
         settings = json.loads(row["settings"])
-        wrong = [name for name, fits in _FORMS.items() if not fits(settings.get(name))]
+        forms = {**_FORMS, **_OWN[kind]}
+        wrong = [name for name, fits in forms.items() if not fits(settings.get(name))]
         check_request(settings.get("request") or {})
     except (ValueError, TypeError, AttributeError, RecursionError):
         wrong = ["settings"]
@@ -91,6 +92,17 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "price_completion": _number(0),
     "timeout": _missing_or(_number(0.001)),
     "retries": _missing_or(_number(0, whole=True)),
+}
+_OWN: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "explainer": {
+        "examples": _number(1, whole=True),
+        "sampling": lambda value: value in ("top", "stratified"),
+        "max_terms": _number(1, whole=True),
+        "min_words": _number(1, whole=True),
+        "max_words": _number(1, whole=True),
+        "instructions": lambda value: isinstance(value, str),
+    },
+    "scorer": {"batch": _number(1, whole=True)},
 }
 
 

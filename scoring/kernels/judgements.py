@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from catalog.errors import EndpointRefused
+from catalog.errors import EndpointRefused, InputError, SaeqlError
 from scoring import lexical, llm
 from scoring.examples import Judgement, Label
 from scoring.kernels.contract import Asked, Run
@@ -20,7 +20,7 @@ def judgements(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
 
     Raises EndpointRefused at the end, if there is a scorer whose endpoint nobody allowed.
     """
-    refused: EndpointRefused | None = None
+    refused: SaeqlError | None = None
     done = 0
     ready: list[dict[str, Any]] = []
     for _, group in groupby(sorted(rows, key=lambda row: row["scorer"]), key=lambda row: row["scorer"]):
@@ -32,7 +32,7 @@ def judgements(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
                 if done % BATCH == 0:
                     yield ready
                     ready = []
-        except EndpointRefused as error:
+        except (EndpointRefused, InputError) as error:
             # The other scorers go on.
             refused = refused or error
     if ready:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from catalog.errors import EndpointRefused, InputError
+from catalog.errors import EndpointRefused, InputError, SaeqlError
 from scoring import lexical, llm
 from scoring.examples import Example, Label
 from scoring.kernels.contract import Asked, Run
@@ -22,7 +22,7 @@ def labels(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]
     """
     done = 0
     ready: list[dict[str, Any]] = []
-    refused: EndpointRefused | None = None
+    refused: SaeqlError | None = None
     for _, group in groupby(sorted(rows, key=lambda row: row["explainer"]), key=lambda row: row["explainer"]):
         try:
             for row, label in _explained(list(group), run):
@@ -32,7 +32,7 @@ def labels(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]
                 if len(ready) == BATCH:
                     yield ready
                     ready = []
-        except EndpointRefused as error:
+        except (EndpointRefused, InputError) as error:
             # The other explainers go on.
             refused = refused or error
     if ready:
