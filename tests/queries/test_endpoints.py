@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,14 +12,16 @@ from click.testing import CliRunner, Result
 
 from catalog import Catalog
 from catalog.allowed import is_allowed
-from catalog.answers import Answers, canonical_request
+from catalog.answers import Answers
 from catalog.endpoints import endpoint as endpoint_of
-from catalog.errors import CatalogError, EndpointRefused
-from ingest.configurations import record_configurations
+from catalog.errors import EndpointRefused
+from catalog.study import Study
+from ingest.configurations import configuration_rows
 from queries.cli.main import main
-from queries.engine import Options, plan, refresh
-from queries.planning import plan_rows
-from scoring.kernels.endpoint import read_settings
+from queries.engine import plan, refresh
+from queries.planning import plan_rows, planned
+from scoring.client import Budget, LLMError
+from scoring.kernels.endpoint import counted_client, read_settings, sampler
 from tests.once import once
 from tests.queries.made import explainer, scorer
 from tests.queries.test_paid import STEPS, calls, configure, run, text_root
@@ -124,18 +127,16 @@ def test_a_strangers_catalog_sends_nothing_and_says_what_to_do(strange: Path, re
 
 
 def test_a_plan_names_host_and_model_of_every_step_that_would_call(strange: Path, reached: list[str]) -> None:
-    for command in (["plan", "--json"], ["refresh", "--dry-run"]):
-        done = saeql("-C", strange, *command, "labels")
-        assert (
-            "labels asks stub at https://evil.example:443 (not allowed on this machine: --allow-endpoint" in done.stderr
-        )
-        assert KEY not in done.output
-    done = saeql("-C", strange, "plan", "--json", "judgements")
-    rows = {row["step"]: row for row in json.loads(done.stdout)}
-    assert rows["judgements"]["asks"].startswith("stub at http://evil.example:8000 (not allowed")
+    done = saeql("-C", strange, "refresh", "--dry-run", "judgements")
+    assert "labels asks stub at https://evil.example:443 (not allowed on this machine: --allow-" in done.stderr
+    assert "judgements asks stub at http://evil.example:8000 (not allowed" in done.stderr
+    rows = {row["step"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert rows["labels"]["asks"].startswith("stub at https://evil.example:443 (not allowed")
+    assert KEY not in done.output
     # As if the study had been passed to a refresh; the plan itself allows nothing.
-    done = saeql("-C", strange, "plan", "--study", strange / "study.toml", "--json", "labels")
-    (row,) = [row for row in json.loads(done.stdout) if row["step"] == "labels"]
+    with Catalog(strange, read_only=True) as catalog:
+        path = strange / "study.toml"
+        (row,) = [row for row in plan_rows(planned(catalog, ("labels",), None, path), path) if row["step"] == "labels"]
     assert row["asks"] == "stub at https://evil.example:443"
     assert not is_allowed("endpoints", "https://evil.example:443")
     assert reached == []
@@ -163,45 +164,25 @@ def test_an_address_with_mistakes_in_a_catalog_is_an_error_without_a_trace(stran
     assert reached == []
 
 
-@pytest.mark.parametrize(
-    "settings",
-    ["{}", "[]", "no", "null", "[" * 9999, '{"jobs": -1}', '{"base_url": 7}', '{"request": {"stream": true}}']
-    + ['{"retries": "x"}', '{"price_prompt": NaN}', '{"sampling": []}', '{"max_tokens": true}'],
-)
-def test_settings_that_saeql_did_not_write_are_an_error(settings: str) -> None:
-    row = explainer("evil", "openai")
-    said = json.dumps({**json.loads(row["settings"]), **json.loads(settings)}) if settings[:2] == '{"' else settings
-    with pytest.raises(CatalogError, match="the explainer 'evil' of the catalog has no usable"):
-        read_settings({**row, "settings": said}, "explainer")
-    assert read_settings(row, "explainer") == json.loads(row["settings"])
+NOT_OURS = ["{}", "[]", "no", "null", "[" * 9999, '{"jobs": -1}', '{"base_url": 7}', '{"request": {"stream": true}}']
+NOT_OURS += ['{"retries": "x"}', '{"price_prompt": NaN}', '{"sampling": []}', '{"max_tokens": true}']
 
 
-def test_only_what_the_user_names_is_allowed_and_for_this_machine(
-    strange: Path, reached: list[str], tmp_path: Path
-) -> None:
-    # The catalog's own study is read by nobody, and so allows nothing.
-    assert saeql("-C", strange, "refresh", "labels").exit_code == 1
-    assert reached == []
+def test_what_the_user_allows_is_asked_from_then_on(strange: Path, reached: list[str]) -> None:
     done = saeql("-C", strange, "refresh", "labels", "--allow-endpoint", "HTTPS://Evil.example.")
     assert "https://evil.example:443 may get text and OPENAI_API_KEY from now on (--allow-endpoint" in done.stderr
     assert set(reached) == {"evil.example"}
     assert is_allowed("endpoints", "https://evil.example:443")
-    assert all("evil" not in path.name for path in strange.rglob("allowed*"))
-    # Known from then on, whatever catalog names it.
-    reached.clear()
-    with Catalog(strange) as catalog:
-        refresh(catalog, ("labels",), Options(retry=True))
-    assert set(reached) == {"evil.example"}
     assert saeql("-C", strange, "refresh", "--allow-endpoint", "http://a@b").exit_code == 1
 
 
-def test_a_study_that_is_passed_allows_its_endpoints_also_one_beside_the_catalog(
-    strange: Path, reached: list[str]
-) -> None:
-    done = saeql("-C", strange, "refresh", "labels", "--study", strange / "study.toml")
+def test_a_study_that_is_passed_allows_its_endpoints_also_one_beside_the_catalog(strange: Path) -> None:
+    done = saeql("-C", strange, "refresh", "token_frequency")
+    assert not is_allowed("endpoints", "https://evil.example:443"), "the study beside the catalog is nobody's word"
+    done = saeql("-C", strange, "refresh", "token_frequency", "--study", strange / "study.toml")
     assert f"from now on ({strange / 'study.toml'}" in done.stderr.replace("\n", "")
-    assert set(reached) == {"evil.example"}
     assert is_allowed("endpoints", "https://evil.example:443")
+    assert not [path for path in strange.rglob("*") if "allowed" in path.name]
 
 
 def test_a_sweep_allows_only_what_a_study_that_was_passed_names(tmp_path: Path) -> None:
@@ -225,8 +206,21 @@ def test_ingest_allows_what_its_study_names(tmp_path: Path, monkeypatch: pytest.
     assert not is_allowed("endpoints", "https://other.example:443")
 
 
-def test_stored_answers_need_no_permission(paid: Catalog, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_answers_need_no_permission_and_are_found_by_the_text_of_older_catalogs(
+    paid: Catalog, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(paid, "labels")
+    body = endpoint.requests[0]
+    # A request without the new keys is, letter by letter, what it was: written here by hand.
+    messages = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"))
+    old = f'{{"messages":{messages},"model":"stub","parameters":{{"max_tokens":100,"temperature":0.0}}}}'
+    assert {name: body[name] for name in body.keys() - {"messages"}} == {
+        "model": "stub",
+        "temperature": 0.0,
+        "max_tokens": 100,
+    }
+    with Answers(paid.root / "answers.sqlite", read_only=True) as answers:
+        assert answers.get(old)
     labels = paid.rows("SELECT * FROM labels ORDER BY ALL")
     monkeypatch.setattr(endpoint, "url", EVIL)
     configure(paid, endpoint)
@@ -239,23 +233,7 @@ def test_stored_answers_need_no_permission(paid: Catalog, endpoint: Endpoint, mo
     assert calls(endpoint) == 0
 
 
-def test_what_older_catalogs_paid_for_is_not_paid_again(paid: Catalog, endpoint: Endpoint) -> None:
-    """A request without the new keys is, letter by letter, what it was: written here by hand."""
-    run(paid, "labels")
-    body = endpoint.requests[0]
-    assert (body.pop("temperature"), body.pop("max_tokens")) == (0.0, 100)
-    assert sorted(body) == ["messages", "model"]
-    messages = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"))
-    old = f'{{"messages":{messages},"model":"stub","parameters":{{"max_tokens":100,"temperature":0.0}}}}'
-    assert old == canonical_request("stub", {"temperature": 0.0, "max_tokens": 100}, body["messages"])
-    with Answers(paid.root / "answers.sqlite", read_only=True) as answers:
-        assert answers.get(old)
-
-
 def test_the_settings_of_an_older_study_are_the_same_text(tmp_path: Path) -> None:
-    from catalog.study import Study
-    from ingest.configurations import configuration_rows
-
     (row,) = configuration_rows(Study.parse('name = "s"\n[[explainer]]\nname = "a"\n', tmp_path))["explainers"]
     assert row["settings"] == (
         '{"provider": "lexical", "model": null, "base_url": null, "temperature": 0.0, "max_tokens": 1000, "jobs": 8, '
@@ -264,51 +242,49 @@ def test_the_settings_of_an_older_study_are_the_same_text(tmp_path: Path) -> Non
     )
 
 
-def test_a_request_of_ones_own_is_sent_and_makes_another_answer(
-    paid: Catalog, endpoint: Endpoint, tmp_path: Path
-) -> None:
-    run(paid, "labels")
-    first = calls(endpoint)
-    own = '{ max_completion_tokens = 4000, reasoning_effort = "low", temperature = false, x = { y = [1, true] } }'
-    path = tmp_path / "study.toml"
-    path.write_text(study(endpoint.url, "a", request=own, timeout="7.5", retries="1", instructions='"You are a."'))
-    from catalog.study import Study
+def ask(endpoint: Endpoint, root: Path, **settings: Any) -> Any:
+    """Ask once, as a kernel does with these settings of an explainer."""
+    said = read_settings(explainer("a", "openai", base_url=endpoint.url, **settings), "explainer")
+    catalog = SimpleNamespace(root=root)
+    work: Any = SimpleNamespace(catalog=catalog, jobs=None, budget=Budget(), calls=0, tokens=0, cost=0.0)
+    with counted_client("stub", said, work) as (client, _):
+        try:
+            return client.complete([{"role": "user", "content": "x"}], **sampler(said))
+        except LLMError as error:
+            return error
 
-    record_configurations(paid, Study.load(path))
-    (settings,) = paid.rows("SELECT settings FROM explainers")[0]
-    assert (json.loads(settings)["timeout"], json.loads(settings)["retries"]) == (7.5, 1)
-    run(paid, "labels")
-    assert 0 < len(endpoint.requests) <= first
-    for body in endpoint.requests:
-        assert {key: value for key, value in body.items() if key != "messages"} == {
+
+def test_a_request_of_ones_own_is_sent_and_makes_another_answer(endpoint: Endpoint, tmp_path: Path) -> None:
+    own = '{ max_completion_tokens = 4000, reasoning_effort = "low", temperature = false, x = { y = [1, true] } }'
+    made = Study.parse(study(endpoint.url, request=own, timeout="7.5", retries="1"), tmp_path)
+    settings = json.loads(configuration_rows(made)["explainers"][0]["settings"])
+    assert (settings["timeout"], settings["retries"]) == (7.5, 1)
+    ask(endpoint, tmp_path, request=settings["request"])
+    assert endpoint.requests == [
+        {
             "model": "stub",
+            "messages": [{"role": "user", "content": "x"}],
             "max_completion_tokens": 4000,
             "reasoning_effort": "low",
             "x": {"y": [1, True]},
         }
-    calls(endpoint)
-    path.write_text(path.read_text().replace('"low"', '"high"'))
-    record_configurations(paid, Study.load(path))
-    run(paid, "labels")
-    again = calls(endpoint)
-    assert again > 0
-    # A time-out and tries are no part of what is asked.
-    path.write_text(path.read_text().replace("7.5", "8.5"))
-    record_configurations(paid, Study.load(path))
-    run(paid, "labels")
-    assert calls(endpoint) == 0
+    ]
+    # A time-out and tries are no part of what is asked; an effort is.
+    ask(endpoint, tmp_path, request=settings["request"], timeout=9.0, retries=0)
+    assert len(endpoint.requests) == 1
+    ask(endpoint, tmp_path, request={**settings["request"], "reasoning_effort": "high"})
+    ask(endpoint, tmp_path, request={"max_tokens": False})
+    assert len(endpoint.requests) == 3
+    assert endpoint.requests[2].keys() == {"model", "messages", "temperature"}
 
 
-def test_the_time_out_and_the_tries_are_the_explainers(paid: Catalog, endpoint: Endpoint) -> None:
+def test_the_time_out_and_the_tries_are_the_explainers(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.answer = lambda n, body: Reply(status=500, body="down")
-    configure(paid, endpoint, a={"retries": 2}, b={"retries": 0})
-    wanted = paid.value("SELECT count(*) FROM shortlist")
-    refresh(paid, ("labels",))
-    assert calls(endpoint) == wanted * (3 + 1)
-    endpoint.answer = lambda n, body: Reply(delay=0.5)
-    configure(paid, endpoint, a={"retries": 0, "timeout": 0.05}, b={"retries": 0, "timeout": 0.05})
-    refresh(paid, ("labels",), Options(retry=True, max_calls=2))
-    assert paid.value("SELECT count(*) FROM labels WHERE problem LIKE '%Timeout%'") == 2
+    for retries in (2, 0):
+        assert "500" in str(ask(endpoint, tmp_path, retries=retries))
+        assert calls(endpoint) == retries + 1
+    endpoint.answer = lambda n, body: Reply(delay=0.3)
+    assert "Timeout" in str(ask(endpoint, tmp_path, retries=0, timeout=0.05))
 
 
 def test_one_bad_answer_costs_one_label_and_all_others_are_paid_once(paid: Catalog, endpoint: Endpoint) -> None:
