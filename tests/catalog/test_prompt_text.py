@@ -113,7 +113,7 @@ def test_a_template_may_name_the_values_of_its_kind_and_no_others(
 
 
 @given(st.text(), st.text(), st.lists(st.tuples(st.text(), st.text())))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_what_is_written_is_read_as_it_was(system: str, user: str, shots: list[tuple[str, str]]) -> None:
     said = Parts(system, user, tuple(shots))
     assert parts(written(said), "here") == said

@@ -224,7 +224,7 @@ _JSON = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_response_makes_an_error(data: st.DataObject) -> None:
     """The good response with one of its parts replaced, dropped or copied elsewhere."""
     body: Any = said()
