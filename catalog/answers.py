@@ -24,9 +24,12 @@ _BUSY = 60.0
 """Seconds that one writer waits for another."""
 _TABLE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, created REAL NOT NULL)"""
+_UNUSABLE = """CREATE TABLE IF NOT EXISTS unusable (request TEXT NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL,
+    created REAL NOT NULL)"""
+_KEEP = "INSERT INTO unusable VALUES (?, ?, ?, ?)"
 _GET = "SELECT text, prompt_tokens, completion_tokens, cost, created FROM answers WHERE key = ?"
 _HISTORY = "SELECT request, prompt_tokens, completion_tokens FROM answers ORDER BY created DESC LIMIT ?"
-_PUT = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+_PUT = "INSERT INTO answers VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Answers:
         where = f"file:{quote(str(self.path.absolute()))}?mode={'ro' if read_only else 'rwc'}"
         try:
             self._db = sqlite3.connect(where, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
+            # What an endpoint sends may hold half a surrogate pair, which strict UTF-8 does not.
+            self._db.text_factory = lambda raw: raw.decode("utf-8", "surrogatepass")
         except sqlite3.Error as error:
             raise CatalogError(f"the answer store {self.path} cannot be opened: {error}") from error
         try:
@@ -100,16 +105,32 @@ class Answers:
 
     def get(self, request: str) -> StoredAnswer | None:
         """The answer stored for a canonical request, or None."""
-        rows = self._run(_GET, (request_key(request),))
-        return StoredAnswer(*rows[0]) if rows else None
+        return self._stored(request_key(request))
 
     def put(
         self, request: str, text: str, *, prompt_tokens: int, completion_tokens: int, cost: float = 0.0
     ) -> StoredAnswer:
-        """Store an answer durably, and return what is stored: an earlier answer to the same request stays."""
-        row = (request_key(request), request, text, prompt_tokens, completion_tokens, cost, time.time())
-        self._run(_PUT, row)
-        return StoredAnswer(*self._run(_GET, row[:1])[0])
+        """Store an answer durably, and return what is stored: an earlier answer to the same request stays.
+
+        A text that is no Unicode, with half a surrogate pair, comes back as it was.
+        """
+        raw = text.encode("utf-8", "surrogatepass")
+        key = request_key(request)
+        self._run(_PUT, (key, request, raw, prompt_tokens, completion_tokens, cost, time.time()))
+        stored = self._stored(key)
+        if stored is None:
+            raise CatalogError(f"the answer store {self.path} did not keep an answer")
+        return stored
+
+    def keep_unusable(self, request: str, body: bytes, reason: str) -> None:
+        """Keep what an endpoint sent and was paid for, but holds no answer: to be looked at, never read as one."""
+        self._run(_KEEP, (request, body, reason, time.time()))
+
+    def unusable(self) -> list[tuple[str, bytes, str]]:
+        """(request, body as it came, reason) of each response that held no answer, in the order of arrival."""
+        if not self._run("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'unusable'")[0][0]:
+            return []
+        return self._run("SELECT request, body, reason FROM unusable ORDER BY rowid")
 
     def close(self) -> None:
         """Close the file; nothing is lost, everything stored is on the disk already."""
@@ -119,6 +140,16 @@ class Answers:
     def history(self, n: int) -> list[tuple[str, int, int]]:
         """(request, prompt tokens, completion tokens) of the newest `n` answers."""
         return self._run(_HISTORY, (n,))
+
+    def _stored(self, key: str) -> StoredAnswer | None:
+        rows = self._run(_GET, (key,))
+        if not rows:
+            return None
+        text, prompt, completion, cost, created = rows[0]
+        kinds = isinstance(text, str) and isinstance(prompt, int) and isinstance(completion, int)
+        if not kinds or not isinstance(cost, float | int) or not isinstance(created, float | int):
+            raise CatalogError(f"the answer store {self.path} holds an answer that saeql did not write")
+        return StoredAnswer(text, prompt, completion, float(cost), float(created))
 
     def _check_version(self) -> int:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -133,6 +164,7 @@ class Answers:
         self._enter_wal()
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(_TABLE)
+        self._db.execute(_UNUSABLE)
         if version < _VERSION:
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -152,5 +184,5 @@ class Answers:
         with self._lock:
             try:
                 return self._db.execute(statement, values).fetchall()
-            except (sqlite3.Error, UnicodeEncodeError) as error:
+            except (sqlite3.Error, UnicodeError) as error:
                 raise CatalogError(f"the answer store {self.path} failed: {error}") from error

@@ -27,6 +27,12 @@ class QueryRefused(SaeqlError):
     exit_code = 2
 
 
+class EndpointRefused(SaeqlError):
+    """An endpoint that a catalog names and nobody allowed on this machine; nothing was sent to it."""
+
+    exit_code = 2
+
+
 class UnknownName(SaeqlError):
     """A name that is not in the catalog; the message lists the known ones."""
 

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from catalog.endpoints import endpoint
 from catalog.errors import InputError
+from catalog.request import check_request
 from catalog.section import (
     Count,
     FilePath,
@@ -18,9 +20,13 @@ from catalog.section import (
     refuse_stray,
     resolved,
 )
+from catalog.small_file import read_small
 
 DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
 """Stand on every machine that runs saeql."""
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Of a file of words or spans."""
 
 # Keys that only some kinds of a section read: the kind -> the keys that it reads.
 _CORPUS_KEYS = {
@@ -149,11 +155,9 @@ class Concept(Section):
         if self.kind == "words" and self.file is not None:
             where = f"concept {self.name}: {self.file}"
             try:
-                lines += Path(self.file).read_bytes().decode("utf-8-sig").splitlines()
+                lines += read_small(self.file, f"concept {self.name}:", MOST_BYTES).decode("utf-8-sig").splitlines()
             except UnicodeDecodeError as error:
                 raise InputError(f"{where} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
-            except OSError as error:
-                raise InputError(f"{where} cannot be read: {error.strerror}") from error
         found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         if not found:
             raise InputError(f"concept {self.name}: {self.file or 'words'} holds no word")
@@ -170,7 +174,7 @@ class Endpoint(Section):
     """lexical needs no language model and no network."""
     model: str | None = None
     """Model of the endpoint."""
-    base_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    base_url: str | None = None
     """Where the endpoint is; none: OPENAI_BASE_URL, else OpenAI."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Of the sampler."""
@@ -182,6 +186,12 @@ class Endpoint(Section):
     """Money per million prompt tokens."""
     price_completion: Price = 0.0
     """Money per million completion tokens."""
+    timeout: float = Field(default=120.0, gt=0, le=86_400)
+    """Seconds that one try of a request may take."""
+    retries: int = Field(default=5, ge=0, le=100)
+    """Further tries after 429, 5xx, a time-out or a lost connection."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """openai: merged into the body of each request; temperature or max_tokens = false leaves that key out."""
     template: FilePath | None = None
     """openai: a prompt template of your own (TOML: system, user, [[shots]]); its text is kept in the catalog."""
 
@@ -190,6 +200,20 @@ class Endpoint(Section):
     def _needed_by_openai(cls, value: str | None, info: ValidationInfo) -> str | None:
         if info.data.get("provider") == "openai" and not value:
             raise ValueError("is missing: the provider 'openai' needs the name of a model")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else endpoint(value).url and value
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("base_url ")) from None
+
+    @field_validator("request")
+    @classmethod
+    def _can_be_sent(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_request(value)
         return value
 
 

@@ -11,12 +11,13 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from catalog.errors import StudyError
+from catalog.errors import InputError, StudyError
 from catalog.lineage import mistakes_of_runs, mistakes_of_saes
 from catalog.sae_section import WIDTH, K, Measuring, Sae, Sweep
 from catalog.section import Name, Section, is_folder
 from catalog.sections import Concept, Corpus, Explainer, Model, Primary, Scorer
 from catalog.selection import Selection
+from catalog.small_file import read_small
 
 LISTS: dict[str, type[Section]] = {
     "corpus": Corpus,
@@ -28,6 +29,7 @@ LISTS: dict[str, type[Section]] = {
     "scorer": Scorer,
 }
 MAY_BE_EMPTY = ("concept", "selection", "sweep")
+_MOST_BYTES = 4 * 1024 * 1024
 _WORDS = ("matrix", "matrices", "eigenvalue", "eigenvalues", "eigenvector", "eigenvectors", "determinant", "orthogonal")
 _REFERENCES = (
     ("sae", "corpora", "corpus"),
@@ -54,8 +56,6 @@ _DEFAULTS: dict[str, list[dict[str, Any]]] = {
     "scorer": [{"name": "detection"}],
 }
 
-_LARGEST = 1_000_000
-"""Bytes of a study file."""
 
 
 class Study(Section):
@@ -91,15 +91,11 @@ class Study(Section):
         """Read a study file. Raises StudyError with every mistake in it."""
         path = Path(path)
         try:
-            with path.open("rb") as file:
-                read = file.read(_LARGEST + 1)
-            if len(read) > _LARGEST:
-                raise StudyError(f"{path} has more than {_LARGEST:,} bytes: a study is a page of settings, not of text")
-            text = read.decode("utf-8-sig")
+            text = read_small(path, "the study", _MOST_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise StudyError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
-        except OSError as error:
-            raise StudyError(f"{path} cannot be read: {error.strerror}") from error
+        except InputError as error:
+            raise StudyError(str(error)) from error
         return cls.parse(text, path.absolute().parent, source=str(path))
 
     @classmethod
@@ -271,8 +267,6 @@ def _described(error: ErrorDetails) -> str:
             said = f"should be a list of sections: write [[{last}]], not [{last}]"
         case "string_pattern_mismatch" if last == "device":
             said = f"{value!r} should be auto, cpu, cuda or cuda:N"
-        case "string_pattern_mismatch" if last == "base_url":
-            said = f"{value!r} should be an address that starts with http:// or https://"
         case "string_pattern_mismatch":
             said = f"{value!r} should be made of letters, digits, _ and - alone"
         case "model_type":

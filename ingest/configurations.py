@@ -8,7 +8,9 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.keys import KEYS
 from catalog.lake import quoted
-from catalog.sections import Concept, Endpoint
+from catalog.prompt_text import read_template
+from catalog.sections import MOST_BYTES, Concept, Endpoint
+from catalog.small_file import read_small
 from catalog.study import Study
 
 
@@ -66,7 +68,7 @@ def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
             for concept in study.concepts
         ],
         "explainers": [
-            {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e)}
+            {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e, "explainer")}
             for e in study.explainers
         ],
         "scorers": [
@@ -76,7 +78,7 @@ def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
                 "provider": s.provider,
                 "model": s.model,
                 "examples": s.examples,
-                "settings": _settings(s),
+                "settings": _settings(s, "scorer"),
             }
             for s in study.scorers
         ],
@@ -91,14 +93,18 @@ def record_configurations(catalog: Catalog, study: Study) -> None:
         put(catalog, table, rows, list(KEYS[table]), message)
 
 
-def _settings(endpoint: Endpoint) -> str:
-    """The settings as JSON, a prompt template by its text: an edit of the file counts, and the catalog can be moved."""
+def _settings(endpoint: Endpoint, kind: str) -> str:
+    """The settings as JSON, a prompt template by its text: an edit of the file counts, and the catalog can be moved.
+
+    Keys that older catalogs do not have stand there only if they differ from their default: else their rows would
+    change, and all that was made by them would be looked at again.
+    """
     said = endpoint.model_dump(mode="json")
+    for name in ("timeout", "retries", "request"):
+        if said[name] == Endpoint.model_fields[name].get_default(call_default_factory=True):
+            del said[name]
     path = said.pop("template")
-    try:
-        return json.dumps({**said, "template": Path(path).read_text(encoding="utf-8") if path else None})
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the prompt template {path} cannot be read: {error}") from error
+    return json.dumps({**said, "template": read_template(path, kind) if path else None})
 
 
 def primary_names(study: Study) -> dict[str, str | None]:
@@ -118,11 +124,9 @@ def _spans(path: Path) -> list[tuple[str | int, int, int]]:
     """(document hash or number, first character, one after the last) of each line of a JSON Lines file."""
     spans = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_small(path, "the file of spans", MOST_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

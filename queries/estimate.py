@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from catalog import Catalog
 from catalog.answers import Answers
+from catalog.errors import CatalogError
 
 if TYPE_CHECKING:
     from scoring.kernels.contract import Request
@@ -29,6 +30,8 @@ class Estimate:
     cost: float
     like: int
     """Answers to like calls that tokens were estimated from; 0: 4 characters a token, 100 tokens an answer."""
+    asks: tuple[tuple[str, str | None], ...] = ()
+    """(model, base_url) that the calls go to; no address stands for the environment's."""
 
 
 def estimated(catalog: Catalog, requests: Iterable["Request"]) -> Estimate:
@@ -46,7 +49,10 @@ def estimated(catalog: Catalog, requests: Iterable["Request"]) -> Estimate:
 
     rates: dict[str, list[tuple[int, int, int]]] = {}
     for text, prompt, completion in history:
-        like, characters = likeness(text)
+        try:
+            like, characters = likeness(text)
+        except (ValueError, TypeError, LookupError):
+            raise CatalogError(f"{path} holds a request of another form: it was not made by saeql") from None
         rates.setdefault(like, []).append((characters, prompt, completion))
     return _summed(unpaid, len(distinct) - len(unpaid), rates)
 
@@ -64,4 +70,5 @@ def _summed(unpaid: list["Request"], stored: int, rates: dict[str, list[tuple[in
         prompt, completion = prompt + asked, completion + answered
         cost += (asked * request.prices[0] + answered * request.prices[1]) / 1e6
     known = sum(len(rates[like]) for like in seen)
-    return Estimate(len(unpaid), stored, round(prompt), round(completion), cost, known)
+    asks = tuple(dict.fromkeys(request.asks for request in unpaid))
+    return Estimate(len(unpaid), stored, round(prompt), round(completion), cost, known, asks)

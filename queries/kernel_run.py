@@ -8,7 +8,8 @@ input key; one whose table has none of the input's columns, such as a Lance coll
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from catalog import Catalog
 from catalog.errors import StepError
 from catalog.transaction import Changes, Transaction, named
 from queries import parts
-from queries.estimate import estimated
+from queries.estimate import Estimate, estimated
 from queries.result import Key, StepResult
 from queries.run import FRESH, StepRun
 from queries.step import called
@@ -213,6 +214,22 @@ class KernelStepRun(StepRun):
     def _kernel(self, rows: list[dict[str, Any]], run: KernelRun) -> Iterator[list[dict[str, Any]]]:
         if rows:
             yield from called(str(self.step.kernel))(rows, run)
+
+    def _planned_if_known(self) -> StepResult:
+        result = super()._planned_if_known()
+        if result.state == "after" and self.step.asks:
+            result = replace(result, estimate=Estimate(0, 0, 0, 0, 0.0, 0, self._may_ask()))
+        return result
+
+    def _may_ask(self) -> tuple[tuple[str, str | None], ...]:
+        """(model, base_url) of every endpoint that the step's explainers or scorers name."""
+        found: dict[tuple[str, str | None], None] = {}
+        for table in sorted({"explainers", "scorers"} & set(self.step.parents)):
+            rows = f"SELECT model, settings FROM {self.context.relations.of(table)} WHERE provider <> 'lexical'"
+            for model, settings in self.catalog.rows(f"{rows} ORDER BY ALL"):
+                with suppress(ValueError, TypeError, AttributeError):
+                    found[model, json.loads(settings).get("base_url")] = None
+        return tuple(found)
 
     def _planned(self) -> StepResult:
         rows, digests, asked = self._kernel_input()

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog import Catalog
+from catalog.endpoints import endpoint, named, permission
+from catalog.errors import EndpointRefused, InputError
 from catalog.locks import locked
 from catalog.study import Study
 from queries.engine import Listener, Options, StepResult, plan
@@ -44,7 +46,29 @@ def configure(catalog: Catalog, study: Path, wait: float = 0.0) -> None:
         record_configurations(catalog, Study.load(study))
 
 
-def plan_rows(results: list[StepResult]) -> list[dict[str, Any]]:
+def asked(result: StepResult, study: Path | None = None) -> list[str]:
+    """`MODEL at HOST` of the endpoints that a step of a plan would call, with what is in the way of it.
+
+    `study` is the file that the user passed: a refresh with it may ask what it names.
+    """
+    named_there = {endpoint(url).name for url in named(Study.load(study))} if study is not None else set()
+    return [_asks(model, url, named_there) for model, url in (result.estimate.asks if result.estimate else ())]
+
+
+def _asks(model: str, url: str | None, named_there: set[str]) -> str:
+    try:
+        where = endpoint(url).name if url is not None else permission(None).endpoint.name
+        if where in named_there:
+            return f"{model} at {where}"
+        found = permission(url)
+    except EndpointRefused:
+        return f"{model} at {where} (not allowed on this machine: --allow-endpoint {where})"
+    except InputError as error:
+        return f"{model} nowhere: {error}"
+    return f"{model} at {where}" + ("" if found.key else " (without a key)")
+
+
+def plan_rows(results: list[StepResult], study: Path | None = None) -> list[dict[str, Any]]:
     """A row for each step of a plan that has work, or whose work cannot be known yet."""
     rows = []
     for result in results:
@@ -65,6 +89,7 @@ def plan_rows(results: list[StepResult]) -> list[dict[str, Any]]:
                 "prompt_tokens": estimate.prompt_tokens if estimate else 0,
                 "completion_tokens": estimate.completion_tokens if estimate else 0,
                 "cost": estimate.cost if estimate else 0.0,
+                "asks": "; ".join(asked(result, study)),
             }
         )
     return rows

@@ -1,18 +1,21 @@
 """Chat completions from any OpenAI-compatible endpoint, each paid for once.
 
-An answer is stored as soon as it arrives, before it is looked at. Whatever goes wrong is an `LLMError` with a
-reason; the API key appears in none of them. The `openai` package is imported at the first call that needs it.
+An answer is stored as soon as it arrives, before it is looked at; one that cannot be used is kept as it came. Whatever
+goes wrong is an `LLMError` with a reason; the API key appears in none of them. Nothing is sent to an endpoint that a
+catalog names and nobody allowed. The `openai` package is imported at the first call that needs it.
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalog.answers import Answers, canonical_request, request_key
+from catalog.endpoints import Permission, endpoint, permission
 from catalog.errors import InputError, SaeqlError
+from scoring.response import ANSWERED, Completion, completion, error_in, read_json, whole
 
 if TYPE_CHECKING:
     import openai
@@ -22,18 +25,31 @@ Message = Mapping[str, str]
 _PLACEHOLDER = "no-key"
 _TURN_TOKENS = 8
 """What an endpoint may add to each message of a conversation."""
-_LONGEST_ANSWER = 4096
+_LONGEST_ANSWER = 131_072
 """Tokens, where a request sets no limit of its own."""
 _DETAIL = 300
 """Characters of an endpoint's own message that an error quotes."""
 
 
 class LLMError(SaeqlError):
-    """A request without a usable answer; `reason` says why. Tokens and cost were paid for nothing."""
+    """A request without a usable answer; `reason` says why. Tokens and cost were paid for nothing.
 
-    def __init__(self, reason: str, prompt_tokens: int = 0, completion_tokens: int = 0, cost: float = 0.0) -> None:
+    `body` is what came, of an endpoint that says it has answered; `paid` says whether a model was asked for it.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        cost: float = 0.0,
+        body: bytes | None = None,
+        paid: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.body = body
+        self.paid = paid
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         self.cost = cost
@@ -105,10 +121,12 @@ class Spent:
 class ChatClient:
     """Asks one model, `jobs` requests at a time.
 
-    `base_url` and `api_key` default to OPENAI_BASE_URL and OPENAI_API_KEY; an endpoint of one's own needs no key.
-    429, 5xx, timeouts and lost connections are tried again `max_retries` times with exponential back-off.
-    `timeout` is in seconds, per try. `prices` is the cost of a million (prompt, completion) tokens; `budget` limits
-    what is paid, over all clients that share it.
+    `base_url` defaults to OPENAI_BASE_URL, else OpenAI's; an endpoint of one's own needs no key. Without `api_key`, the
+    endpoint counts as named by a catalog, and gets prompts and OPENAI_API_KEY as `catalog.endpoints.permission` says.
+    429, 5xx, timeouts and lost connections are tried again `max_retries` times with exponential back-off, or after as
+    long as the endpoint asks for, up to two minutes. `timeout` is in seconds, per try.
+    `prices` is the cost of a million (prompt, completion) tokens; `budget` limits what is paid, over all clients that
+    share it.
     Answers are keyed by model name, parameters and messages, not by endpoint.
     """
 
@@ -134,8 +152,8 @@ class ChatClient:
         self.spent = Spent()
         self._answers = answers
         self._budget = budget or Budget()
-        self._base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        self._key = api_key or os.environ.get("OPENAI_API_KEY") or None
+        self._base_url, self._api_key = base_url, api_key or None
+        self._secrets = [key for key in (api_key, os.environ.get("OPENAI_API_KEY")) if key]
         self._retries, self._timeout, self._prices = max_retries, timeout, prices
         self._lock = threading.Lock()
         self._openai: openai.OpenAI | None = None
@@ -143,30 +161,44 @@ class ChatClient:
     def __repr__(self) -> str:
         return f"ChatClient({self.model!r}, base_url={self._base_url!r}, jobs={self.jobs})"
 
+    def permission(self) -> Permission:
+        """Where this client sends, and whether a key goes there. Raises EndpointRefused if it may not send."""
+        if self._api_key is not None and self._base_url is not None:
+            return Permission(endpoint(self._base_url), key=True)
+        return permission(self._base_url)
+
     def complete(self, messages: Sequence[Message], **params: Any) -> Answer:
         """The answer to one conversation, from the store if it was asked before.
 
         `params` go into the request as they are (temperature, max_tokens, seed, ...). Raises LLMError if the endpoint
-        fails for good, or if the answer is refused, empty or cut off; BudgetSpent if the budget does not allow it.
+        fails for good, or if the answer is refused, empty or cut off; BudgetSpent if the budget does not allow it;
+        EndpointRefused, before anything is sent, for an endpoint that nobody allowed.
         """
         request = canonical_request(self.model, params, messages)
         known = self._answers.get(request)
         if known is not None:
             with self._lock:
                 self.spent.stored += 1
-            return Answer(known.text, known.prompt_tokens, known.completion_tokens, stored=True, cost=known.cost)
+            return Answer(whole(known.text), known.prompt_tokens, known.completion_tokens, stored=True, cost=known.cost)
+        self.permission()
         most = self._most(messages, params)
         self._budget.take(most)
         try:
-            text, prompt, completion, cost = self._ask(messages, params)
+            answer, cost = self._ask(messages, params)
         except LLMError as error:
             self._budget.settle(most - error.cost)
-            self._count(error.prompt_tokens, error.completion_tokens, error.cost, failed=True)
+            self._count(error.prompt_tokens, error.completion_tokens, error.cost, failed=True, paid=error.paid)
+            if error.body is not None:
+                self._answers.keep_unusable(request, error.body, str(error))
             raise
+        except BaseException:
+            self._budget.settle(most)
+            raise
+        prompt, answered = answer.prompt_tokens, answer.completion_tokens
         self._budget.settle(most - cost)
-        self._count(prompt, completion, cost, failed=False)
-        kept = self._answers.put(request, text, prompt_tokens=prompt, completion_tokens=completion, cost=cost)
-        return Answer(kept.text, kept.prompt_tokens, kept.completion_tokens, stored=False, cost=kept.cost)
+        self._count(prompt, answered, cost, failed=False, paid=True)
+        kept = self._answers.put(request, answer.text, prompt_tokens=prompt, completion_tokens=answered, cost=cost)
+        return Answer(whole(kept.text), kept.prompt_tokens, kept.completion_tokens, stored=False, cost=kept.cost)
 
     def complete_many(
         self, conversations: Sequence[Sequence[Message]], **params: Any
@@ -175,6 +207,7 @@ class ChatClient:
 
         Equal conversations are asked once. If the caller stops early, requests under way finish and are stored,
         the others are dropped. Raises CatalogError if an answer cannot be stored: what cannot be kept is not paid for.
+        Raises EndpointRefused as `complete` does.
         """
         same: dict[str, list[int]] = {}
         for i, messages in enumerate(conversations):
@@ -198,72 +231,88 @@ class ChatClient:
     def _most(self, messages: Sequence[Message], params: Mapping[str, Any]) -> float:
         """The largest cost of a request: a token has a byte at least, and an answer ends at max_tokens."""
         sent = sum(len(message["content"].encode()) for message in messages) + _TURN_TOKENS * len(messages)
-        answered = int(params.get("max_tokens") or params.get("max_completion_tokens") or _LONGEST_ANSWER)
+        limits = [params[name] for name in ("max_tokens", "max_completion_tokens") if params.get(name)]
+        answered = max(map(int, limits), default=_LONGEST_ANSWER)
         return (sent * self._prices[0] + answered * self._prices[1]) / 1e6
 
-    def _ask(self, messages: Sequence[Message], params: Mapping[str, Any]) -> tuple[str, int, int, float]:
-        """Text, prompt tokens, completion tokens and cost of one paid request."""
+    def _ask(self, messages: Sequence[Message], params: Mapping[str, Any]) -> tuple[Completion, float]:
+        """The answer and the cost of one paid request."""
+        import httpx2
         import openai
 
-        create: Callable[..., Any] = self._connection().chat.completions.create
+        body = {**params, "model": self.model, "messages": [dict(message) for message in messages]}
         try:
-            response = create(model=self.model, messages=[dict(message) for message in messages], **params)
-        except (openai.OpenAIError, ValueError, TypeError) as error:
+            response = self._connection().post("/chat/completions", body=body, cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            # `from None`, here and below: the original's text and request may hold the key.
+            raise LLMError(f"{self.model} did not answer: {self._redacted(self._told(error))}") from None
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, RecursionError) as error:
             reason = self._redacted(f"{type(error).__name__}: {error}")
-            # `from None`: the original's text and request may hold the key.
             raise LLMError(f"{self.model} did not answer: {reason}") from None
-        usage = getattr(response, "usage", None)
-        prompt = getattr(usage, "prompt_tokens", None) or 0
-        completion = getattr(usage, "completion_tokens", None) or 0
-        cost = (prompt * self._prices[0] + completion * self._prices[1]) / 1e6
-        text, problem = _content(response)
-        if problem:
-            raise LLMError(f"{self.model}: {self._redacted(problem)}", prompt, completion, cost)
-        return text, prompt, completion, cost
+        said = read_json(response.content)
+        if said is None:
+            begins = self._redacted(repr(response.content[:_DETAIL].decode("utf-8", "replace")))
+            raise LLMError(f"{self.model} did not answer: what came is no JSON: {begins}", body=response.content)
+        answer = completion(said)
+        cost = (answer.prompt_tokens * self._prices[0] + answer.completion_tokens * self._prices[1]) / 1e6
+        if answer.problem:
+            problem = f"{self.model}: {self._redacted(answer.problem)}"
+            tokens = answer.prompt_tokens, answer.completion_tokens
+            raise LLMError(problem, *tokens, cost, response.content, answer.asked)
+        return answer, cost
+
+    def _told(self, error: "openai.APIStatusError") -> str:
+        """What an endpoint said in place of an answer."""
+        response = error.response
+        answered = response.extensions.get(ANSWERED, response.status_code)
+        if 300 <= answered < 400:
+            return f"Error code: {answered} - it sends on to another address, and nothing goes there: correct base_url"
+        found = error_in(read_json(response.content), answered)
+        reason = (found.reason if found else "") or whole(response.text.strip())
+        if answered in (401, 403) and self._base_url and self._secrets and not self.permission().key:
+            name = self.permission().endpoint.name
+            reason += f" (OPENAI_API_KEY was not sent; to send it: saeql refresh --allow-endpoint {name})"
+        code = f"Error code: {answered}" if answered >= 300 else "an error in place of an answer"
+        return f"{type(error).__name__}: {code} - {reason}"
 
     def _connection(self) -> "openai.OpenAI":
         """Made at the first paid request, so that stored answers need neither a key nor a network."""
         import openai
 
+        from scoring.transport import Exchange
+
         with self._lock:
             if self._openai is None:
-                key = self._key or (_PLACEHOLDER if self._base_url else None)
-                if key is None:
+                may = self.permission()
+                own = self._base_url or os.environ.get("OPENAI_BASE_URL")
+                key = self._api_key or (os.environ.get("OPENAI_API_KEY") if may.key else None) or None
+                if key is None and not own:
                     raise LLMError(
                         f"no API key to ask {self.model}: set OPENAI_API_KEY, or name another endpoint (base_url)"
                     )
                 self._openai = openai.OpenAI(
-                    api_key=key, base_url=self._base_url, timeout=self._timeout, max_retries=self._retries
+                    api_key=key or _PLACEHOLDER,
+                    base_url=may.endpoint.url,
+                    timeout=self._timeout,
+                    max_retries=self._retries,
+                    # A proxy has no business with what stays on this machine.
+                    http_client=Exchange(self._timeout, proxies=not may.endpoint.loopback),
                 )
+                if not may.key:
+                    self._openai.organization = self._openai.project = None
             return self._openai
 
-    def _count(self, prompt: int, completion: int, cost: float, *, failed: bool) -> None:
+    def _count(self, prompt: int, completion: int, cost: float, *, failed: bool, paid: bool) -> None:
         with self._lock:
             self.spent.failed += failed
-            self.spent.paid += not failed or prompt + completion > 0
+            self.spent.paid += paid
             self.spent.prompt_tokens += prompt
             self.spent.completion_tokens += completion
             self.spent.cost += cost
 
     def _redacted(self, text: str) -> str:
         """Some endpoints quote the key that they refuse."""
-        if self._key:
-            text = text.replace(self._key, "***")
+        for key in self._secrets:
+            text = text.replace(key, "***")
+        text = whole(text)
         return text if len(text) <= _DETAIL else text[:_DETAIL] + "..."
-
-
-def _content(response: object) -> tuple[str, str | None]:
-    """An answer's text, and the problem that makes it unusable."""
-    choices = getattr(response, "choices", None)
-    if not choices:
-        return "", "the endpoint's answer has no choices: is it OpenAI-compatible?"
-    message, finish = choices[0].message, choices[0].finish_reason
-    refusal = getattr(message, "refusal", None)
-    if refusal or finish == "content_filter":
-        return "", f"the model refused: {refusal or 'content filter'}"
-    text = getattr(message, "content", None) or ""
-    if finish == "length":
-        return "", f"the answer was cut off at the token limit after {len(text)} characters: raise it"
-    if not text.strip():
-        return "", f"the answer is empty (finish reason {finish!r})"
-    return text, None

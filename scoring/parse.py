@@ -1,6 +1,7 @@
 """What an LLM answered, read strictly: an explanation line, a list of zeros and ones, or the reason why not.
 
-Nothing is guessed. An answer that breaks the format is a `ParseProblem`, never a label and never a judgement.
+Nothing is guessed. An answer that breaks the format is a `ParseProblem`, never a label and never a judgement. What a
+model thought on the way, between tags such as <think> and </think>, is not read.
 """
 
 import ast
@@ -8,6 +9,7 @@ import json
 import re
 
 from catalog.errors import SaeqlError
+from scoring.thoughts import behind
 
 _EXPLANATION = re.compile(r"^[ \t>*_#`]*\[EXPLANATION\][ \t*_`]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _FENCED = re.compile(r"\[([^\[\]]*)\]")
@@ -29,9 +31,10 @@ class ParseProblem(SaeqlError):
 def explanation(answer: str) -> str:
     """The text of the answer's last `[EXPLANATION]:` line, without the quotes or emphasis around it.
 
-    The marker must begin its line. Raises ParseProblem if there is none, or no word after the last one.
+    The marker must begin its line. Raises ParseProblem if there is none, or no word after the last one, or if the
+    model's thoughts do not end.
     """
-    found = _EXPLANATION.findall(answer)
+    found = _EXPLANATION.findall(_said(answer))
     if not found:
         raise ParseProblem("the answer has no line that begins with [EXPLANATION]:", answer)
     text = _unwrapped(found[-1])
@@ -51,8 +54,9 @@ def zero_one_list(answer: str, n: int) -> list[bool]:
 
     Prose, code fences, line breaks and other brackets may stand around it. An item is 0, 1, True or False (JSON's
     spelling too): 2, 0.9, 1.0 and "1" are refused, as are a nested list and one of another length, whatever
-    stood before it. Raises ParseProblem with the reason.
+    stood before it. Raises ParseProblem with the reason, also if the model's thoughts do not end.
     """
+    answer = _said(answer)
     found: tuple[list[object], int] | None = None
     for match in _FENCED.finditer(answer):
         items = _literals(match[0])
@@ -66,10 +70,26 @@ def zero_one_list(answer: str, n: int) -> list[bool]:
     # The type decides, because 1.0 == 1 == True.
     wrong = [item for item in items if type(item) not in (int, bool) or item not in (0, 1)]
     if wrong:
-        raise ParseProblem(f"the list holds {wrong[0]!r}, which is neither 0 nor 1", answer)
+        raise ParseProblem(f"the list holds {_shown(wrong[0])}, which is neither 0 nor 1", answer)
     if len(items) != n:
         raise ParseProblem(f"the list has {len(items)} values, not {n}", answer)
     return [bool(item) for item in items]
+
+
+def _said(answer: str) -> str:
+    """The answer without the model's thoughts."""
+    text, opened = behind(answer)
+    if opened is not None:
+        raise ParseProblem(f"the answer's block of thoughts {opened!r} does not end", answer)
+    return text
+
+
+def _shown(item: object) -> str:
+    try:
+        said = repr(item)
+    except ValueError:
+        return "a number of thousands of digits"
+    return said if len(said) <= _EXCERPT else said[:_EXCERPT] + "..."
 
 
 def _literals(bracket: str) -> list[object] | None:

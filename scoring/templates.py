@@ -6,14 +6,15 @@ A template is a TOML file: `system`, `user`, and few-shot `[[shots]]`. Values go
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
 
-from catalog.errors import InputError, UnknownName
+from catalog import prompt_text
+from catalog.errors import UnknownName
+from catalog.small_file import read_small
 
 FOLDER = Path(__file__).parent / "prompts"
 LINE_BREAK = "⏎"
@@ -55,23 +56,17 @@ def load(name: str) -> Prompt:
     path = FOLDER / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml" or not path.is_file():
         raise UnknownName(f"no prompt template {name!r}; known: {', '.join(names())}, or the path of a .toml file")
-    return parse(path.read_text(encoding="utf-8", errors="surrogateescape"), str(path), name)
+    text = read_small(path, "the prompt template", prompt_text.MOST_BYTES).decode(errors="replace")
+    return parse(text, str(path), name)
 
 
 @cache
 def parse(text: str, where: str, name: str = "") -> Prompt:
-    """A template from its TOML text. Raises InputError, naming `where`, if it lacks a part."""
-    try:
-        raw = text.encode()
-        parts = tomllib.loads(text)
-        shots = tuple((str(shot["user"]), str(shot["assistant"])) for shot in parts.get("shots", []))
-        system, user = str(parts["system"]), str(parts["user"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the prompt template {where} is not usable ({type(error).__name__}: {error}); it needs `system`, `user`, "
-            "and `user` and `assistant` in each of its [[shots]]"
-        ) from error
-    return Prompt(name or where, system, user, shots, "blake2b:" + hashlib.blake2b(raw, digest_size=16).hexdigest())
+    """A template from its TOML text. Raises InputError, naming `where` and quoting nothing, if it lacks a part."""
+    found = prompt_text.parts(text, where)
+    raw = text.encode(errors="surrogatepass")
+    digest = "blake2b:" + hashlib.blake2b(raw, digest_size=16).hexdigest()
+    return Prompt(name or where, found.system, found.user, found.shots, digest)
 
 
 def one_line(text: str) -> str:

@@ -59,9 +59,11 @@ def ingest(context: click.Context, study_file: Path, wait: float) -> None:
     interruption.
     """
     from catalog.study import Study
+    from queries.cli.refresh import allow_study
 
     root = context.find_root().obj or study_file.absolute().parent
     study = Study.load(study_file)
+    allow_study(study_file)
     run_ingest(root, study, wait)
 
 

@@ -78,10 +78,10 @@ def plan(
             else:
                 click.echo("\n".join(visible(line) for line in explanation_text(said).splitlines()))
         else:
-            rows = plan_rows(results)
+            rows = plan_rows(results, study_file)
             paid = ("calls", "prompt_tokens", "completion_tokens", "cost") if any(row["calls"] for row in rows) else ()
             show_lines(rows, ("step", "new", "changed", "gone", "unchanged", *paid, "why"), output)
-            _say_totals(results)
+            _say_totals(results, rows)
             for line in left_out(catalog, study_file):
                 say(line)
             if all(result.state == "current" for result in results):
@@ -97,6 +97,13 @@ def plan(
 @click.option("--max-cost", type=NUMBER, help="Stop paying before this is passed, in the study's prices.")
 @click.option("--jobs", type=click.IntRange(1), help="Requests at a time, instead of each configuration's own.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
+@click.option(
+    "--allow-endpoint",
+    "endpoints",
+    multiple=True,
+    metavar="URL",
+    help="Let catalogs send text and OPENAI_API_KEY to this host, from now on, on this machine.",
+)
 @click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
 @output_options
 @click.pass_context
@@ -111,13 +118,18 @@ def refresh(
     max_cost: float | None,
     jobs: int | None,
     dry_run: bool,
+    endpoints: tuple[str, ...],
     wait: float,
     output: Output,
 ) -> None:
     """Recompute what is stale: all steps, or the named ones with those that they read from.
 
+    Text and key go to no endpoint that a catalog names before you allowed it: by a study file that you pass (--study,
+    `saeql ingest FILE`) or by --allow-endpoint.
+
     With --json, --csv or --parquet the steps that had work are printed as rows.
     """
+    allow(endpoints)
     if dry_run:
         names = {"study_file": study_file, "where": where, "keep_labels": keep_labels, "retry": retry}
         context.invoke(plan, steps=steps, **names, explain=None, exit_code=False)
@@ -151,6 +163,7 @@ def run_refresh(
 
     with Catalog.writable(root) as catalog, Bars() as bars:
         if study_file is not None:
+            allow_study(study_file)
             configure(catalog, study_file, wait)
         options = chosen(catalog) if chosen else Options(settings=settings_of(catalog))
         results = refresh(catalog, steps, options, Listener(bars.step, bars.advance, bars.result), wait)
@@ -169,6 +182,33 @@ def run_refresh(
             left = sum(result.left for result in results)
             bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")
     return results
+
+
+def allow(endpoints: tuple[str, ...]) -> None:
+    """Allow these endpoints on this machine, and say so."""
+    from catalog.endpoints import allow_endpoint
+
+    for url in endpoints:
+        _say_allowed(allow_endpoint(url), "--allow-endpoint")
+
+
+def allow_study(path: Path) -> None:
+    """Allow the endpoints that a study file names, and say so: only for a file that the user has passed."""
+    from catalog.endpoints import allow_named
+    from catalog.study import Study
+
+    for name in allow_named(Study.load(path)):
+        _say_allowed(name, str(path))
+
+
+def _say_allowed(name: str | None, why: str) -> None:
+    from queries.cli.progress import say
+    from queries.terminal import visible
+
+    if name is not None:
+        plain = "; it is plain http, which others can read on the way" if name.startswith("http:") else ""
+        said = f"{name} may get text and OPENAI_API_KEY from now on ({why}; saeql's allowed.json keeps the list){plain}"
+        say(visible(said))
 
 
 def _read(
@@ -197,8 +237,9 @@ def _read(
     )
 
 
-def _say_totals(results: "list[StepResult]") -> None:
+def _say_totals(results: "list[StepResult]", rows: list[dict[str, Any]]) -> None:
     from queries.cli.progress import say
+    from queries.terminal import visible
 
     estimates = [result.estimate for result in results if result.estimate and result.state != "current"]
     if any(estimate.calls or estimate.stored for estimate in estimates):
@@ -207,3 +248,6 @@ def _say_totals(results: "list[StepResult]") -> None:
             f"{sum(e.prompt_tokens + e.completion_tokens for e in estimates)} tokens and "
             f"{sum(e.cost for e in estimates):.4f}; {sum(e.stored for e in estimates)} answers are there already"
         )
+    for row in rows:
+        if row["asks"]:
+            say(f"{row['step']} asks {visible(row['asks'])}")

@@ -68,9 +68,12 @@ def sweep(
     """
     from catalog.study import Study
     from queries.cli.build import STUDY, run_ingest
+    from queries.cli.refresh import allow_study
 
     root = catalog_path(context)
     study = Study.load(study_file or root.root / STUDY)
+    if study_file is not None:
+        allow_study(study_file)
     asked = {
         "name": name or f"{sae}-{setting}",
         "saes": [sae],

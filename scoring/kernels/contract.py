@@ -46,6 +46,8 @@ class Request:
     """Of all its messages."""
     prices: tuple[float, float]
     """Of a million (prompt, completion) tokens."""
+    asks: tuple[str, str | None]
+    """(model, base_url) that it would go to; no address stands for the environment's."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from catalog.answers import Answers, canonical_request
+from catalog.errors import CatalogError
+from catalog.request import check_request, sent_with
 from scoring.client import ChatClient
 from scoring.kernels.contract import Request, Run
+
+TIMEOUT = 120.0
+"""Seconds of a try, where the settings name none."""
+RETRIES = 5
 
 
 @contextmanager
@@ -23,6 +29,8 @@ def counted_client(model: str, settings: Mapping[str, Any], run: Run) -> Iterato
             jobs=run.jobs or settings["jobs"],
             prices=prices,
             budget=run.budget,
+            timeout=settings.get("timeout", TIMEOUT),
+            max_retries=settings.get("retries", RETRIES),
         )
         counter = Counter(client, run)
         try:
@@ -47,9 +55,60 @@ class Counter:
         self._run.cost = cost + spent.cost
 
 
+def read_settings(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The settings of an input row's explainer or scorer. Raises CatalogError for those that saeql does not write."""
+    try:
+        settings = json.loads(row["settings"])
+        forms = {**_FORMS, **_OWN[kind]}
+        wrong = [name for name, fits in forms.items() if not fits(settings.get(name))]
+        check_request(settings.get("request") or {})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        wrong = ["settings"]
+    if wrong:
+        raise CatalogError(
+            f"the {kind} {row[kind]!r} of the catalog has no usable {wrong[0]}: take it from its study file anew "
+            "(saeql refresh --study FILE)"
+        )
+    return dict(settings)
+
+
+def _number(least: float, *, whole: bool = False) -> Callable[[Any], bool]:
+    kinds: tuple[type, ...] = (int,) if whole else (int, float)
+    return lambda value: type(value) in kinds and least <= value < float("inf")
+
+
+def _missing_or(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "base_url": _missing_or(lambda value: isinstance(value, str)),
+    "template": _missing_or(lambda value: isinstance(value, str)),
+    "request": _missing_or(lambda value: isinstance(value, dict)),
+    "temperature": _number(0),
+    "max_tokens": _number(1, whole=True),
+    "jobs": _number(1, whole=True),
+    "price_prompt": _number(0),
+    "price_completion": _number(0),
+    "timeout": _missing_or(_number(0.001)),
+    "retries": _missing_or(_number(0, whole=True)),
+}
+_OWN: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "explainer": {
+        "examples": _number(1, whole=True),
+        "sampling": lambda value: value in ("top", "stratified"),
+        "max_terms": _number(1, whole=True),
+        "min_words": _number(1, whole=True),
+        "max_words": _number(1, whole=True),
+        "instructions": lambda value: isinstance(value, str),
+    },
+    "scorer": {"batch": _number(1, whole=True)},
+}
+
+
 def sampler(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters that go into each request as they are."""
-    return {"temperature": settings["temperature"], "max_tokens": settings["max_tokens"]}
+    return sent_with(settings["temperature"], settings["max_tokens"], settings.get("request") or {})
 
 
 def request(model: str, settings: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> Request:
@@ -59,6 +118,7 @@ def request(model: str, settings: Mapping[str, Any], messages: Sequence[Mapping[
         digest([model, messages[0]["content"]]),
         sum(len(message["content"]) for message in messages),
         (settings["price_prompt"], settings["price_completion"]),
+        (model, settings["base_url"]),
     )
 
 

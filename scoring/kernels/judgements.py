@@ -5,34 +5,45 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from catalog.errors import EndpointRefused, InputError, SaeqlError
 from scoring import lexical, llm
 from scoring.examples import Judgement, Label
 from scoring.kernels.contract import Asked, Run
-from scoring.kernels.endpoint import counted_client, digest, request, sampler
+from scoring.kernels.endpoint import counted_client, digest, read_settings, request, sampler
 
 BATCH = 16
 """Labels whose judgements are committed together."""
 
 
 def judgements(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
-    """One row per window of each (feature, label) pair; where no answer came, with the problem."""
+    """One row per window of each (feature, label) pair; where no answer came, with the problem.
+
+    Raises EndpointRefused at the end, if there is a scorer whose endpoint nobody allowed.
+    """
+    refused: SaeqlError | None = None
     done = 0
     ready: list[dict[str, Any]] = []
     for _, group in groupby(sorted(rows, key=lambda row: row["scorer"]), key=lambda row: row["scorer"]):
-        for row, judged in _judged(list(group), run):
-            ready += [_judgement_row(row, window, one) for window, one in zip(row["examples"], judged, strict=True)]
-            done += 1
-            run.progress(done, len(rows))
-            if done % BATCH == 0:
-                yield ready
-                ready = []
+        try:
+            for row, judged in _judged(list(group), run):
+                ready += [_judgement_row(row, window, one) for window, one in zip(row["examples"], judged, strict=True)]
+                done += 1
+                run.progress(done, len(rows))
+                if done % BATCH == 0:
+                    yield ready
+                    ready = []
+        except (EndpointRefused, InputError) as error:
+            # The other scorers go on.
+            refused = refused or error
     if ready:
         yield ready
+    if refused is not None:
+        raise refused
 
 
 def _judged(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, Any], list[Judgement]]]:
     """Rows of one scorer with a judgement per window, in order of arrival."""
-    settings = json.loads(rows[0]["settings"])
+    settings = read_settings(rows[0], "scorer")
     claims = [Label(row["label"], json.loads(row["details"])) for row in rows]
     windows = [[window["tokens"] for window in row["examples"]] for row in rows]
     if rows[0]["provider"] == "lexical":
@@ -47,7 +58,7 @@ def _judged(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, An
 
 def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
     """What a row shows its scorer: the rendered prompts, or label and windows for the lexical one."""
-    settings = json.loads(row["settings"])
+    settings = read_settings(row, "scorer")
     windows = [window["tokens"] for window in row["examples"]]
     places = [[w["corpus"], w["start"], w["activation"]] for w in row["examples"]]
     if row["provider"] == "lexical":

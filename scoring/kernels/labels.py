@@ -5,35 +5,45 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from catalog.errors import InputError
+from catalog.errors import EndpointRefused, InputError, SaeqlError
 from scoring import lexical, llm
 from scoring.examples import Example, Label
 from scoring.kernels.contract import Asked, Run
-from scoring.kernels.endpoint import counted_client, digest, request, sampler
+from scoring.kernels.endpoint import counted_client, digest, read_settings, request, sampler
 
 BATCH = 16
 """Labels that are committed together."""
 
 
 def labels(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
-    """One label per (sae, feature, explainer); where none could be given, a row with the problem."""
+    """One label per (sae, feature, explainer); where none could be given, a row with the problem.
+
+    Raises EndpointRefused at the end, if there is an explainer whose endpoint nobody allowed.
+    """
     done = 0
     ready: list[dict[str, Any]] = []
+    refused: SaeqlError | None = None
     for _, group in groupby(sorted(rows, key=lambda row: row["explainer"]), key=lambda row: row["explainer"]):
-        for row, label in _explained(list(group), run):
-            ready.append(_label_row(row, label))
-            done += 1
-            run.progress(done, len(rows))
-            if len(ready) == BATCH:
-                yield ready
-                ready = []
+        try:
+            for row, label in _explained(list(group), run):
+                ready.append(_label_row(row, label))
+                done += 1
+                run.progress(done, len(rows))
+                if len(ready) == BATCH:
+                    yield ready
+                    ready = []
+        except (EndpointRefused, InputError) as error:
+            # The other explainers go on.
+            refused = refused or error
     if ready:
         yield ready
+    if refused is not None:
+        raise refused
 
 
 def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
     """What a row shows its explainer: the rendered prompt, or all windows for the lexical one."""
-    settings = json.loads(row["settings"])
+    settings = read_settings(row, "explainer")
     expected = {name: row[name] for name in ("sae", "feature", "explainer")} | {
         **{"label": UNKNOWN, "problem": None, "kept_constraints": True, "details": "{}", "model": row["model"] or ""},
         **{"prompt_hash": None, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0},
@@ -56,7 +66,7 @@ UNKNOWN = "a claim that nobody has made yet, of about as many words as it may ha
 
 def _explained(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, Any], Label]]:
     """Rows of one explainer with their labels, in order of arrival."""
-    settings = json.loads(rows[0]["settings"])
+    settings = read_settings(rows[0], "explainer")
     if rows[0]["provider"] == "lexical":
         chosen = lexical.LexicalSettings(max_terms=settings["max_terms"])
         for row in rows:

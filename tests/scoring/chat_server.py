@@ -23,6 +23,11 @@ class Reply:
     delay: float = 0.0
     refusal: str | None = None
     usage: tuple[int, int] | None = (11, 3)
+    raw: bytes | None = None
+    """The body as it is, instead of `body`."""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+    """Whether the connection is closed before the body's end."""
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Endpoint:
     answer: Callable[[int, dict[str, Any]], Reply] = lambda number, body: Reply()
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -71,6 +77,7 @@ def serving() -> Iterator[Endpoint]:
                 number = len(state.requests)
                 state.requests.append(body)
                 state.keys.append(self.headers["Authorization"])
+                state.paths.append(self.path)
                 under_way += 1
                 state.most_at_once = max(state.most_at_once, under_way)
             reply = state.answer(number, body)
@@ -95,13 +102,18 @@ def serving() -> Iterator[Endpoint]:
                     "completion_tokens": done,
                     "total_tokens": prompt + done,
                 }
-            raw = (json.dumps(completion) if reply.body is None else reply.body).encode()
+            raw = reply.raw
+            if raw is None:
+                raw = (json.dumps(completion) if reply.body is None else reply.body).encode()
             try:
                 self.send_response(reply.status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
+                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                    self.send_header(name, value)
+                if "Transfer-Encoding" not in reply.headers:
+                    self.send_header("Content-Length", str(len(raw) + 100 * reply.cut))
                 self.end_headers()
                 self.wfile.write(raw)
+                self.close_connection = self.close_connection or reply.cut
             except OSError:
                 self.close_connection = True  # the client gave up waiting
 
