@@ -90,7 +90,7 @@ def evaluate_text(
                 work.append((text, stale, inputs))
     total = sum(text.tokens for text, _, _ in work)
     for text, stale, inputs in work:
-        run = _Run(catalog, model, stale, text, batch_tokens or default_batch(model))
+        run = _Run(catalog, model, stale, text, default_batch(model, batch_tokens))
         for tokens in run.batches():
             report.tokens += tokens
             if progress:
