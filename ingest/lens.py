@@ -116,7 +116,7 @@ def _after_blocks(model: LanguageModel) -> tuple[Tensor, list[_Call], Tensor]:
         if stream and given is not None and given.ndim == 3 and isinstance(found, Tensor) and found.ndim == 3:
             calls.append((module, given[0].float().clone(), found[0].float().clone()))
 
-    modules = [module for module in model.network.modules() if module is not last and module is not model.network]
+    modules = [module for module in model.network.modules() if all(part is not last for part in module.modules())]
     handles = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     handles.append(last.register_forward_hook(keep_stream))
     try:
@@ -211,7 +211,7 @@ def _recorded(
         given = args[0] if args else None
         # What gives back what it was given (a dropout) lets an addition through.
         passes = isinstance(given, Tensor) and isinstance(output, Tensor) and torch.equal(given, output)
-        recorded[one].append(_PASSES if passes else output)
+        recorded[one].append(_PASSES if passes else _copied(output))
 
     leaves = [one for one in model.network.modules() if next(one.children(), None) is None]
     handles = [one.register_forward_hook(keep) for one in leaves]
@@ -228,6 +228,13 @@ def _recorded(
 _PASSES = object()
 
 
+def _copied(output: Any) -> Any:
+    """Some models add to what a module returned, in its place."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    return type(output)(map(_copied, output)) if type(output) in (tuple, list) else output
+
+
 @contextmanager
 def _held(recorded: dict[Module, list[Any]]) -> Iterator[None]:
     """Inside, each module of `recorded` answers its calls with what it gave, in their order."""
@@ -237,7 +244,7 @@ def _held(recorded: dict[Module, list[Any]]) -> Iterator[None]:
         left = iter(recorded[module])
 
         def given(*args: Any, **kwargs: Any) -> Any:
-            return args[0] if (found := next(left)) is _PASSES else found
+            return args[0] if (found := next(left)) is _PASSES else _copied(found)
 
         return given
 
@@ -261,8 +268,8 @@ def _adding(module: Module, enters: bool, added: Tensor) -> Any:
         return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + added}
 
     def leave(_module: Module, _args: object, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0] + added, *output[1:])
+        if isinstance(output, tuple | list):
+            return type(output)([output[0] + added, *output[1:]])
         return output + added
 
     if enters:

@@ -102,7 +102,7 @@ def run_replaced(model: LanguageModel, clean: CleanPass, hookpoint: str, rows: T
     if place.enters:
         with answering(before), place.fed(replaced):
             return _losses(model, clean.batch)
-    answer = (replaced, *given[1:]) if isinstance(given, tuple) else replaced
+    answer = type(given)([replaced, *given[1:]]) if isinstance(given, tuple | list) else replaced
     with answering({**before, place.module: answer}):
         return _losses(model, clean.batch)
 
@@ -132,7 +132,11 @@ def _check_called(model: LanguageModel, names: list[str], found: Container[str])
 
 
 def splice_problem(model: LanguageModel, hookpoint: str) -> str | None:
-    """Why nothing can be put in place of what stands at a hookpoint; None if the model's own rows leave its losses."""
+    """Why nothing can be put in place of what stands at a hookpoint; None if the model's own rows leave its losses.
+
+    Raises UnknownName for a hookpoint that there is not.
+    """
+    model.place(hookpoint)
     ids = model.layout.trial
     real = torch.ones(ids.shape, dtype=torch.bool)
     places = np.arange(ids.numel())

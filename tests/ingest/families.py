@@ -22,9 +22,10 @@ SHAPE: dict[str, Any] = {
 }
 """Shape by the names that `attribute_map` translates for most families."""
 
+VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}
 EXTRA: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 2, "n_head": 2, "hidden_size": D},
-    "codegen": {"n_ctx": CONTEXT, "rotary_dim": 4, "n_inner": 24},
+    "codegen": {"n_ctx": CONTEXT, "num_attention_heads": 4, "rotary_dim": 4, "n_inner": 24},
     "cohere": {"num_key_value_heads": 2},
     "cohere2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
     "ctrl": {"dff": 24},
@@ -38,6 +39,11 @@ EXTRA: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_key_value_heads": 1, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4},
     "gptj": {"rotary_dim": 4, "n_inner": 24},
     "granite": {"num_key_value_heads": 1, "logits_scaling": 8.0, "residual_multiplier": 0.22, "embedding_multiplier": 12.0},
+    "stablelm": {"num_key_value_heads": 2, "head_dim": 8},
+    "lfm2": {"num_key_value_heads": 2, "head_dim": 8},
+    "helium": {"num_key_value_heads": 2, "head_dim": 8},
+    "exaone4": {"num_key_value_heads": 2, "head_dim": 8},
+    "glm": {"num_key_value_heads": 2, "head_dim": 8},
     "mamba": {"state_size": 4, "expand": 2, "time_step_rank": 2},
     "mamba2": {"state_size": 4, "expand": 2, "head_dim": 8, "num_heads": 4, "n_groups": 1, "chunk_size": 8},
     "mixtral": {"num_key_value_heads": 1, "num_local_experts": 4},
@@ -47,6 +53,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
     "qwen3_moe": {"num_key_value_heads": 1, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
+    "roberta": {"pad_token_id": 1, "max_position_embeddings": CONTEXT + 2},
     "rwkv": {"attention_hidden_size": D, "context_length": CONTEXT},
     "recurrent_gemma": {"lru_width": D, "attention_window_size": 4, "num_key_value_heads": 1, "head_dim": 8},
 }
@@ -58,7 +65,7 @@ def make_config(kind: str, **settings: Any) -> PreTrainedConfig:
     made = CONFIG_MAPPING[kind]
     shape = {**SHAPE, **EXTRA.get(kind, {}), **settings}
     if "text_config" in getattr(made, "sub_configs", {}):
-        return made(text_config={**SHAPE, **settings})
+        return made(text_config={**shape, "num_key_value_heads": 1, "head_dim": 8}, vision_config=VISION)
     return made(**shape)
 
 
