@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog
-from catalog.errors import InputError, UnknownName
+from catalog.errors import UnknownName
 from catalog.lake import quoted
 from catalog.transaction import Transaction
 from ingest.harvest import Reader

@@ -62,7 +62,9 @@ def lens_problem(model: LanguageModel, hookpoint: str, width: int) -> str | None
         arrives = _arrives(model, place.module, place.enters) or _is_the_stream(model, hookpoint)
     # A model's own code, run with parts of it held fixed, may raise anything.
     except Exception as error:
-        return f"whether {hookpoint!r} writes to the residual stream cannot be found out ({_first_line(error)}): no logits"
+        return (
+            f"whether {hookpoint!r} writes to the residual stream cannot be found out ({_first_line(error)}): no logits"
+        )
     if not arrives:
         return f"vectors at {hookpoint!r} are not added to the residual stream as they are: they have no logits"
     return None

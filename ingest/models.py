@@ -4,7 +4,6 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -189,7 +188,9 @@ def _network(spec: Model, at: Located, dtype: str) -> PreTrainedModel:
             at.source, config=config, dtype=dtype, weights_only=True, output_loading_info=True, **_arguments(spec, at)
         )
     except pickle.UnpicklingError as error:
-        raise InputError(f"{unusable}: its weights are a pickle that holds more than tensors, and none is run") from error
+        raise InputError(
+            f"{unusable}: its weights are a pickle that holds more than tensors, and none is run"
+        ) from error
     except _UNUSABLE as error:
         raise needs_code(error, "model", at.source) or InputError(f"{unusable}: {_first_line(error)}") from error
     network, loading = loaded
