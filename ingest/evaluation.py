@@ -68,8 +68,8 @@ def evaluate_text(
     equal. An SAE of which `config.target_hookpoint` is set replaces what stands at that hookpoint and is measured
     against it. `progress` is told (tokens read, tokens to read).
 
-    An SAE that cannot be measured, since the model's code cannot run with its hookpoint replaced or gives no finite loss,
-    is a row in `problems`, and the others are measured. Of a model whose head cannot be called on its own nothing is.
+    An SAE that cannot be measured, since the model cannot run with its hookpoint replaced or gives no finite loss, is a
+    row in `problems`, and the others are measured. Of a model whose head cannot be called on its own nothing is.
 
     Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
     finite, and for rows of another width than the SAE's.

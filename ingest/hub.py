@@ -102,7 +102,7 @@ def needs_code(error: BaseException, what: str, source: str) -> InputError | Non
     if "trust_remote_code" not in str(error):
         return None
     return InputError(
-        f"{what} {source!r} comes with code of its own (auto_map in its configuration), and saeql runs none of it: name "
+        f"{what} {source!r} comes with code of its own (auto_map in its configuration), and saeql runs none: name "
         f"another one, or, if you trust whoever wrote it, set {CODE} in [model] of a study and ingest it"
     )
 

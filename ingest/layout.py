@@ -160,8 +160,8 @@ def _check_causal(network: PreTrainedModel, name: str, one: Tensor, later: Tenso
     if _apart(first.rows(0, half), _run(network, network, one, name).rows(0, half), bound):
         raise InputError(f"{kind} gives other rows each time that it reads the same text: nothing of it can be stored")
     raise InputError(
-        f"{kind} is not causal: a later token changes the rows of earlier ones. saeql reads models that predict the next "
-        "token from those before it; encoders, and decoders that attend to both sides, are none"
+        f"{kind} is not causal: a later token changes the rows of earlier ones. saeql reads models that predict the "
+        "next token from those before it; encoders, and decoders that attend to both sides, are none"
     )
 
 
@@ -232,8 +232,8 @@ def _run(network: PreTrainedModel, called: Module, ids: Tensor, name: str, advic
     # Whatever a model's code raises, of any class, its user needs the model's name and the length.
     except Exception as error:
         raise InputError(
-            f"model {name!r} ({type(network).__name__}) cannot read {ids.shape[1]} token ids in a trial pass: {_first_line(error)}"
-            + (f"; {advice}" if advice else "")
+            f"model {name!r} ({type(network).__name__}) cannot read {ids.shape[1]} token ids in a trial pass: "
+            f"{_first_line(error)}" + (f"; {advice}" if advice else "")
         ) from error
     finally:
         for handle in handles:

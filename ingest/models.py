@@ -206,8 +206,8 @@ def _check_attention(config: PreTrainedConfig, source: str) -> None:
         asked = getattr(part, "_attn_implementation", None)
         if isinstance(asked, str) and "/" in asked:
             raise InputError(
-                f"the configuration in {source!r} names code on the hub as its attention ({asked}), and saeql runs none: "
-                "remove attn_implementation from its config.json"
+                f"the configuration in {source!r} names code on the hub as its attention ({asked}), and saeql "
+                "runs none: remove attn_implementation from its config.json"
             )
 
 

@@ -179,7 +179,7 @@ def residuals_digest(
 
 
 def default_batch(model: LanguageModel, asked: int | None = None) -> int:
-    """Tokens of a forward pass: `asked`, else by where the model is; 1, a sequence at a time, if rows depend on others."""
+    """Tokens of a forward pass: `asked`, else by where the model is; 1, one sequence, if rows depend on others."""
     if model.layout.alone:
         return 1
     return asked or (BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS)

@@ -85,7 +85,7 @@ def _tokenise_batch(
         if found := special.keys() & set(encoding.ids):
             token = special[min(found)]
             raise InputError(
-                f"document {source} becomes the special token {token!r}, which no text may: the model's tokenizer has it "
+                f"document {source} becomes the special token {token!r}, which no text may: the tokenizer has it "
                 "among its words; leave that text out of the document"
             )
         yield Tokenised(key, source, text, np.asarray(encoding.ids, np.int32), _disjoint(encoding.offsets))

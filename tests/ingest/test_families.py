@@ -187,7 +187,7 @@ def test_a_text_longer_than_learned_positions_is_refused_by_a_trial_pass(
     model.network.config.n_positions = 4096
     with (
         Catalog(new_catalog("c")) as catalog,
-        pytest.raises(InputError, match="cannot read 40 token ids.*ctx_len below"),
+        pytest.raises(InputError, match=r"cannot read 40 token ids.*ctx_len below"),
     ):
         ingest_corpus(catalog, corpus_of(write_lines(tmp_path / "d.jsonl", texts(3)), ctx_len=40), model)
 
