@@ -1,6 +1,6 @@
-"""What the user of this machine allowed: hosts that may get a key, databases that may get a password.
+"""What the user of this machine allowed: hosts that may get a key, databases that may get a password, models' code.
 
-A catalog passed on by somebody else names both. The list therefore lies with the machine, never in a catalog:
+A catalog passed on by somebody else names all of them. The list therefore lies with the machine, never in a catalog:
 `SAEQL_CONFIG`, else `$XDG_CONFIG_HOME/saeql` or `~/.config/saeql`.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 from catalog.errors import InputError
 
-Kind = Literal["endpoints", "databases"]
+Kind = Literal["endpoints", "databases", "code"]
 
 
 def config_folder() -> Path:

@@ -58,6 +58,8 @@ class Model(Section):
     """auto is CUDA where there is one, else the CPU."""
     bos: Literal["auto", "never", "always"] = "auto"
     """A BOS token before each sequence; auto follows the tokenizer. It is never a position."""
+    trust_remote_code: bool = False
+    """Run the Python code that lies beside the weights; only for a model whose authors you trust."""
 
     @field_validator("source")
     @classmethod

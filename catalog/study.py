@@ -57,7 +57,6 @@ _DEFAULTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-
 class Study(Section):
     """A checked study. Made by `load` or `parse`; file paths in it are absolute."""
 

@@ -14,11 +14,12 @@ from typing import Any
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.locks import locked
-from catalog.sections import Corpus, Model
+from catalog.sections import Corpus
 from ingest.corpus import CorpusReport, append_documents
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.identity import differences
-from ingest.models import LanguageModel, load_model
+from ingest.models import LanguageModel
+from ingest.recorded_model import load_recorded
 from ingest.sae.model import SAE
 from ingest.text.reading import SUFFIXES
 
@@ -72,8 +73,8 @@ def recorded_model(catalog: Catalog, name: str) -> LanguageModel:
     """Load a model as the catalog's study names it. Raises InputError if it is another now."""
     source, revision = catalog.rows("SELECT source, revision FROM models WHERE model = ?", [name])[0]
     study = json.loads(catalog.value("SELECT source FROM study") or "{}").get("model") or {}
-    said: dict[str, Any] = study if study.get("name") == name else {"name": name, "source": source}
-    model = load_model(Model.model_validate({**said, "revision": revision}))
+    said: dict[str, Any] = study if study.get("name") == name else {}
+    model = load_recorded(name, said.get("source", source), revision, **said)
     wrong = differences(catalog, model)
     if wrong:
         raise InputError(

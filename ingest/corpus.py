@@ -14,6 +14,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.sections import Corpus
 from catalog.transaction import Transaction
+from ingest.layout import embedded_tokens, longest
 from ingest.models import LanguageModel
 from ingest.sparse import WrittenFile, write_parquet
 from ingest.text.sources import LeftOut, Skips, read_corpus, source_fingerprint
@@ -58,6 +59,7 @@ def ingest_corpus(
         _, documents, duplicates, empty, tokens = known[0]
         return CorpusReport(corpus.name, documents, 0, duplicates, empty, tokens)
 
+    model.check_length(corpus.ctx_len)
     left_out: LeftOut = Counter()
     counts: Counter[str] = Counter()
     fresh = _distinct(read_corpus(corpus, left_out), counts)
@@ -220,17 +222,17 @@ def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> 
             f"corpus {corpus.name!r} was cut for model {there[0][0]!r} with ctx_len {there[0][1]}, "
             f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
         )
-    longest = getattr(model.network.config, "max_position_embeddings", None)
-    if longest is not None and corpus.ctx_len > longest:
+    most = longest(model.network)
+    if most is not None and corpus.ctx_len > most:
         raise InputError(
             f"corpus {corpus.name!r} has ctx_len {corpus.ctx_len}, and model {model.spec.name!r} reads at most "
-            f"{longest} tokens: set ctx_len to {longest} or less"
+            f"{most} tokens: set ctx_len to {most} or less"
         )
 
 
 def _check_embedded(one: Tokenised, model: LanguageModel) -> None:
     """A tokenizer may know more tokens than the model that it is saved with."""
-    embedded = model.network.get_input_embeddings().get_parameter("weight").shape[0]
+    embedded = embedded_tokens(model.network)
     highest = int(one.ids.max())
     if highest >= embedded:
         raise InputError(

@@ -1,13 +1,16 @@
 """Text encoders of sentence-transformers, each loaded once per process; the default comes with its package."""
 
 import hashlib
+import os
 import threading
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from catalog.errors import InputError
+from ingest.hub import locate, quiet
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -30,9 +33,16 @@ def load_encoder(model: str = MINILM) -> "SentenceTransformer":
 
             # Its bar for reading the weights would run across the command line's own progress.
             import_module("transformers.utils.logging").disable_progress_bar()
+            source = str(_folder(model) or model)
             try:
-                _loaded[model] = SentenceTransformer(str(_folder(model) or model))
-            except (OSError, ValueError, RuntimeError) as error:
+                at = locate(_named(source), "embedding model")
+                with quiet():
+                    _loaded[model] = SentenceTransformer(at.source, trust_remote_code=False, **at.arguments)
+            except (OSError, ValueError, RuntimeError, UnpicklingError, InputError) as error:
+                if "trust_remote_code" in str(error):
+                    raise InputError(
+                        f"the embedding model {model!r} comes with code of its own, and saeql runs none: name another"
+                    ) from error
                 # The first line says why; more of it is advice on another library.
                 why = str(error).partition("\n")[0].rstrip(".")
                 raise InputError(
@@ -40,6 +50,11 @@ def load_encoder(model: str = MINILM) -> "SentenceTransformer":
                     f"that is in the cache or can be fetched, or the packaged default {MINILM!r}"
                 ) from error
         return _loaded[model]
+
+
+def _named(source: str) -> str:
+    """The hub id that sentence-transformers understands by a name without an owner."""
+    return source if "/" in source or os.path.isdir(source) else f"sentence-transformers/{source}"
 
 
 def encoder_dimension(model: str = MINILM) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog
-from catalog.errors import InputError, UnknownName
+from catalog.errors import UnknownName
 from catalog.lake import quoted
 from catalog.transaction import Transaction
 from ingest.harvest import Reader
@@ -24,7 +24,7 @@ from ingest.models import LanguageModel
 from ingest.residuals import checked, default_batch
 from ingest.sae.evaluate import Tally
 from ingest.sequences import Batch, Sequences, batches, load_sequences
-from ingest.splice import CleanPass, run_clean, run_replaced
+from ingest.splice import CleanPass, run_clean, run_replaced, splice_problem
 
 SPLITS = ("train", "val", "test")
 _STAGE = "evaluation"
@@ -44,6 +44,8 @@ class EvaluationReport:
     """(corpus, split, reason): text that nothing can be measured on."""
     dropped: list[tuple[str, str, str]] = field(default_factory=list)
     """(SAE, corpus, split) of rows on such text that were deleted."""
+    failed: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """(SAE, corpus, split, reason): what could not be measured, though others were."""
     tokens: int = 0
     """Tokens read."""
 
@@ -66,15 +68,18 @@ def evaluate_text(
     equal. An SAE of which `config.target_hookpoint` is set replaces what stands at that hookpoint and is measured
     against it. `progress` is told (tokens read, tokens to read).
 
+    An SAE that cannot be measured, since the model cannot run with its hookpoint replaced or gives no finite loss, is a
+    row in `problems`, and the others are measured. Of a model whose head cannot be called on its own nothing is.
+
     Raises UnknownName for a corpus, split or hookpoint that there is not, InputError for activations that are not
-    finite, for rows of another width than the SAE's, and where a replaced pass gives no finite loss.
+    finite, and for rows of another width than the SAE's.
     """
     _check_names(catalog, corpora, splits)
     report, work = EvaluationReport(), []
     for corpus in corpora:
         for split in splits:
             text = measured_text(catalog, corpus, split, max_tokens)
-            reason = text.unusable(model.bos is not None)
+            reason = _unmeasurable(model) or text.unusable(model.bos is not None)
             gone = _record_problem(catalog, corpus, split, reason, [reader.name for reader in readers])
             report.dropped += [(sae, corpus, split) for sae in gone]
             if reason:
@@ -89,15 +94,17 @@ def evaluate_text(
             if stale:
                 work.append((text, stale, inputs))
     total = sum(text.tokens for text, _, _ in work)
+    blocked = _unspliceable(model, [reader for _, stale, _ in work for reader in stale])
     for text, stale, inputs in work:
-        run = _Run(catalog, model, stale, text, batch_tokens or default_batch(model))
+        run = _Run(catalog, model, stale, text, default_batch(model, batch_tokens), blocked)
         for tokens in run.batches():
             report.tokens += tokens
             if progress:
                 progress(report.tokens, total)
         rows = [row | {"max_tokens": max_tokens, "inputs": inputs[str(row["sae"])]} for row in run.rows()]
-        _store(catalog, text, rows, run.unexplained())
-        report.evaluated += [(reader.name, text.corpus, text.split) for reader in stale]
+        report.dropped += _store(catalog, text, rows, run.unexplained(), run.failed)
+        report.failed += [(sae, text.corpus, text.split, reason) for sae, reason in run.failed.items()]
+        report.evaluated += [(str(row["sae"]), text.corpus, text.split) for row in rows]
     return report
 
 
@@ -124,7 +131,7 @@ def drop_stale(
     known[""] = set().union(*known.values())
     for (corpus, split), rows in left.items():
         text = measured_text(catalog, corpus, split, max_tokens)
-        usable = text.unusable(model.bos is not None) is None
+        usable = (_unmeasurable(model) or text.unusable(model.bos is not None)) is None
         now = {reader.name: _inputs(model, reader, text, max_tokens) for reader in ours if usable}
         gone[corpus, split] = [r.name for r in ours if r.name in rows and rows[r.name] != now.get(r.name)]
         for sae in rows.keys() - set(gone[corpus, split]):
@@ -147,10 +154,19 @@ class _Run:
     """One pass over the text of one corpus and split, for several SAEs."""
 
     def __init__(
-        self, catalog: Catalog, model: LanguageModel, readers: list[Reader], text: MeasuredText, batch_tokens: int
+        self,
+        catalog: Catalog,
+        model: LanguageModel,
+        readers: list[Reader],
+        text: MeasuredText,
+        batch_tokens: int,
+        blocked: Mapping[str, str],
     ):
-        self._catalog, self._model, self._readers, self._text = catalog, model, readers, text
+        self._catalog, self._model, self._text = catalog, model, text
         self._batch_tokens = batch_tokens
+        self.failed = {reader.name: blocked[reader.name] for reader in readers if reader.name in blocked}
+        """Why some SAEs have no row, by name."""
+        self._readers = readers = [reader for reader in readers if reader.name not in blocked]
         self._tallies = {reader.name: Tally(reader.sae) for reader in readers}
         self._targets = {reader.name: reader.sae.config.target_hookpoint or reader.hookpoint for reader in readers}
         self._hookpoints = [*(reader.hookpoint for reader in readers), *self._targets.values()]
@@ -161,6 +177,8 @@ class _Run:
 
     def batches(self) -> Iterator[int]:
         """Read all of the text; yields the tokens of each batch when it is done."""
+        if not self._readers:
+            return
         for shard in self._text.shards:
             sequences = self._text.within(load_sequences(self._catalog, self._text.corpus, shard))
             for batch in batches(sequences, self._model.bos, self._batch_tokens):
@@ -176,10 +194,10 @@ class _Run:
         measured = measured.to(self._model.device)
         predicted = _predicted(batch, measured)
         self._predictions += int(predicted.sum())
-        self._clean += self._summed(clean.losses[predicted], "the clean pass")
+        self._clean += _summed(clean.losses[predicted])
         for target in self._ablated:
             zeros = torch.zeros_like(rows[target])
-            self._ablated[target] += self._replaced(clean, target, zeros, predicted, "zeros")
+            self._ablated[target] += self._replaced(clean, target, zeros, predicted)
         for reader in self._readers:
             target = self._targets[reader.name]
             x = reader.fitting(rows[reader.hookpoint], reader.hookpoint, reader.sae.config.d_in)
@@ -190,26 +208,30 @@ class _Run:
             if not bool(measured.all()):
                 # The model must read everything through the SAE, also what is not measured.
                 x_hat[~measured] = reader.sae.decode(reader.sae.encode(x[~measured]), x[~measured])
-            self._spliced[reader.name] += self._replaced(clean, target, x_hat, predicted, f"SAE {reader.name!r}")
+            self._spliced[reader.name] += self._replaced(clean, target, x_hat, predicted)
 
-    def _replaced(self, clean: CleanPass, target: str, rows: Tensor, predicted: Tensor, who: str) -> float:
-        losses = run_replaced(self._model, clean, target, rows)
-        return self._summed(losses[predicted], f"{who} in place of {target!r}")
+    def _replaced(self, clean: CleanPass, target: str, rows: Tensor, predicted: Tensor) -> float:
+        return _summed(run_replaced(self._model, clean, target, rows)[predicted])
 
-    def _summed(self, losses: Tensor, what: str) -> float:
-        total = float(losses.double().sum())
-        if not np.isfinite(total):
-            raise InputError(
-                f"{what} gives a loss that is not finite on corpus {self._text.corpus!r}, split {self._text.split!r}: "
-                "try dtype = 'float32'"
-            )
-        return total
+    def _finite(self) -> list[Reader]:
+        """Those SAEs whose losses are all finite; of the others `failed` says what is not."""
+        for reader in self._readers:
+            target = self._targets[reader.name]
+            losses = {
+                "the clean pass": self._clean,
+                f"zeros in place of {target!r}": self._ablated[target],
+                f"the SAE in place of {target!r}": self._spliced[reader.name],
+            }
+            wrong = [what for what, total in losses.items() if not np.isfinite(total)]
+            if wrong:
+                self.failed[reader.name] = f"{wrong[0]} gives a loss that is not finite: try dtype = 'float32'"
+        return [reader for reader in self._readers if reader.name not in self.failed]
 
     def rows(self) -> list[dict[str, object]]:
         """Rows of `evaluations`, without what they were made from."""
         n = self._predictions
         found: list[dict[str, object]] = []
-        for reader in self._readers:
+        for reader in self._finite():
             measured = self._tallies[reader.name].result()
             clean, spliced = self._clean / n, self._spliced[reader.name] / n
             ablated = self._ablated[self._targets[reader.name]] / n
@@ -233,8 +255,25 @@ class _Run:
 
     def unexplained(self) -> dict[str, str]:
         """Why there is no FVE, by SAE, of those that have none."""
-        reasons = {name: tally.result().unexplained for name, tally in self._tallies.items()}
+        ours = {name: tally for name, tally in self._tallies.items() if name not in self.failed}
+        reasons = {name: tally.result().unexplained for name, tally in ours.items()}
         return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _summed(losses: Tensor) -> float:
+    return float(losses.double().sum())
+
+
+def _unmeasurable(model: LanguageModel) -> str | None:
+    """Why no text can be measured with the model; None if it can."""
+    return f"no losses can be measured: {model.layout.headless}" if model.layout.headless else None
+
+
+def _unspliceable(model: LanguageModel, readers: list[Reader]) -> dict[str, str]:
+    """Why some SAEs cannot be put in the place that they describe, by name."""
+    targets = {reader.name: reader.sae.config.target_hookpoint or reader.hookpoint for reader in readers}
+    why = {target: splice_problem(model, target) for target in dict.fromkeys(targets.values())}
+    return {name: reason for name, target in targets.items() if (reason := why[target])}
 
 
 def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) -> None:
@@ -291,12 +330,26 @@ def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
-def _store(catalog: Catalog, text: MeasuredText, rows: list[dict[str, object]], unexplained: dict[str, str]) -> None:
-    """The rows of some SAEs on one text, and why some of them have no FVE."""
-    subjects = {str(row["sae"]): _subject(str(row["sae"]), text.corpus, text.split) for row in rows}
+def _store(
+    catalog: Catalog,
+    text: MeasuredText,
+    rows: list[dict[str, object]],
+    unexplained: dict[str, str],
+    failed: dict[str, str],
+) -> list[tuple[str, str, str]]:
+    """The rows of some SAEs on one text, why some of them have no FVE, and others no row; those that lost theirs."""
+    saes = [*(str(row["sae"]) for row in rows), *failed]
+    there = "SELECT sae FROM evaluations WHERE corpus = ? AND split = ? AND list_contains(?, sae) ORDER BY sae"
+    gone = [(sae, text.corpus, text.split) for (sae,) in catalog.rows(there, [text.corpus, text.split, list(failed)])]
+    subjects = {sae: _subject(sae, text.corpus, text.split) for sae in saes}
     problems = [
-        {"stage": _STAGE, "subject": subjects[sae], "reason": reason, "count": 1} for sae, reason in unexplained.items()
+        {"stage": _STAGE, "subject": subjects[sae], "reason": reason, "count": 1}
+        for sae, reason in {**unexplained, **failed}.items()
     ]
+    said = "SELECT subject, reason FROM problems WHERE stage = ? AND list_contains(?, subject)"
+    known = set(catalog.rows(said, [_STAGE, list(subjects.values())]))
+    if not rows and not gone and known == {(row["subject"], row["reason"]) for row in problems}:
+        return []
     catalog.stage("evaluations", rows)
     catalog.stage("problems", problems, "_problems")
     ours, theirs = (", ".join(map(quoted, names)) for names in (subjects, subjects.values()))
@@ -305,3 +358,4 @@ def _store(catalog: Catalog, text: MeasuredText, rows: list[dict[str, object]], 
     with catalog.write(f"evaluation on {text.corpus}, split {text.split}", saes=len(rows)) as tx:
         tx.replace("evaluations", "_fresh", ["sae", "corpus", "split"], scope)
         tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+    return gone

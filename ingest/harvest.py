@@ -70,7 +70,7 @@ def harvest(
     another width than an SAE's.
     """
     report = HarvestReport()
-    size = batch_tokens or default_batch(model)
+    size = default_batch(model, batch_tokens)
     shards = text_shards(catalog, corpora)
     there = {
         (sae, corpus, shard): inputs

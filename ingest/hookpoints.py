@@ -4,15 +4,17 @@
 is a tensor, else the keyword `hidden_states`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
+from transformers.utils.generic import ModelOutput
 
 from catalog.errors import InputError
 
@@ -60,7 +62,7 @@ class Hookpoint:
             take(args[at] if isinstance(at, int) else kwargs[at], None)
 
         def leave(_module: Module, _args: object, output: object) -> None:
-            take(output[0] if isinstance(output, tuple) else output, output)
+            take(vectors_of(output), output)
 
         if self.enters:
             return self.module.register_forward_pre_hook(enter, with_kwargs=True)
@@ -94,3 +96,30 @@ class Hookpoint:
             f"the module of hookpoint {self.name!r} is called with no tensor by position, and none as hidden_states; "
             f"it is given {said}: choose another"
         )
+
+
+def vectors_of(output: Any) -> Any:
+    """Of what a module returned the part that holds its vectors: `[batch, seq, d]` where it is a tensor."""
+    if isinstance(output, ModelOutput):
+        return output.get("last_hidden_state")
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+@contextmanager
+def answering(answers: Mapping[Module, Any]) -> Iterator[None]:
+    """Inside, each module returns what is given here, and computes nothing."""
+    own = {module: module.__dict__.get("forward") for module in answers}
+    try:
+        for module, answer in answers.items():
+            # On the instance, where it goes before the class's method.
+            module.__dict__["forward"] = partial(_answer, answer)
+        yield
+    finally:
+        for module, forward in own.items():
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.__dict__["forward"] = forward
+
+
+def _answer(given: Any, *_: object, **__: object) -> Any:
+    return given

@@ -29,7 +29,7 @@ _VERSION = "transformers"
 
 def record_model(catalog: Catalog, model: LanguageModel) -> None:
     """The model's row and its vocabulary. Raises InputError if text was cut for another model of that name."""
-    spec, config = model.spec, model.network.config
+    spec, layout = model.spec, model.layout
     wrong = differences(catalog, model)
     # Documents of a corpus without a row were cut by a run that was interrupted, for a model that no row tells.
     unfinished = "SELECT 1 FROM documents ANTI JOIN corpora USING (corpus)"
@@ -44,9 +44,9 @@ def record_model(catalog: Catalog, model: LanguageModel) -> None:
         "revision": spec.revision,
         "architecture": type(model.network).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "d_model": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "vocabulary": config.vocab_size,
+        "d_model": layout.d_model,
+        "layers": len(layout.blocks),
+        "vocabulary": layout.vocabulary,
         "bos": model.bos,
         "digest": model.digest,
         "config": json.dumps(forward_config(model), sort_keys=True),

@@ -1,20 +1,29 @@
 """Any transformers causal LM by id or directory: its tokenizer, its hookpoints, a forward pass that stops early."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from catalog.errors import InputError, UnknownName
 from catalog.sections import Model
 from ingest.embedded import MODEL_DIR
 from ingest.hookpoints import INPUT, Hookpoint
+from ingest.hub import Located, locate, needs_code, quiet
+from ingest.layout import Layout, block_names, check_length, embedded_tokens, examine
 from ingest.sae.formats.hookpoints import meaning
 
 EMBEDDED = "embedded"
@@ -31,6 +40,8 @@ class LanguageModel:
     """Token put before each sequence, None for none."""
     digest: str
     """BLAKE2b-128 of weights and tokenizer: two models with one name differ here."""
+    layout: Layout
+    """What trial passes found."""
     _called_once: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Inputs that a whole pass came by once."""
 
@@ -68,17 +79,21 @@ class LanguageModel:
         )
 
     def hookpoints(self) -> list[str]:
-        """Blocks and their direct children, by name inside the base model."""
-        blocks = [name for name, module in self.network.base_model.named_modules() if _is_block(name, module)]
+        """Blocks that a pass over text calls, and their direct children, by name inside the base model."""
+        blocks = [name for name in block_names(self.network) if name in self.layout.blocks]
         modules = dict(self.network.base_model.named_modules())
         return [name for b in blocks for name in (b, *(f"{b}.{child}" for child, _ in modules[b].named_children()))]
+
+    def check_length(self, ctx_len: int) -> None:
+        """Raises InputError if a sequence of `ctx_len` tokens, BOS included, cannot be read."""
+        check_length(self.network, self.layout, self.spec.name, ctx_len)
 
     @torch.inference_mode()
     def read(self, ids: torch.Tensor, hookpoints: list[str]) -> dict[str, torch.Tensor]:
         """What stands at the hookpoints for `ids` `[batch, seq]`: `[batch, seq, d]` each, in one pass.
 
         The pass ends as soon as the last hookpoint has been read: no later block and no head is computed.
-        Sequences may be padded on the right: attention is causal, so padding reaches no earlier token.
+        Sequences may be padded on the right, where a causal model does not see it, unless `layout.alone` is set.
         Raises UnknownName for a hookpoint that there is not, InputError for one that the pass never calls, calls more
         than once, or that gives no vector for each token.
         """
@@ -114,19 +129,16 @@ class _AllRead(Exception):
     """Ends a forward pass once every hookpoint has been read."""
 
 
-def _is_block(name: str, module: torch.nn.Module) -> bool:
-    *parents, last = name.split(".")
-    return last.isdigit() and not any(p.isdigit() for p in parents) and len(list(module.children())) > 0
-
-
 def load_model(spec: Model) -> LanguageModel:
-    """Load the model that a study names.
+    """Load the model that a study names, and find out in trial passes how it reads.
 
-    Raises InputError if the directory, the configuration, the weights or the tokenizer is missing.
+    No code that lies beside the weights is run unless `spec.trust_remote_code` is set; weights are read as tensors
+    alone, from pickles too. A hub that does not answer is asked once.
+
+    Raises InputError if the directory, the configuration, the weights or the tokenizer is missing or does not fit the
+    others, and for a model that is not causal.
     """
-    source = str(MODEL_DIR) if spec.source == EMBEDDED else str(spec.source)
-    if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
-        raise InputError(f"model directory {source} does not exist")
+    at = locate(str(MODEL_DIR) if spec.source == EMBEDDED else str(spec.source), "model", spec.revision)
     # Its bar for reading the weights would run across the command line's own progress.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
@@ -134,25 +146,84 @@ def load_model(spec: Model) -> LanguageModel:
     if dtype == "auto":
         # Half precision is emulated on most CPUs, many times slower than float32.
         dtype = "float32" if device == "cpu" else "auto"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"no tokenizer can be loaded from {source!r}: {_first_line(error)}") from error
-    try:
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-            source, revision=spec.revision, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"no causal language model can be loaded from {source!r}: {_first_line(error)}") from error
-    network, loading = loaded
-    if missing := sorted(loading["missing_keys"]):
-        # transformers fills them with random numbers.
-        raise InputError(f"the weights in {source!r} lack {len(missing)} tensors of the model, such as {missing[0]}")
+    with quiet():
+        tokenizer, network = _tokenizer(spec, at), _network(spec, at, dtype)
     try:
         network.to(torch.device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used: {_first_line(error)}") from error
-    return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), _digest(network, tokenizer))
+    _check_ids(spec, network, tokenizer)
+    # Before a pass: some models scale their weights in the first.
+    digest = _digest(network, tokenizer)
+    layout = examine(network, spec.name, set(tokenizer.all_special_ids))
+    return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), digest, layout)
+
+
+def _arguments(spec: Model, at: Located) -> dict[str, Any]:
+    """Of every loader of transformers. Without its answer it would ask on a terminal whether to run code."""
+    return {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code, **at.arguments}
+
+
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+"""What transformers raises for files that are missing, damaged, or of a kind that it lacks a package for."""
+
+
+def _tokenizer(spec: Model, at: Located) -> PreTrainedTokenizerBase:
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(at.source, **_arguments(spec, at))
+    # The Rust library raises plain Exceptions for a file that it cannot parse.
+    except Exception as error:
+        raise needs_code(error, "model", at.source) or InputError(
+            f"no tokenizer can be loaded from {at.source!r}: {_first_line(error)}"
+        ) from error
+    return found
+
+
+def _network(spec: Model, at: Located, dtype: str) -> PreTrainedModel:
+    unusable = f"no causal language model can be loaded from {at.source!r}"
+    try:
+        config = AutoConfig.from_pretrained(at.source, **_arguments(spec, at))
+        _check_attention(config, at.source)
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+            at.source, config=config, dtype=dtype, weights_only=True, output_loading_info=True, **_arguments(spec, at)
+        )
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{unusable}: its weights are a pickle that holds more than tensors, and none is run"
+        ) from error
+    except _UNUSABLE as error:
+        raise needs_code(error, "model", at.source) or InputError(f"{unusable}: {_first_line(error)}") from error
+    network, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        # transformers fills them with random numbers.
+        raise InputError(f"the weights in {at.source!r} lack {len(missing)} tensors of the model, such as {missing[0]}")
+    return network
+
+
+def _check_attention(config: PreTrainedConfig, source: str) -> None:
+    """A configuration may name an attention kernel on the hub, which is code that is fetched and run."""
+    for part in (config, config.get_text_config()):
+        asked = getattr(part, "_attn_implementation", None)
+        if isinstance(asked, str) and "/" in asked:
+            raise InputError(
+                f"the configuration in {source!r} names code on the hub as its attention ({asked}), and saeql "
+                "runs none: remove attn_implementation from its config.json"
+            )
+
+
+def _check_ids(spec: Model, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError if text can become a token that the model has no embedding for."""
+    embedded, bos = embedded_tokens(network), tokenizer.bos_token_id
+    special = set(tokenizer.all_special_ids) - {bos}
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= embedded and i not in special}
+    if spec.bos == "never":
+        beyond.pop(str(tokenizer.bos_token), None)
+    if beyond:
+        token = min(beyond, key=lambda token: beyond[token])
+        raise InputError(
+            f"the tokenizer of model {spec.name!r} has {len(beyond)} tokens beyond the {embedded} that the model has "
+            f"embeddings for, such as {beyond[token]} ({token!r}): it is not the model's own"
+        )
 
 
 def _first_line(error: BaseException) -> str:
@@ -179,31 +250,3 @@ def _digest(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     digest.update(tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else b"")
     return digest.hexdigest()
-
-
-def unembedding(model: LanguageModel) -> torch.Tensor:
-    """What a residual direction is multiplied with to give logits: `[vocabulary, d_model]`, float32, on the CPU.
-
-    The final norm's weight is folded in, and for a LayerNorm its subtraction of the mean.
-    """
-    head: torch.nn.Module | None = model.network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if head is None:
-        raise InputError(f"model {model.spec.name!r} has no output embedding, so it has no logit lens")
-    weight = head.get_parameter("weight").detach().float().cpu()
-    norm = _final_norm(model)
-    if norm is None:
-        return weight
-    if isinstance(norm, torch.nn.LayerNorm):
-        scaled = weight * norm.weight.detach().float().cpu()
-        return scaled - scaled.mean(1, keepdim=True)
-    # Gemma's norm multiplies by 1 + weight: what a norm makes of ones, whose RMS is 1, is its gain.
-    gain: torch.Tensor = norm(torch.ones(weight.shape[1], dtype=model.dtype, device=model.device))
-    return weight * gain.detach().float().cpu()
-
-
-def _final_norm(model: LanguageModel) -> torch.nn.Module | None:
-    """The last norm outside of the blocks, which every stock decoder ends with."""
-    for name, module in reversed(list(model.network.base_model.named_modules())):
-        if "norm" in type(module).__name__.lower() and not any(part.isdigit() for part in name.split(".")):
-            return module  # type: ignore[no-any-return]
-    return None

@@ -8,6 +8,7 @@ from catalog import Catalog
 from catalog.lake import quoted
 from catalog.transaction import Transaction
 from ingest.harvest import Reader
+from ingest.lens import lens_problem
 from ingest.models import LanguageModel
 from ingest.planned import Plan
 from ingest.sae.config import SAEConfig
@@ -48,7 +49,7 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
     trained = SAE.load(plan.folder, model.device)
     config = trained.config
     measured = evaluate(trained, *held_out[:2], subset=held_out.subset) if held_out.tokens else None
-    problems = _without_fve(sae.name, measured) + _without_logits(model, sae.name, config.out)
+    problems = _without_fve(sae.name, measured)
     penalised = config.k is None
     row = {
         "sae": sae.name,
@@ -91,11 +92,18 @@ def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]
     return [{"stage": _HELD_OUT, "subject": name, "reason": reason, "count": 1}] if reason else []
 
 
-def _without_logits(model: LanguageModel, name: str, width: int) -> list[dict[str, Any]]:
-    """Says, of an SAE whose decoder rows are no directions of the residual stream, that they have no logits."""
-    d_model = model.network.config.hidden_size
-    reason = f"decoder rows have {width} dimensions, the model's residual stream {d_model}: they have no logits"
-    return [{"stage": _LENS, "subject": name, "reason": reason, "count": 1}] if width != d_model else []
+def record_lens_problems(catalog: Catalog, model: LanguageModel, readers: list[Reader]) -> None:
+    """Says, of each SAE whose decoder rows are no directions of the residual stream, why they have no logits."""
+    asked = {r.name: (r.sae.config.target_hookpoint or r.hookpoint, r.sae.config.out) for r in readers}
+    why = {place: lens_problem(model, *place) for place in dict.fromkeys(asked.values())}
+    now = {(name, reason) for name, place in asked.items() if (reason := why[place])}
+    ours = "stage = ? AND list_contains(?, subject)"
+    place = [_LENS, list(asked)]
+    if now == set(catalog.rows(f"SELECT subject, reason FROM problems WHERE {ours}", place)):
+        return
+    with catalog.write(f"{len(now)} SAEs without a logit lens") as tx:
+        tx.execute(f"DELETE FROM lake.problems WHERE {ours}", place)
+        tx.insert("problems", [{"stage": _LENS, "subject": n, "reason": r, "count": 1} for n, r in sorted(now)])
 
 
 def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
@@ -104,8 +112,7 @@ def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], 
     catalog.stage("training", course, "_course")
     catalog.stage("problems", problems, "_problems")
     mine = f"sae = {quoted(row['sae'])}"
-    stages = ", ".join(map(quoted, (_LENS, _HELD_OUT)))
-    problem = f"stage IN ({stages}) AND subject = {quoted(row['sae'])}"
+    problem = f"stage = {quoted(_HELD_OUT)} AND subject = {quoted(row['sae'])}"
 
     def work(tx: Transaction) -> None:
         there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}").fetchall()

@@ -178,9 +178,11 @@ def residuals_digest(
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
-def default_batch(model: LanguageModel) -> int:
-    """Tokens of a forward pass, by where the model is."""
-    return BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+def default_batch(model: LanguageModel, asked: int | None = None) -> int:
+    """Tokens of a forward pass: `asked`, else by where the model is; 1, one sequence, if rows depend on others."""
+    if model.layout.alone:
+        return 1
+    return asked or (BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS)
 
 
 class _Counts(BaseModel):

@@ -26,7 +26,10 @@ from ingest.generation import Progress
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.identity import record_model
 from ingest.models import LanguageModel, load_model
+from ingest.recorded import record_lens_problems
+from ingest.recorded_model import remember_trust
 from ingest.saes import prepare_saes
+from ingest.splice import check_hookpoints
 
 _NO_ROOM = 1 << 18
 """Bytes: SQLite calls it an I/O error when its log cannot grow by a few pages."""
@@ -57,11 +60,9 @@ def ingest_study(
     report = IngestReport()
     with locked(catalog.root / "refresh.lock", wait=wait), _full_disk_named(catalog.root):
         progress(f"loading model {study.model.name}", 0, None, "")
+        remember_trust(study.model)
         model = load_model(study.model)
-        for sae in study.saes:
-            for name in (sae.hookpoint, sae.target):
-                if name:
-                    model.hookpoint(name)
+        check_hookpoints(model, [name for sae in study.saes for name in (sae.hookpoint, sae.target) if name])
         record_model(catalog, model)
         for corpus in study.corpora:
             progress(f"tokenising {corpus.name}", 0, corpus.max_tokens, "reading")
@@ -70,6 +71,7 @@ def ingest_study(
             )
         prepared = prepare_saes(catalog, study, model, progress)
         readers, report.trained = prepared.readers, prepared.made
+        record_lens_problems(catalog, model, readers)
         record_configurations(catalog, study)
         harvested = {sae.name: _harvested(study, sae) for sae in study.trained()}
         for corpora in dict.fromkeys(harvested.values()):

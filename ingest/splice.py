@@ -12,19 +12,20 @@ answer with what they gave in the clean pass while the model's own code runs all
 is written down here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from catalog.errors import InputError
-from ingest.hookpoints import Hookpoint
+from ingest.hookpoints import Hookpoint, answering
 from ingest.models import LanguageModel
 from ingest.sequences import Batch
 
@@ -71,15 +72,14 @@ def run_clean(model: LanguageModel, batch: Batch, hookpoints: list[str]) -> Clea
 
     names = list(dict.fromkeys(hookpoints))
     places = [model.place(name) for name in names]
-    handles = [model.hookpoint(name).register_forward_hook(finish) for name in _blocks(model)]
+    handles = [block.register_forward_hook(finish) for block in model.layout.blocks.values()]
     handles += [place.watch(batch.ids.shape, keep(place)) for place in places]
     try:
         losses = _losses(model, batch)
     finally:
         for handle in handles:
             handle.remove()
-    if missing := [name for name in names if name not in outputs]:
-        raise InputError(f"the forward pass of {model.spec.name!r} never calls {missing}: choose other hookpoints")
+    _check_called(model, names, outputs)
     return CleanPass(batch, losses, outputs, given, before)
 
 
@@ -100,37 +100,57 @@ def run_replaced(model: LanguageModel, clean: CleanPass, hookpoint: str, rows: T
     replaced[real] = rows.to(replaced)
     place, before, given = model.place(hookpoint), clean.before[hookpoint], clean.given[hookpoint]
     if place.enters:
-        with _answering(before), place.fed(replaced):
+        with answering(before), place.fed(replaced):
             return _losses(model, clean.batch)
-    answer = (replaced, *given[1:]) if isinstance(given, tuple) else replaced
-    with _answering({**before, place.module: answer}):
+    answer = type(given)([replaced, *given[1:]]) if isinstance(given, tuple | list) else replaced
+    with answering({**before, place.module: answer}):
         return _losses(model, clean.batch)
 
 
-def _blocks(model: LanguageModel) -> list[str]:
-    """Names of the model's blocks: of its hookpoints, those that end with the one number in their name."""
-    parts = {name: [part.isdigit() for part in name.split(".")] for name in model.hookpoints()}
-    return [name for name, numbers in parts.items() if numbers[-1] and sum(numbers) == 1]
-
-
-@contextmanager
-def _answering(answers: Mapping[Module, Any]) -> Iterator[None]:
-    """Inside, each module returns what is given here, and computes nothing."""
-    own = {module: module.__dict__.get("forward") for module in answers}
+def check_hookpoints(model: LanguageModel, hookpoints: list[str]) -> None:
+    """A whole trial pass, before anything is computed: raises what `read` would raise of a hookpoint, if only later."""
+    ids = model.layout.trial
+    outputs: set[str] = set()
+    places = [model.place(name) for name in dict.fromkeys(hookpoints)]
+    handles = [place.watch(ids.shape, partial(_note, outputs, place.name)) for place in places]
     try:
-        for module, answer in answers.items():
-            # On the instance, where it goes before the class's method.
-            module.__dict__["forward"] = partial(_answer, answer)
-        yield
+        with torch.inference_mode():
+            model.network(ids.to(model.device), use_cache=False)
     finally:
-        for module, forward in own.items():
-            module.__dict__.pop("forward", None)
-            if forward is not None:
-                module.__dict__["forward"] = forward
+        for handle in handles:
+            handle.remove()
+    _check_called(model, [place.name for place in places], outputs)
 
 
-def _answer(given: Any, *_: object, **__: object) -> Any:
-    return given
+def _note(outputs: set[str], name: str, _vectors: Tensor, _returned: object) -> None:
+    outputs.add(name)
+
+
+def _check_called(model: LanguageModel, names: list[str], found: Container[str]) -> None:
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"the forward pass of {model.spec.name!r} never calls {missing}: choose other hookpoints")
+
+
+def splice_problem(model: LanguageModel, hookpoint: str) -> str | None:
+    """Why nothing can be put in place of what stands at a hookpoint; None if the model's own rows leave its losses.
+
+    Raises UnknownName for a hookpoint that there is not.
+    """
+    model.place(hookpoint)
+    ids = model.layout.trial
+    real = torch.ones(ids.shape, dtype=torch.bool)
+    places = np.arange(ids.numel())
+    batch = Batch(ids, real, places, np.ones(len(places), bool), np.zeros(len(places), bool))
+    try:
+        clean = run_clean(model, batch, [hookpoint])
+        rows = clean.outputs[hookpoint][real.to(model.device)]
+        again = run_replaced(model, clean, hookpoint, rows)
+    # The model's own code runs with a module replaced, and may raise anything.
+    except Exception as error:
+        return f"{hookpoint!r} cannot be replaced: {str(error).partition(chr(10))[0] or type(error).__name__}"
+    if not torch.allclose(again, clean.losses, rtol=1e-3, atol=1e-3):
+        return f"the model's own rows in place of {hookpoint!r} change its losses"
+    return None
 
 
 def _losses(model: LanguageModel, batch: Batch) -> Tensor:
@@ -138,19 +158,43 @@ def _losses(model: LanguageModel, batch: Batch) -> Tensor:
 
     Logits are held for a few tokens at a time: at a vocabulary of 256,000 those of one batch would need gigabytes.
     """
-    network = model.network
+    network, body = model.network, model.layout.body
+    if body is None or model.layout.headless:
+        raise InputError(f"model {model.spec.name!r}: no losses can be measured: {model.layout.headless}")
     ids = batch.ids.to(model.device)
     follows = batch.real[:, 1:].to(model.device)
-    output = network.base_model(ids, use_cache=False)
+    output = _states(network, body, ids)
     states = output.last_hidden_state[:, :-1][follows]
     targets = ids[:, 1:][follows]
     losses = torch.empty(len(targets), device=model.device)
     held = CPU_LOGITS if model.device.type == "cpu" else GPU_LOGITS
-    size = max(held // int(network.config.vocab_size), 1)
+    size = max(held // model.layout.vocabulary, 1)
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
         # The head is the model's own, with whatever it does to the logits (soft caps, scales).
-        with _answering({network.base_model: type(output)(last_hidden_state=states[None, part])}):
+        with answering({body: type(output)(last_hidden_state=states[None, part])}):
             logits = network(torch.zeros_like(targets[None, part]), use_cache=False).logits[0]
         losses[part] = cross_entropy(logits.float(), targets[part], reduction="none")
     return losses
+
+
+class _StatesRead(Exception):
+    """Ends a pass before its head."""
+
+
+def _states(network: PreTrainedModel, body: Module, ids: Tensor) -> Any:
+    """What the model's own pass over `ids` `[batch, seq]` gets from `body`; its head is not computed."""
+    found: list[Any] = []
+
+    def keep(_module: Module, _inputs: object, output: object) -> None:
+        found.append(output)
+        raise _StatesRead
+
+    handle = body.register_forward_hook(keep)
+    try:
+        network(ids, use_cache=False)
+    except _StatesRead:
+        return found[0]
+    finally:
+        handle.remove()
+    raise InputError(f"the forward pass of {type(network).__name__} does not call {type(body).__name__} by itself")

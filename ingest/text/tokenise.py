@@ -1,6 +1,7 @@
 """Documents to tokens: ids, character offsets, sequences of at most `ctx_len`, shingles; all as columns."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,30 +44,45 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, 
         raise InputError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets: use a model with a tokenizer.json"
         )
-    whole = _whole_text(tokenizer.backend_tokenizer)
+    special = _structural(tokenizer)
+    whole = _whole_text(tokenizer.backend_tokenizer, set(special.values()))
     tiler = Tiler(whole)
     batch: list[tuple[str, str, str]] = []
     for document in documents:
         batch.append(document)
         if len(batch) == _BATCH:
-            yield from _tokenise_batch(whole, tiler, batch)
+            yield from _tokenise_batch(whole, tiler, batch, special)
             batch = []
-    yield from _tokenise_batch(whole, tiler, batch)
+    yield from _tokenise_batch(whole, tiler, batch, special)
 
 
-def _whole_text(backend: Tokenizer) -> Tokenizer:
-    """A copy that cuts nothing, pads nothing, and counts the blank before a word to its token.
+def _structural(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """By id the tokens that structure a sequence (BOS, padding, roles): no text becomes one of them."""
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.bos_token_id else None
+    tokens = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {i: token for i, token in tokens.items() if i != unknown}
+
+
+def _whole_text(backend: Tokenizer, special: Container[str]) -> Tokenizer:
+    """A copy that cuts nothing, pads nothing, reads special tokens as text, and counts the blank before a word to it.
 
     Many saved tokenizers truncate to the model's length, and their post-processors trim offsets.
     """
-    copy = Tokenizer.from_str(backend.to_str())
+    said = json.loads(backend.to_str())
+    for token in said.get("added_tokens") or []:
+        # A text that speaks of <s> has no sequence that begins there.
+        token["special"] = token["special"] or token["content"] in special
+    copy = Tokenizer.from_str(json.dumps(said))
+    copy.encode_special_tokens = True
     copy.no_truncation()
     copy.no_padding()
     copy.post_processor = None
     return copy
 
 
-def _tokenise_batch(tokenizer: Tokenizer, tiler: Tiler, batch: list[tuple[str, str, str]]) -> Iterator[Tokenised]:
+def _tokenise_batch(
+    tokenizer: Tokenizer, tiler: Tiler, batch: list[tuple[str, str, str]], special: Mapping[int, str]
+) -> Iterator[Tokenised]:
     if not batch:
         return
     encodings = _encoded(tokenizer, [text for _, _, text in batch])
@@ -74,6 +90,8 @@ def _tokenise_batch(tokenizer: Tokenizer, tiler: Tiler, batch: list[tuple[str, s
         ids, spans, problem = np.empty(0, np.int32), np.empty((0, 2), np.int32), ""
         if isinstance(encoding, str):
             problem = encoding
+        elif found := special.keys() & set(encoding.ids):
+            problem = f"becomes the special token {special[min(found)]!r}, which is a word of the tokenizer too"
         else:
             try:
                 spans = tiler.spans(text, encoding)

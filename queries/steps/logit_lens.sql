@@ -5,6 +5,6 @@
 -- param: k = 10
 -- kernel: scoring.kernels.logit_lens:logit_lens
 -- doc: the tokens that each decoder direction writes for and against
-SELECT s.sae, s.weights, s.digest, m.model, m.source, m.revision, m.digest AS model_digest
+SELECT s.sae, s.weights, s.digest, coalesce(s.target, s.hookpoint) AS writes, m.model, m.source, m.revision, m.digest AS model_digest
 FROM saes AS s
 JOIN models AS m ON m.model = s.model

@@ -19,27 +19,33 @@ def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
     """
     import torch
 
-    from catalog.sections import Model
-    from ingest.models import load_model, unembedding
+    from ingest.lens import lens_problem, unembedding
+    from ingest.recorded_model import load_recorded
     from ingest.sae.model import SAE
 
     k = run.parameters["k"]
-    for number, row in enumerate(rows):
-        model = load_model(Model(name=row["model"], source=row["source"], revision=row["revision"]))
-        directions = unembedding(model)
-        decoder = SAE.load(run.catalog.weights_of(row["weights"])).weights.decoder
-        if decoder.shape[1] != directions.shape[1]:
-            run.progress(number + 1, len(rows))
-            continue
-        output = []
-        for start in range(0, len(decoder), _CHUNK):
-            logits = decoder[start : start + _CHUNK] @ directions.T
-            for side, largest in (("top", True), ("bottom", False)):
-                values, tokens = torch.topk(logits, min(k, logits.shape[1]), dim=1, largest=largest, sorted=True)
-                output += [
-                    {"sae": row["sae"], "feature": start + i, "side": side, "rank": r, "token": token, "logit": value}
-                    for i, (v, t) in enumerate(zip(values.tolist(), tokens.tolist(), strict=True))
-                    for r, (value, token) in enumerate(zip(v, t, strict=True), start=1)
-                ]
-        run.progress(number + 1, len(rows))
-        yield output
+    models = {row["model"]: (row["source"], row["revision"]) for row in rows}
+    done = 0
+    for name, (source, revision) in models.items():
+        model = load_recorded(name, source, revision)
+        for row in (row for row in rows if row["model"] == name):
+            decoder = SAE.load(run.catalog.weights_of(row["weights"])).weights.decoder
+            output: list[dict[str, Any]] = []
+            if lens_problem(model, row["writes"], decoder.shape[1]) is None:
+                directions = unembedding(model)
+                for start in range(0, len(decoder), _CHUNK):
+                    logits = decoder[start : start + _CHUNK] @ directions.T
+                    output += _ranked(row["sae"], start, logits, k, torch.topk)
+            done += 1
+            run.progress(done, len(rows))
+            if output:
+                yield output
+
+
+def _ranked(sae: str, start: int, logits: Any, k: int, topk: Any) -> Iterator[dict[str, Any]]:
+    """Rows of both sides for the features from `start` on, of which `logits` `[features, vocabulary]` are."""
+    for side, largest in (("top", True), ("bottom", False)):
+        values, tokens = topk(logits, min(k, logits.shape[1]), dim=1, largest=largest, sorted=True)
+        for i, (v, t) in enumerate(zip(values.tolist(), tokens.tolist(), strict=True)):
+            for rank, (value, token) in enumerate(zip(v, t, strict=True), start=1):
+                yield {"sae": sae, "feature": start + i, "side": side, "rank": rank, "token": token, "logit": value}

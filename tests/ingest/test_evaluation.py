@@ -276,7 +276,8 @@ def test_the_clean_and_the_ablated_pass_are_shared_by_all_saes(text: Catalog, ll
 
     evaluate_text(text, llama, [reader("a"), reader("b", 1), reader("c", 2)], ["docs"], ("test",), progress=count)
     handle.remove()
-    assert len(heads) == batches * (1 + 1 + 3)
+    # And two beforehand: whether the model's own rows in that place leave its losses.
+    assert len(heads) == batches * (1 + 1 + 3) + 2
 
 
 def test_a_second_run_measures_only_what_is_new(text: Catalog, llama: LanguageModel) -> None:
@@ -355,9 +356,16 @@ def test_unknown_names_and_saes_that_do_not_fit_are_refused(text: Catalog, llama
         evaluate_text(text, llama, [replace(narrow, sae=sae)], ["docs"])
     broken = reader("broken")
     broken.sae.weights.decoder_bias[0] = torch.inf
-    with pytest.raises(InputError, match=r"SAE 'broken' in place of 'layers\.1' gives a loss that is not"):
-        evaluate_text(text, llama, [broken], ["docs"])
-    assert text.rows("FROM evaluations") == []
+    report = evaluate_text(text, llama, [broken, reader("fine")], ["docs"], ("test",))
+    reason = "the SAE in place of 'layers.1' gives a loss that is not finite: try dtype = 'float32'"
+    assert report.failed == [("broken", "docs", "test", reason)]
+    assert report.evaluated == [("fine", "docs", "test")]
+    said = "SELECT subject, reason FROM problems WHERE stage = 'evaluation'"
+    assert text.rows(said) == [("broken on docs:test", reason)]
+    assert text.rows("SELECT sae FROM evaluations") == [("fine",)]
+    before = text.newest()
+    evaluate_text(text, llama, [broken, reader("fine")], ["docs"], ("test",))
+    assert text.newest() == before
 
 
 def test_cached_rows_of_a_transcoder_are_measured_against_their_target() -> None:

@@ -11,7 +11,8 @@ from safetensors.torch import load, save_file
 from catalog.errors import InputError, UnknownName
 from catalog.sections import Model
 from ingest.embedded import MODEL_DIR
-from ingest.models import LanguageModel, load_model, unembedding
+from ingest.lens import unembedding
+from ingest.models import LanguageModel, load_model
 from ingest.sequences import Sequences, batches
 from tests.ingest.tiny import VOCABULARY, D, loaded, save_model, save_tokenizer
 
@@ -177,7 +178,7 @@ def refused(source: Path | str, **settings: str) -> str:
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     assert refused(tmp_path / "gone") == f"model directory {tmp_path / 'gone'} does not exist"
-    assert "no tokenizer can be loaded from 'nobody/no-such-model'" in refused("nobody/no-such-model")
+    assert "model 'nobody/no-such-model': there is no folder of that name" in refused("nobody/no-such-model")
 
 
 def test_a_missing_or_broken_tokenizer_is_named(tmp_path: Path) -> None:
