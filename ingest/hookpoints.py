@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from catalog.errors import InputError
 

@@ -30,7 +30,7 @@ def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
         model = load_recorded(name, source, revision)
         for row in (row for row in rows if row["model"] == name):
             decoder = SAE.load(run.catalog.weights / row["weights"]).weights.decoder
-            output = []
+            output: list[dict[str, Any]] = []
             if lens_problem(model, row["writes"], decoder.shape[1]) is None:
                 directions = unembedding(model)
                 for start in range(0, len(decoder), _CHUNK):
