@@ -12,18 +12,18 @@ from catalog.errors import InputError
 from ingest.corpus import ingest_corpus
 from ingest.evaluation import evaluate_text
 from ingest.harvest import harvest
+from ingest.identity import record_model
 from ingest.lens import lens_problem, unembedding
 from ingest.models import LanguageModel
 from ingest.splice import check_hookpoints
 from tests.ingest.checker import relu_reader, wrong_activations
 from tests.ingest.families import make
-from tests.ingest.tiny import D, corpus_of, loaded, texts, write_lines
+from tests.ingest.tiny import VOCABULARY, D, corpus_of, loaded, texts, write_lines
 
 FAMILIES = {
     "gpt2": ("h.1", {}),
     "opt": ("decoder.layers.0", {"word_embed_proj_dim": 8}),
     "bloom": ("h.0", {}),
-    "falcon": ("h.0", {}),
     "gemma3": ("language_model.layers.0", {"sliding_window": 4}),
     "cohere": ("layers.0", {}),
     "mixtral": ("layers.1", {}),
@@ -42,6 +42,8 @@ def test_stored_activations_are_those_of_each_sequence_alone(
     family: tuple[LanguageModel, str], catalog: Catalog, tmp_path: Path
 ) -> None:
     model, hookpoint = family
+    record_model(catalog, model)
+    assert catalog.rows("SELECT d_model, layers, vocabulary FROM models") == [(D, 2, VOCABULARY)]
     ingest_corpus(catalog, corpus_of(write_lines(tmp_path / "docs.jsonl", texts(6)), shard_tokens=4096), model)
     reader = relu_reader("sae", hookpoint, D)
     harvest(catalog, model, [reader], ["docs"])
@@ -100,6 +102,7 @@ WRITES = {
     | {"layers.0.self_attn.q_proj": 0, "layers.0.input_layernorm": 0, "norm": 0, "layers.1.input": 1},
     "gemma2": {"layers.0.mlp": 0, "layers.0.post_feedforward_layernorm": 1, "layers.0.self_attn": 0},
     "olmo2": {"layers.0.mlp": 0, "layers.0.post_attention_layernorm": 1, "layers.0": 1},
+    "falcon": {"h.0": 1, "h.0.mlp": 1, "h.0.self_attention.query_key_value.input": 0},
     "bloom": {"word_embeddings": 0, "h.0.mlp": 1},
 }
 

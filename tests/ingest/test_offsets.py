@@ -49,8 +49,10 @@ def shown(name: str, text: str) -> list[tuple[str, str]]:
 @settings(max_examples=60)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_joined_token_texts_are_the_document(name: str, texts: list[str]) -> None:
+    reference = Tokenizer.from_str(kind(name).to_str())
+    reference.encode_special_tokens = True  # the name of a special token is text as any other
     for one, text in zip(cut(kind(name), *texts), texts, strict=True):
-        plain = kind(name).encode(text, add_special_tokens=False)
+        plain = reference.encode(text, add_special_tokens=False)
         if one.problem:
             # It makes "¨" a blank with a mark, and drops both at the beginning.
             assert (name, one.problem) == ("Unigram, accents stripped", "the tokenizer drops characters of the text")
@@ -125,7 +127,7 @@ def test_a_text_that_the_tokenizer_fails_on_spoils_no_other() -> None:
 
 
 def with_tokenizer(model: LanguageModel, tokenizer: Tokenizer) -> LanguageModel:
-    return LanguageModel(model.spec, model.network, fast(tokenizer), None, model.digest)
+    return LanguageModel(model.spec, model.network, fast(tokenizer), None, model.digest, model.layout)
 
 
 def test_refused_documents_are_counted_and_the_others_ingested(

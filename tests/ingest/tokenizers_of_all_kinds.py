@@ -39,7 +39,7 @@ def _metaspace(
         made.normalizer = normalizer
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
     made.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    made.add_special_tokens(["<s>"])
+    made.add_tokens([AddedToken("<s>", normalized=False)])
     return made
 
 
@@ -48,7 +48,7 @@ def _legacy_llama() -> Tokenizer:
     made.normalizer = norm.Sequence([norm.Prepend("▁"), norm.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     made.decoder = decoders.Sequence(steps)
-    made.add_special_tokens(["<s>"])
+    made.add_tokens([AddedToken("<s>", normalized=False)])
     return made
 
 
