@@ -32,6 +32,7 @@ _GROUP_ROWS = 16_384
 _FRAME_BYTES = 4 << 20
 _KEPT_BYTES = 100 << 20
 """A process that has mapped so much more than before takes no other query: that one would have less memory."""
+_SERVER_SECONDS = 1.0
 _REFUSED = (QueryRefused.__name__, UnknownName.__name__)
 _spill: Path | None = None
 
@@ -45,7 +46,7 @@ def main() -> None:
     # Arrow is imported while the engine attaches the catalog, which does not hold the interpreter.
     threading.Thread(target=__import__, args=("pyarrow.ipc",), daemon=True).start()
     opened = _Opened()
-    while request := _request():
+    while request := _request(opened):
         if not _answer(request, opened, answers):
             return
 
@@ -59,7 +60,10 @@ def _end_with_caller() -> None:
     os._exit(0)
 
 
-def _request() -> bytes:
+def _request(opened: "_Opened") -> bytes:
+    """The next request; who waits for one gives a server's connection back soon."""
+    if opened.catalog and opened.catalog.location.server and not select.select([0], [], [], _SERVER_SECONDS)[0]:
+        opened.close()
     head = _read(8)
     return _read(int.from_bytes(head, "big")) if head else b""
 
@@ -88,7 +92,7 @@ class _Opened:
         if at is not None and not (str(at).isascii() and str(at).isdigit()):
             at = resolve(self.get(location, None), at)
         key = (location, None if at is None else int(at), _identity(location))
-        if self.catalog is None or key != self.key or location.server:
+        if self.catalog is None or key != self.key:
             self.close()
             global _spill
             _spill = location.root / "cache" / f"spill-{os.getpid()}"
