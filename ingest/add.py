@@ -74,7 +74,7 @@ def recorded_model(catalog: Catalog, name: str) -> LanguageModel:
     source, revision = catalog.rows("SELECT source, revision FROM models WHERE model = ?", [name])[0]
     study = json.loads(catalog.value("SELECT source FROM study") or "{}").get("model") or {}
     said: dict[str, Any] = study if study.get("name") == name else {}
-    model = load_recorded(name, said.get("source", source), revision, **said)
+    model = load_recorded(name, source, revision, said)
     wrong = differences(catalog, model)
     if wrong:
         raise InputError(

@@ -3,6 +3,8 @@
 A catalog may come from somebody else, and so may the model's folder and the study that it holds.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from catalog.allowed import allow, is_allowed
@@ -10,10 +12,14 @@ from catalog.sections import Model
 from ingest.models import LanguageModel, load_model
 
 
-def load_recorded(name: str, source: str, revision: str | None, **said: Any) -> LanguageModel:
-    """Load the model of a catalog's row. Raises InputError as `load_model` does."""
-    more = {key: value for key, value in said.items() if key not in ("name", "source", "revision")}
-    spec = Model.model_validate({**more, "name": name, "source": source, "revision": revision})
+def load_recorded(
+    name: str, source: str, revision: str | None, said: Mapping[str, Any] = MappingProxyType({})
+) -> LanguageModel:
+    """Load the model of a catalog's row; `said` is the section of the study in the catalog, of which the rest is taken.
+
+    Raises InputError as `load_model` does.
+    """
+    spec = Model.model_validate({"source": source, **said, "name": name, "revision": revision})
     trusted = is_allowed("code", _place(spec))
     return load_model(spec.model_copy(update={"trust_remote_code": trusted}))
 

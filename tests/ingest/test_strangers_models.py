@@ -63,7 +63,7 @@ def test_code_beside_the_weights_is_run_only_if_the_study_says_so(
         loaded(coded)
     # As a catalog from somebody else names it, whatever the study in it says.
     with pytest.raises(InputError, match="comes with code of its own"):
-        load_recorded("m", str(coded), None, trust_remote_code=True)
+        load_recorded("m", str(coded), None, {"trust_remote_code": True})
     assert not (tmp_path / "mark").exists()
     spec = Model(name="m", source=str(coded), trust_remote_code=True)
     remember_trust(spec)
