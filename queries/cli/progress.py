@@ -5,11 +5,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+# rich takes a tenth of a second to import, which a command that asks has no use for.
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from queries.engine import StepResult
     from queries.step import Step
 
@@ -20,6 +20,9 @@ class Bars:
     """One bar at a time, named after what is being done; of the steps of a refresh one each, as they run together."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         self._console = Console(stderr=True, highlight=False)
         self._live = self._console.is_terminal
         self._bars = Progress(
@@ -50,6 +53,8 @@ class Bars:
 
     def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
         """Say how far `what` is; another `what` closes the bar before."""
+        from rich.markup import escape
+
         if what != self._what:
             self._finish(done=True)
             self._what, self._begun = what, time.monotonic()
@@ -64,6 +69,8 @@ class Bars:
 
     def step(self, step: "Step") -> None:
         """A refresh step begins."""
+        from rich.markup import escape
+
         self._finish(done=True)
         if self._live:
             self._steps[step.name] = self._bars.add_task(f"refreshing {escape(step.name)}", total=None, figures="")
