@@ -55,8 +55,6 @@ def ask(
     Raises QueryRefused, UnknownName, CatalogError, InputError, and QueryStopped for a query over a limit, also
     while rows are read.
     """
-    import pyarrow as pa
-
     seconds = limit_of(timeout)
     location = location.absolute()
     try:
@@ -67,6 +65,9 @@ def ask(
     worker = _Worker.taken()
     try:
         worker.send(request, location.root)
+        # Arrow is imported while the other process opens the catalog.
+        import pyarrow as pa
+
         clock = _Clock(seconds)
         schema = pa.ipc.open_stream(worker.frame(clock)).schema
     except BaseException:

@@ -7,12 +7,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO, cast
 
 import click
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from queries.console import Lines, SafeConsole
 from queries.terminal import visible
 
+# rich takes a tenth of a second to import, which a command that asks has no use for.
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from queries.console import Lines
     from queries.engine import StepResult
     from queries.step import Step
 
@@ -23,6 +25,10 @@ class Bars:
     """One bar at a time, named after what is being done; of the steps of a refresh one each, as they run together."""
 
     def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from queries.console import SafeConsole
+
         self._console = SafeConsole(stderr=True)
         self._live = self._console.is_terminal
         self._bars = Progress(
@@ -45,6 +51,8 @@ class Bars:
 
     def __enter__(self) -> Self:
         if self._live:
+            from queries.console import Lines
+
             self._bars.start()
             lines = Lines(self.say)
             self._others = (sys.stderr, lines)
@@ -64,6 +72,7 @@ class Bars:
 
     def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
         """Say how far `what` is; another `what` closes the bar before."""
+
         if what != self._what:
             self._finish(done=True)
             self._what, self._begun = what, time.monotonic()
