@@ -14,7 +14,7 @@ import duckdb
 
 from catalog.confined import FOLLOW, follows, links
 from catalog.definitions import TABLES
-from catalog.errors import CatalogError, ForeignCatalog, InputError
+from catalog.errors import CatalogError, CatalogLocked, ForeignCatalog, InputError, SaeqlError
 from catalog.location import METADATA, Location
 from catalog.metadata import mistakes
 
@@ -103,7 +103,7 @@ def connect(
         connection.execute(SEARCH_PATH)
     except duckdb.Error as error:
         connection.close()
-        raise damaged(location, error) from error
+        raise (unreachable if server else damaged)(location, error) from error
     except BaseException:
         connection.close()
         raise
@@ -218,17 +218,21 @@ def answered(location: Location) -> Iterator[None]:
     except duckdb.Error as error:
         if location.server and any(sign in str(error) for sign in _LOST):
             raise unreachable(location, error) from error
-        if any(sign in str(error) for sign in _DAMAGED):
+        # A full disk and a transaction that another one overtook are said by who writes.
+        passing = isinstance(error, duckdb.TransactionException) or any(sign in str(error) for sign in FULL)
+        if not passing and any(sign in str(error) for sign in _DAMAGED):
             raise damaged(location, error) from error
         raise
 
 
+FULL = ("No space left", "disk is full")
+"""What the system says of a full disk, and what SQLite says, whose COMMIT then fails."""
 _METADATA_DAMAGED = ("DuckLake", "malformed", "not a database", "unsuccessful query result", METADATA)
 _DAMAGED = ("No such file or directory", "magic bytes", "Parquet", "parquet", *_METADATA_DAMAGED)
 """What the engine says when a file is gone or broken; of its metadata it speaks as DuckLake."""
 
 
-def damaged(location: Location, error: Exception) -> CatalogError:
+def damaged(location: Location, error: Exception) -> SaeqlError:
     """The engine's error about a file of the catalog as ours: which catalog, why, what to do."""
     said, root = _first_line(error), location.root
     if "creating a new DuckLake" in said:
@@ -236,15 +240,15 @@ def damaged(location: Location, error: Exception) -> CatalogError:
             f"{root} holds no whole catalog, as if its making was cut off: run what made it "
             f"(`saeql init`, `ingest` or `demo`) again, or put back {METADATA} from a copy"
         )
+    if "is locked" in said:
+        return CatalogLocked(f"the catalog {root} is held by another process: {said}; try again")
     if isinstance(error, duckdb.OutOfMemoryException):
         return CatalogError(f"the catalog {root} cannot be read in so little memory: raise SAEQL_MEMORY ({said})")
     if "read-only" in said or "readonly" in said:
         return CatalogError(f"the catalog {root} cannot be written here: {said}; copy it to where it can")
     if any(sign in said for sign in _METADATA_DAMAGED):
         said = said.replace("DuckLake", "the catalog")
-        return CatalogError(
-            f"the metadata of the catalog {root} cannot be read: {said}; put back {METADATA} from a copy"
-        )
+        return CatalogError(f"the catalog {root} cannot be opened: {said}; put back {METADATA} from a copy")
     return CatalogError(f"a file of the catalog {root} is lost or damaged: {said}; `saeql doctor` names all such files")
 
 

@@ -35,13 +35,14 @@ _PLAIN = r"^[A-Za-z0-9_=+@,~-][A-Za-z0-9._=+@,~-]*(/[A-Za-z0-9_=+@,~-][A-Za-z0-9
 def mistakes(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """What of the attached metadata saeql did not make, a sentence each; empty for a catalog of its own.
 
-    Call it before `lake` becomes the default database. Raises nothing: what cannot be read is a mistake too.
+    Call it before `lake` becomes the default database. What is not there, or of another type, is a mistake too; what
+    cannot be read for another reason (locked, a full disk) raises the engine's error.
     """
     found: list[str] = []
     for check in (_code, _options, _tables, _definitions, _files):
         try:
             found += check(connection)
-        except duckdb.Error as error:
+        except (duckdb.ProgrammingError, duckdb.DataError) as error:
             found.append(f"its metadata cannot be read: {str(error).partition(chr(10))[0]!r}")
     if len(found) > _SHOWN:
         found = [*found[:_SHOWN], "and more"]

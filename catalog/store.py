@@ -32,8 +32,6 @@ WRITING = "writing.lock"
 _FREE_TRIES = 2
 """How often a commit is tried without the lock before its work is done under it."""
 _ROW_CHANGES = ("inserted_into_table", "deleted_from_table")
-_FULL = ("No space left", "disk is full")
-"""What the system says of a full disk, and what SQLite says, whose COMMIT then fails."""
 T = TypeVar("T")
 
 
@@ -350,7 +348,7 @@ class Catalog:
                 # DuckLake removes whole files itself; a statement that failed half-way leaves a part of one.
                 if not isinstance(error, InputsMoved | _Moved) and alone():
                     self._sweep()
-                if isinstance(error, (duckdb.Error, OSError)) and any(sign in str(error) for sign in _FULL):
+                if isinstance(error, (duckdb.Error, OSError)) and any(sign in str(error) for sign in lake.FULL):
                     raise InputError(
                         f"the disk that holds {self.root} is full; nothing of this step was kept: make room, run again"
                     ) from error
