@@ -55,8 +55,8 @@ def links(root: Path) -> Iterator[str]:
         folder = waiting.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except FileNotFoundError:
-            continue  # another process cleaned it up
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # another process cleaned it up, or there is no catalog, which is said elsewhere
         except OSError as error:
             yield f"{os.fspath(folder)!r} cannot be listed: {error.strerror}"
             continue

@@ -47,12 +47,18 @@ _STRANGE = "do not use it; ask who made it for a whole copy. If a newer saeql ma
 
 
 class ForeignCatalog(CatalogError):
-    """A catalog that holds what saeql never puts there; `found` says what, a sentence each. Nothing of it was read."""
+    """A catalog that holds what saeql never puts there. Nothing of it was read."""
 
-    def __init__(self, where: str, found: list[str], advice: str = _STRANGE):
-        self.found = tuple(found)
+    found: tuple[str, ...] = ()
+    """What it holds, a sentence each."""
+
+    @classmethod
+    def of(cls, where: str, found: list[str], advice: str = _STRANGE) -> "ForeignCatalog":
+        """The error with what was found in `where`, and what to do."""
         listed = "".join(f"\n  {said}" for said in found)
-        super().__init__(f"{where} is not as saeql makes it, and nothing of it was read:{listed}\n{advice}")
+        error = cls(f"{where} is not as saeql makes it, and nothing of it was read:{listed}\n{advice}")
+        error.found = tuple(found)
+        return error
 
 
 class InputsMoved(CatalogError):

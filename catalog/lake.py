@@ -98,7 +98,7 @@ def connect(
     try:
         found = mistakes(connection)
         if found:
-            raise ForeignCatalog(f"the catalog {location}", found)
+            raise ForeignCatalog.of(f"the catalog {location}", found)
         _lock_down(connection, root)
         connection.execute(SEARCH_PATH)
     except duckdb.Error as error:
@@ -151,7 +151,7 @@ def check_folder(root: Path) -> None:
     found = [] if follows() else [said for said, _ in zip(links(root), range(20), strict=False)]
     if found:
         advice = f"put the files themselves there, or set {FOLLOW}=1 if the links are yours"
-        raise ForeignCatalog(f"the folder {root}", found, advice)
+        raise ForeignCatalog.of(f"the folder {root}", found, advice)
 
 
 def _check_sqlite(connection: duckdb.DuckDBPyConnection, root: Path, metadata: str) -> None:
@@ -171,7 +171,7 @@ def _check_sqlite(connection: duckdb.DuckDBPyConnection, root: Path, metadata: s
     if rows:
         found = [f"{METADATA} holds a {kind} {name!r}, which neither saeql nor DuckLake makes" for kind, name in rows]
         connection.close()
-        raise ForeignCatalog(f"the catalog {root}", found[:20])
+        raise ForeignCatalog.of(f"the catalog {root}", found[:20])
 
 
 def _lock_down(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
