@@ -1,6 +1,7 @@
 """The door for queries: what is over its time or memory, crashes or is interrupted ends, and nothing else does."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,20 +19,27 @@ from queries.door import ask
 from queries.limits import in_bytes, process_bytes, timeout
 from queries.session import Session
 
-SLOW = "SELECT sum(hash(a.range + b.range)) FROM range(10000000) AS a, range(10000000) AS b"
 DEAF = "SELECT damerau_levenshtein(repeat('a', 8000), repeat(range::VARCHAR, 8000)) AS x FROM range(1000)"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A catalog with three rows of `problems`, asked with 500 MB."""
+    """A catalog with three rows of `problems`, asked with 200 MB."""
     root = tmp_path_factory.mktemp("door")
     with Catalog.create(root) as catalog, catalog.write("rows") as tx:
         rows = [{"stage": "s", "subject": "t", "reason": "r", "count": n} for n in range(3)]
         tx.insert("problems", rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAEQL_MEMORY", "500MB")
+        patch.setenv("SAEQL_MEMORY", "200MB")
         yield root
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def located(root: Path) -> "Session":
@@ -45,19 +53,18 @@ def children() -> set[int]:
     }
 
 
-@pytest.mark.parametrize("sql", [SLOW, DEAF])
-def test_a_query_over_its_time_is_stopped(place: Path, sql: str) -> None:
+def test_a_query_over_its_time_is_stopped(place: Path) -> None:
     session = located(place)
     session.sql("SELECT 1")
     since = time.monotonic()
     with pytest.raises(QueryStopped, match=r"0\.5 s, its time limit.*--timeout or SAEQL_TIMEOUT"):
-        session.sql(sql, timeout=0.5)
+        session.sql(DEAF, timeout=0.5)
     assert time.monotonic() - since < 10
     assert session.sql("SELECT count(*) AS n FROM problems").to_pylist() == [{"n": 3}]
 
 
 def test_rows_that_never_end_are_over_their_time_too(place: Path) -> None:
-    reader = ask(located(place).location, "SELECT hash(range) FROM range(100000000000)", timeout=1)
+    reader = ask(located(place).location, "SELECT hash(range) FROM range(100000000000)", timeout=0.5)
     with pytest.raises(QueryStopped, match="time limit"):
         for _ in reader:
             pass
@@ -75,7 +82,6 @@ def test_the_clock_stands_while_the_receiver_sleeps(place: Path) -> None:
     [
         "SELECT damerau_levenshtein(repeat('a', 30000), repeat('b', 30000)) AS x",
         "SELECT length(list_reduce(list_transform(range(33), x -> 'ab'), (a, b) -> a || a)) AS x",
-        "SELECT list(repeat(range::VARCHAR, 1000000)) AS x FROM range(100000)",
     ],
 )
 def test_a_query_over_its_memory_is_stopped(place: Path, sql: str) -> None:
@@ -84,12 +90,12 @@ def test_a_query_over_its_memory_is_stopped(place: Path, sql: str) -> None:
 
 
 def test_a_result_that_is_too_large_to_hold_is_refused_and_streams_all_the_same(place: Path) -> None:
-    sql = "SELECT repeat('a', 20000) AS x FROM range(30000)"
-    with pytest.raises(QueryStopped, match=r"larger than the 0\.5 GB of SAEQL_MEMORY"):
+    sql = "SELECT repeat('a', 20000) AS x FROM range(12000)"
+    with pytest.raises(QueryStopped, match=r"larger than the 0\.2 GB of SAEQL_MEMORY"):
         located(place).sql(sql)
-    assert sum(batch.num_rows for batch in ask(located(place).location, sql)) == 30_000
-    with pytest.raises(QueryStopped, match="a row of the result has 100 MB"):
-        ask(located(place).location, "SELECT repeat('a', 100000000) AS x").read_all()
+    assert sum(batch.num_rows for batch in ask(located(place).location, sql)) == 12_000
+    with pytest.raises(QueryStopped, match="a row of the result has 40 MB"):
+        ask(located(place).location, "SELECT repeat('a', 40000000) AS x").read_all()
 
 
 def test_a_crash_is_an_error_that_says_so(place: Path) -> None:
@@ -138,10 +144,10 @@ for _ in reader: pass
     caller.wait()
     caller.stdout.close()
     for _ in range(100):
-        if not Path(f"/proc/{child}").exists():
+        if not runs(child):
             break
         time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
+    assert not runs(child)
     assert list((place / "cache").glob("spill*")) == []
 
 
@@ -175,15 +181,14 @@ def test_what_cannot_be_sent_or_bound_is_the_callers_mistake(place: Path) -> Non
 
 
 def test_a_catalog_that_was_made_anew_is_not_the_old_one(place: Path, tmp_path: Path) -> None:
-    root = tmp_path / "again"
-    for count in (1, 2):
-        with Catalog.create(root) as catalog, catalog.write("rows") as tx:
-            tx.insert("problems", [{"stage": "s", "subject": "t", "reason": "r", "count": count}] * count)
-        assert Session(root).sql("SELECT sum(count) AS n FROM problems").to_pylist() == [{"n": count * count}]
+    root, total = tmp_path / "again", [{"n": 3}, {"n": 13}]
+    for turn in range(2):
+        shutil.copytree(place, root)
+        assert Session(root).sql("SELECT sum(count) AS n FROM problems").to_pylist() == total[:1]
         with Catalog(root) as catalog, catalog.write("more") as tx:
             tx.insert("problems", [{"stage": "s", "subject": "t", "reason": "r", "count": 10}])
-        assert Session(root).sql("SELECT sum(count) AS n FROM problems").to_pylist() == [{"n": count * count + 10}]
-        root.rename(tmp_path / f"gone{count}")
+        assert Session(root).sql("SELECT sum(count) AS n FROM problems").to_pylist() == total[1:]
+        root.rename(tmp_path / f"gone{turn}")
 
 
 def test_the_limits_are_read_from_the_argument_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
