@@ -5,6 +5,7 @@ from typing import Any
 
 import duckdb
 
+from catalog.errors import CatalogError
 from catalog.finding import Examination, Finding
 from catalog.keys import KEYS
 from catalog.migrate import applied, migrations
@@ -38,7 +39,7 @@ def keys(examination: Examination) -> Iterator[Finding]:
             continue
         try:
             yield from _bad_keys(catalog, table, key)
-        except duckdb.Error as error:
+        except (duckdb.Error, CatalogError) as error:
             yield Finding("keys", "error", table, f"cannot be read: {str(error).partition(chr(10))[0]}")
 
 
@@ -68,7 +69,7 @@ def views(examination: Examination) -> Iterator[Finding]:
     for (view,) in catalog.rows("SELECT view_name FROM duckdb_views() WHERE database_name = 'lake' ORDER BY 1"):
         try:
             catalog.rows(f"SELECT * FROM lake.{named(view)} LIMIT 0")
-        except duckdb.Error as error:
+        except (duckdb.Error, CatalogError) as error:
             yield Finding("views", "error", view, f"does not run: {str(error).partition(chr(10))[0]}")
 
 

@@ -12,6 +12,8 @@ from tests.benchmarks.concurrency import contend, lock_of_a_step
 @pytest.mark.slow
 def test_writers_and_readers_at_once(root: Path) -> None:
     found = contend(root, seconds=6)
+    if found["commits"] < 3:
+        found = contend(root, seconds=20)  # on a busy machine the processes take most of six seconds to begin
     assert found["commits"] >= 3
     assert found["moved"] > 0, "the writers never met: nothing was tested"
     assert found["reads"] > 4
