@@ -79,7 +79,7 @@ class Answers:
         where = f"file:{quote(str(self.path.absolute()))}?mode={'ro' if read_only else 'rwc'}"
         try:
             self._db = sqlite3.connect(where, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
-            # What an endpoint sends may hold half a surrogate pair, which strict UTF-8 does not.
+            # An endpoint's text may hold half a surrogate pair, which strict UTF-8 does not.
             self._db.text_factory = lambda raw: raw.decode("utf-8", "surrogatepass")
         except sqlite3.Error as error:
             raise CatalogError(f"the answer store {self.path} cannot be opened: {error}") from error

@@ -15,7 +15,7 @@ from catalog.errors import CatalogError
 FOLLOW = "SAEQL_FOLLOW_LINKS"
 """The environment's word of a person who put links into a catalog's folder: 1."""
 _OWN = re.compile(r"(data|vectors|weights|cache|(catalog|answers)\.(sqlite|postgres).*|.*\.lock)$")
-"""What of a catalog's folder is the catalog's."""
+"""Entries of a catalog's folder that saeql itself makes."""
 
 
 def inside(home: Path, name: str) -> Path:
@@ -46,7 +46,7 @@ def follows() -> bool:
 
 
 def links(root: Path) -> Iterator[str]:
-    """What of a catalog in the folder `root` is neither a file nor a folder: a sentence each.
+    """Entries of a catalog in the folder `root` that are neither files nor folders: a sentence each.
 
     Nothing is opened, and no link is followed. What else a person keeps in the folder, a study or text, is theirs.
     """

@@ -36,9 +36,9 @@ class Made:
     """The definitions that migrations make."""
 
     every: frozenset[Definition]
-    """Those of any migration."""
+    """The definitions of every migration."""
     after: tuple[frozenset[Definition], ...]
-    """Those that stand after migration 0, 1, 2, ...; none stands after 0."""
+    """The definitions that stand after migration 0, 1, 2, ...; none stands after 0."""
 
 
 def stored(connection: duckdb.DuckDBPyConnection) -> list[tuple[Definition, bool]]:
