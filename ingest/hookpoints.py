@@ -106,19 +106,26 @@ def vectors_of(output: Any) -> Any:
 
 
 @contextmanager
-def answering(answers: Mapping[Module, Any]) -> Iterator[None]:
-    """Inside, each module returns what is given here, and computes nothing."""
-    own = {module: module.__dict__.get("forward") for module in answers}
+def calling(forwards: Mapping[Module, Callable[..., Any]]) -> Iterator[None]:
+    """Inside, each module runs the given function in place of its own forward."""
+    own = {module: module.__dict__.get("forward") for module in forwards}
     try:
-        for module, answer in answers.items():
+        for module, forward in forwards.items():
             # On the instance, where it goes before the class's method.
-            module.__dict__["forward"] = partial(_answer, answer)
+            module.__dict__["forward"] = forward
         yield
     finally:
-        for module, forward in own.items():
+        for module, before in own.items():
             module.__dict__.pop("forward", None)
-            if forward is not None:
-                module.__dict__["forward"] = forward
+            if before is not None:
+                module.__dict__["forward"] = before
+
+
+@contextmanager
+def answering(answers: Mapping[Module, Any]) -> Iterator[None]:
+    """Inside, each module returns the answer that is given here, and computes nothing."""
+    with calling({module: partial(_answer, answer) for module, answer in answers.items()}):
+        yield
 
 
 def _answer(given: Any, *_: object, **__: object) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from catalog.errors import InputError
-from ingest.hookpoints import vectors_of
+from ingest.hookpoints import calling, vectors_of
 from ingest.models import LanguageModel
 
 _FULL, _HALF = 1e-3, 0.05
@@ -240,7 +240,6 @@ def _copied(output: Any) -> Any:
 @contextmanager
 def _held(recorded: dict[Module, list[Any]]) -> Iterator[None]:
     """Inside, each module of `recorded` answers its calls with what it gave, in their order."""
-    own = {module: module.__dict__.get("forward") for module in recorded}
 
     def answer(module: Module) -> Callable[..., Any]:
         left = iter(recorded[module])
@@ -250,15 +249,8 @@ def _held(recorded: dict[Module, list[Any]]) -> Iterator[None]:
 
         return given
 
-    try:
-        for module in recorded:
-            module.__dict__["forward"] = answer(module)
+    with calling({module: answer(module) for module in recorded}):
         yield
-    finally:
-        for module, forward in own.items():
-            module.__dict__.pop("forward", None)
-            if forward is not None:
-                module.__dict__["forward"] = forward
 
 
 def _adding(module: Module, enters: bool, added: Tensor) -> Any:

@@ -246,3 +246,8 @@ def test_lancedb_opens_the_collections(tmp_path: Path) -> None:
 def test_no_version_is_ever_dropped_by_lance_itself(tmp_path: Path) -> None:
     version = Vectors(tmp_path).write("labels", rows([1, 2]), KEY).version
     assert not any("auto_cleanup" in key for key in Vectors(tmp_path).open("labels", version).config())
+
+
+def test_a_version_that_no_collection_comes_to_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="names version 1000000000000"):
+        Vectors(tmp_path).write("labels", rows([1, 2]), KEY, above=10**12)
