@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from catalog.errors import SaeqlError
-    from catalog.store import Catalog
-    from catalog.study import Study
+    from catalog.store.catalog import Catalog
+    from catalog.study.file import Study
     from queries.session import connect
 
     __version__: str
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "SaeqlError", "Study", "__version__", "connect"]
 
 _HOMES = {
-    "Catalog": "catalog.store",
+    "Catalog": "catalog.store.catalog",
     "SaeqlError": "catalog.errors",
-    "Study": "catalog.study",
+    "Study": "catalog.study.file",
     "connect": "queries.session",
 }
 

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from catalog.location import Location
-    from catalog.store import Catalog
+    from catalog.store.catalog import Catalog
+    from catalog.store.location import Location
 
 __all__ = ["Catalog", "Location"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from catalog.locks import locked
-from catalog.sections import Corpus
+from catalog.store.locks import locked
+from catalog.study.text import Corpus
 from ingest.corpus import CorpusReport, append_documents
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.identity import differences

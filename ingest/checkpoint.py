@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from catalog.errors import InputError
-from catalog.sae_section import Sae
+from catalog.study.sae import Sae
 from ingest.hookpoints import INPUT
 from ingest.sae.formats.hookpoints import AFTER_MLP, after_mlp, before_gain
 from ingest.sae.model import SAE

@@ -12,8 +12,8 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.sections import Corpus
-from catalog.transaction import Transaction
+from catalog.store.transaction import Transaction
+from catalog.study.text import Corpus
 from ingest.layout import embedded_tokens, longest
 from ingest.models import LanguageModel
 from ingest.sparse import WrittenFile, write_parquet

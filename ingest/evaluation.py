@@ -16,8 +16,8 @@ from torch import Tensor
 
 from catalog import Catalog
 from catalog.errors import UnknownName
-from catalog.lake import quoted
-from catalog.transaction import Transaction
+from catalog.quote import quoted
+from catalog.store.transaction import Transaction
 from ingest.harvest import Reader
 from ingest.measured import MeasuredText, measured_text
 from ingest.models import LanguageModel

@@ -11,8 +11,8 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.sae_section import Sae
-from catalog.study import Study
+from catalog.study.file import Study
+from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked, named
 from ingest.harvest import Reader
 from ingest.measured import repeated_positions

@@ -7,7 +7,7 @@ import transformers
 
 from catalog import Catalog
 from catalog.errors import InputError
-from ingest.configurations import put
+from catalog.study.tables import put
 from ingest.models import LanguageModel
 from ingest.text.vocabulary import token_texts
 

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from catalog.errors import InputError, UnknownName
-from catalog.sections import Model
+from catalog.study.text import Model
 from ingest.embedded import MODEL_DIR
 from ingest.hookpoints import INPUT, Hookpoint
 from ingest.hub import Located, locate, needs_code, quiet

@@ -11,8 +11,8 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.sae_section import Sae
-from catalog.section import is_folder
+from catalog.study.base import is_folder
+from catalog.study.sae import Sae
 from ingest.sae.config import PENALTIES, Objective
 from ingest.sae.formats.reading import read_settings
 from ingest.sae.formats.saelens_cfg import FACTOR, read_cfg

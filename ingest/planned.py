@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from catalog import Catalog
-from catalog.sae_section import Sae
-from catalog.section import is_folder
-from catalog.study import Study
+from catalog.study.base import is_folder
+from catalog.study.file import Study
+from catalog.study.sae import Sae
 from ingest.checkpoint import renamed
 from ingest.harvest import Reader
 from ingest.models import LanguageModel

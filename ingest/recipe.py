@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from catalog.errors import InputError
-from catalog.lineage import unread_keys
-from catalog.sae_section import WIDTH, K, Sae
-from catalog.training import KEEPS_K
+from catalog.study.inheritance import unread_keys
+from catalog.study.sae import WIDTH, K, Sae
+from catalog.study.terms import KEEPS_K
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.initial import check_one_norm, unit_decoder

@@ -5,8 +5,8 @@ import json
 from typing import Any, NamedTuple
 
 from catalog import Catalog
-from catalog.lake import quoted
-from catalog.transaction import Transaction
+from catalog.quote import quoted
+from catalog.store.transaction import Transaction
 from ingest.harvest import Reader
 from ingest.lens import lens_problem
 from ingest.models import LanguageModel

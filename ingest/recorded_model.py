@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from catalog.allowed import allow, is_allowed
-from catalog.sections import Model
+from catalog.study.text import Model
+from catalog.trust.permissions import allow, is_allowed
 from ingest.models import LanguageModel, load_model
 
 

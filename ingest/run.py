@@ -16,10 +16,10 @@ import duckdb
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.locks import locked
-from catalog.sae_section import Sae
-from catalog.study import Study
-from ingest.configurations import record_configurations, record_sweeps
+from catalog.store.locks import locked
+from catalog.study.file import Study
+from catalog.study.sae import Sae
+from catalog.study.tables import record_configurations, record_sweeps
 from ingest.corpus import CorpusReport, ingest_corpus
 from ingest.evaluation import drop_stale, evaluate_text
 from ingest.generation import Progress

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.lineage import architecture_of, needs, unread_keys
-from catalog.sae_section import NEEDS, Sae
-from catalog.selection import Selection
-from catalog.study import Study
+from catalog.study.file import Study
+from catalog.study.inheritance import architecture_of, needs, unread_keys
+from catalog.study.sae import NEEDS, Sae
+from catalog.study.selection import Selection
 from ingest.generation import Generation, Progress, tell
 from ingest.harvest import Reader
 from ingest.models import LanguageModel

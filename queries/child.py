@@ -20,8 +20,8 @@ import duckdb
 
 from catalog import Catalog, Location
 from catalog.errors import InputError, QueryRefused, QueryStopped, SaeqlError, UnknownName
-from catalog.location import METADATA
-from catalog.versions import resolve
+from catalog.store.location import METADATA
+from catalog.store.snapshots import resolve
 from queries.limits import in_bytes, process_bytes, value_bytes
 
 if TYPE_CHECKING:

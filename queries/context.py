@@ -12,9 +12,9 @@ from sqlglot import exp
 
 from catalog import Catalog
 from catalog.errors import CatalogError, InputError, StepError
-from catalog.keys import KEYS
-from catalog.lake import TABLES
-from catalog.transaction import compare
+from catalog.quote import TABLES
+from catalog.schema.keys import KEYS
+from catalog.store.compare import compare
 from queries import parts
 from queries.lineage import tables_read
 from queries.relations import Relations

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from catalog import Catalog, Location
 from catalog.errors import StepError
-from catalog.study import Study
+from catalog.study.file import Study
 from queries.card import highlighted, label_line, visible
 from queries.cli.build import STUDY, run_ingest
 from queries.cli.refresh import run_refresh

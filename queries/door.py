@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from catalog import errors
 from catalog.errors import InputError, QueryStopped, SaeqlError
-from catalog.location import Location
+from catalog.store.location import Location
 from queries.limits import timeout as limit_of
 
 if TYPE_CHECKING:

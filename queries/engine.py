@@ -10,8 +10,8 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import CatalogError, StepError
-from catalog.locks import locked
-from catalog.migrate import newest
+from catalog.store.locks import locked
+from catalog.store.migrations import newest
 from queries.context import Context, Options, check_settings
 from queries.kernel_run import KernelStepRun
 from queries.lineage import check_steps, ordered, parent_tables

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from catalog.errors import QueryRefused
-from catalog.lake import quoted
-from catalog.transaction import named
+from catalog.quote import named, quoted
 from queries.tree import Names, parse
 
 if TYPE_CHECKING:

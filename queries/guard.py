@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from catalog import lake
 from catalog.errors import InputError, QueryRefused, QueryStopped, SaeqlError, UnknownName
-from catalog.store import Catalog
-from catalog.transaction import named
-from catalog.versions import resolve
+from catalog.quote import TABLES, named
+from catalog.store.catalog import Catalog
+from catalog.store.connection import SEARCH_PATH, answered
+from catalog.store.snapshots import resolve
 from queries.forms import explained, filled, list_tables, plan_lines
 from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
 from queries.named import Renamed, all_named
@@ -53,7 +53,7 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
     """
     cursor = catalog.connection.cursor()
     try:
-        with lake.answered(catalog.location):
+        with answered(catalog.location):
             names = _names(cursor, catalog.at)
         walk = Walk(names, frozenset(name.lower() for name in extra_tables), partial(resolve, catalog))
         query = explained(sql)
@@ -79,7 +79,8 @@ def check(sql: str, catalog: Catalog, *, extra_tables: Set[str] = frozenset()) -
 def lock_down(connection: duckdb.DuckDBPyConnection) -> None:
     """Allow no more settings, for every cursor of the connection's database; it cannot be undone.
 
-    The opening has taken away files outside of data/, extensions and Python variables as tables (`catalog.lake`).
+    The opening has taken away files outside of data/, extensions and Python variables as tables
+    (`catalog.store.connection`).
     """
     row = connection.execute("SELECT current_setting('lock_configuration')").fetchone()
     if not (row and row[0]):
@@ -121,7 +122,7 @@ def execute(
     lock_down(catalog.connection)
     cursor = catalog.connection.cursor()
     # A cursor is a connection of its own: it starts in the engine's empty default database.
-    cursor.execute(lake.SEARCH_PATH)
+    cursor.execute(SEARCH_PATH)
     for name, table in (tables or {}).items():
         cursor.register(name, table)
 
@@ -197,7 +198,7 @@ def _names(cursor: duckdb.DuckDBPyConnection, at: int | None) -> Names:
     From DuckLake's metadata: 50 times faster than duckdb_tables().
     Raises QueryRefused if a macro of the catalog has the name of a listed function: calls of it would go there.
     """
-    lakes, live = lake.TABLES, "end_snapshot IS NULL"
+    lakes, live = TABLES, "end_snapshot IS NULL"
     if at is not None:
         live = f"begin_snapshot <= {at} AND ({live} OR end_snapshot > {at})"
     tables = cursor.execute(f"SELECT table_name FROM {lakes}.ducklake_table WHERE {live}").fetchall()

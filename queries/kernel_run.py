@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from catalog import Catalog
 from catalog.errors import StepError
-from catalog.transaction import Changes, Transaction, named
+from catalog.quote import named
+from catalog.store.compare import Changes
+from catalog.store.transaction import Transaction
 from queries import parts
 from queries.estimate import Estimate, estimated
 from queries.result import Key, StepResult

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catalog import Catalog
-from catalog.lake import quoted
-from catalog.transaction import Transaction, named
+from catalog.quote import named, quoted
+from catalog.store.transaction import Transaction
 
 Part = tuple[Any, ...]
 _FEW = 16

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog import Catalog
-from catalog.endpoints import endpoint, named, permission
 from catalog.errors import EndpointRefused, InputError
-from catalog.locks import locked
-from catalog.study import Study
+from catalog.store.locks import locked
+from catalog.study.file import Study
+from catalog.trust.endpoints import endpoint, named, permission
 from queries.engine import Listener, Options, StepResult, plan
 from queries.unjudged import left_out_lines, unjudged
 
@@ -24,7 +24,7 @@ def planned(
     steps: "tuple[Step, ...] | None" = None,
 ) -> list[StepResult]:
     """The plan of these steps; with a study file, as if its concepts, explainers and scorers were the catalog's."""
-    from ingest.configurations import configuration_rows
+    from catalog.study.tables import configuration_rows
 
     rows = configuration_rows(Study.load(study)) if study is not None else {}
     return plan(catalog, names, options, Listener(), steps, expected=rows)
@@ -32,7 +32,7 @@ def planned(
 
 def left_out(catalog: Catalog, study: Path | None = None) -> list[str]:
     """A line for each pair of an explainer and a scorer that cannot judge its labels, of the catalog or a study."""
-    from ingest.configurations import configuration_rows
+    from catalog.study.tables import configuration_rows
 
     rows = configuration_rows(Study.load(study)) if study is not None else None
     return left_out_lines(unjudged(catalog, rows))
@@ -40,7 +40,7 @@ def left_out(catalog: Catalog, study: Path | None = None) -> list[str]:
 
 def configure(catalog: Catalog, study: Path, wait: float = 0.0) -> None:
     """Take the concepts, explainers, scorers and parameters of a study file. Raises StudyError with its mistakes."""
-    from ingest.configurations import record_configurations
+    from catalog.study.tables import record_configurations
 
     with locked(catalog.root / "refresh.lock", wait=wait):
         record_configurations(catalog, Study.load(study))

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 
-from catalog.transaction import Changes, Transaction, content, named
+from catalog.quote import content, named
+from catalog.store.compare import Changes
+from catalog.store.transaction import Transaction
 from queries import parts
 from queries.lineage import KEPT
 from queries.result import StepResult

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import sqlglot
 from sqlglot import exp
 
-from catalog.transaction import named
+from catalog.quote import named
 from queries.lineage import KEPT, table_nodes
 
 _WITH = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*WITH\b(\s+RECURSIVE\b)?", re.IGNORECASE | re.DOTALL)

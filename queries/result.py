@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catalog.errors import SaeqlError
-from catalog.transaction import Changes
+from catalog.store.compare import Changes
 from queries.estimate import Estimate
 
 Key = tuple[Any, ...]

@@ -11,9 +11,11 @@ import duckdb
 
 from catalog import Catalog
 from catalog.errors import CatalogError, StepError
-from catalog.locks import locked
-from catalog.transaction import Changes, Transaction, named
-from catalog.versions import resolve
+from catalog.quote import named
+from catalog.store.compare import Changes
+from catalog.store.locks import locked
+from catalog.store.snapshots import resolve
+from catalog.store.transaction import Transaction
 from queries.context import view_parents
 from queries.lineage import ordered, parent_tables
 from queries.step import Step, packaged_steps
@@ -124,7 +126,7 @@ def _rows_at(catalog: Catalog, step: Step, at: int, fresh: str) -> str:
 
 def _check_vectors(catalog: Catalog, fresh: str) -> None:
     """Raise CatalogError unless the Lance versions can be read: a snapshot must never name one that is gone."""
-    from catalog.vectors import Vectors
+    from catalog.vectors.collections import Vectors
 
     vectors = Vectors(catalog.vectors)
     for collection, version in catalog.rows(f"SELECT collection, version FROM {fresh}"):

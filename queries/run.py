@@ -15,7 +15,9 @@ from typing import Any
 import duckdb
 
 from catalog.errors import InputsMoved, SaeqlError, StepError
-from catalog.transaction import Changes, Comparison, Transaction, compare, named
+from catalog.quote import named
+from catalog.store.compare import Changes, Comparison, compare
+from catalog.store.transaction import Transaction
 from queries import parts
 from queries.context import Context
 from queries.lineage import parent_tables
@@ -98,7 +100,7 @@ class StepRun:
         """Why the vectors that the step wrote are not all there, empty if they are."""
         if self.step.writes != "lance":
             return ""
-        from catalog.vectors import Vectors
+        from catalog.vectors.collections import Vectors
 
         vectors = Vectors(self.catalog.vectors)
         named = self.catalog.rows(f"SELECT collection, version FROM lance WHERE {self.step.slice}")

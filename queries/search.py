@@ -11,7 +11,7 @@ def search(catalog: Catalog, text: str, k: int, explainer: str | None = None) ->
 
     Raises InputError for k below 1, UnknownName if there are no labels to search, or no such explainer.
     """
-    from catalog.vectors import Vectors
+    from catalog.vectors.collections import Vectors
     from scoring.embed import embed
 
     if k < 1:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from catalog import Catalog, Location
 from catalog.errors import InputError, UnknownName
-from catalog.lake import answered, quoted
-from catalog.versions import open_at
+from catalog.quote import quoted
+from catalog.store.connection import answered
+from catalog.versions.tags import open_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,7 +200,7 @@ def _neighbours(catalog: Catalog, sae: str, feature: int, k: int = 5) -> list[tu
     version = catalog.value("SELECT version FROM lance WHERE collection = 'decoder'")
     if version is None:
         return []
-    from catalog.vectors import Vectors
+    from catalog.vectors.collections import Vectors
 
     vectors = Vectors(catalog.vectors)
     where = f"sae = {quoted(sae)}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from catalog.lake import TABLES
+from catalog.quote import TABLES
 from queries import parts
 from queries.context import Context
 from queries.lineage import parent_tables

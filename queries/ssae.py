@@ -14,8 +14,8 @@ from pathlib import Path
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.location import ADDRESS, METADATA
-from catalog.study import Study
+from catalog.store.location import ADDRESS, METADATA
+from catalog.study.file import Study
 from queries.cli.build import STUDY, run_ingest
 from queries.cli.refresh import run_refresh
 from queries.ssae_file import DOMAIN_PACKAGE, NAME, OOD_FILE, Options, check_same, check_width, study_text

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from catalog.errors import InputError
-from catalog.study import Study
+from catalog.study.file import Study
 
 NAME = "ssae"
 POOL_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from catalog import Catalog
-from catalog.transaction import named
+from catalog.quote import named
 
 _STAGE = "judgements"
 """Stage of problems."""

@@ -3,13 +3,13 @@
 from typing import Any
 
 from catalog import Catalog
-from catalog.diff import FIGURES, diff, diff_rows
-from catalog.gc import Freed
-from catalog.versions import spans, tags
+from catalog.store.snapshots import spans, tags
+from catalog.versions.diff import FIGURES, diff, diff_rows
+from catalog.versions.gc import Freed
 
 
 def table_rows(catalog: Catalog, a: int, b: int) -> list[dict[str, Any]]:
-    """A row per table that differs from snapshot `a` to `b`, see `catalog.diff.diff`."""
+    """A row per table that differs from snapshot `a` to `b`, see `catalog.versions.diff.diff`."""
     return [
         {"table": d.table, "added": d.added, "removed": d.removed, "changed": d.changed, "note": d.note}
         for d in diff(catalog, a, b)
@@ -22,7 +22,7 @@ def difference_rows(
     """How many rows of `table` differ, and at most `limit` of them: change, key, old and new values.
 
     Old and new are objects with the columns that changed. A table with a figure has its `delta`. Raises as
-    `catalog.diff.diff_rows` does.
+    `catalog.versions.diff.diff_rows` does.
     """
     found = diff_rows(catalog, a, b, table, limit)
     rows = []

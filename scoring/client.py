@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalog.answers import Answers, canonical_request, request_key
-from catalog.endpoints import Permission, endpoint, permission
 from catalog.errors import InputError, SaeqlError
+from catalog.trust.endpoints import Permission, endpoint, permission
 from scoring.response import ANSWERED, Completion, completion, error_in, read_json, whole
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class ChatClient:
     """Asks one model, `jobs` requests at a time.
 
     `base_url` defaults to OPENAI_BASE_URL, else OpenAI's; an endpoint of one's own needs no key. Without `api_key`, the
-    endpoint counts as named by a catalog, and gets prompts and OPENAI_API_KEY as `catalog.endpoints.permission` says.
+    endpoint counts as named by a catalog, and gets prompts and OPENAI_API_KEY as
+    `catalog.trust.endpoints.permission` says.
     429, 5xx, timeouts and lost connections are tried again `max_retries` times with exponential back-off, or after as
     long as the endpoint asks for, up to two minutes. `timeout` is in seconds, per try.
     `prices` is the cost of a million (prompt, completion) tokens; `budget` limits what is paid, over all clients that

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from catalog import prompt_text
 from catalog.errors import UnknownName
-from catalog.small_file import read_small
+from catalog.study import prompt_text
+from catalog.study.small_file import read_small
 
 FOLDER = Path(__file__).parent / "prompts"
 LINE_BREAK = "⏎"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog import Location
-from catalog.location import ADDRESS, Server
+from catalog.store.location import ADDRESS, Server
 
 PASSWORD = "pa'ss wörd\\@/:%"
 """Of the role `guarded`; the role `saeql` needs none."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from catalog.errors import InputError
-from catalog.training import ARCHITECTURES, KEEPS_K, Penalty
+from catalog.study.terms import ARCHITECTURES, KEEPS_K, Penalty
 
 PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from catalog.training import Penalty
+from catalog.study.terms import Penalty
 from ingest.sae import penalised
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode

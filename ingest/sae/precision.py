@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 import torch
 
-from catalog.training import Precision
+from catalog.study.terms import Precision
 from ingest.sae.fused import fusable, fused
 
 _format: ContextVar[torch.dtype | None] = ContextVar("format", default=None)

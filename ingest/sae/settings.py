@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple, get_args
 
 from catalog.errors import InputError
-from catalog.training import KEEPS_K, Precision, Schedule
+from catalog.study.terms import KEEPS_K, Precision, Schedule
 from ingest.sae.config import Objective, SAEConfig
 
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog import Catalog
-from catalog.vectors import Vectors, Version, name_version
+from catalog.vectors.collections import Vectors, Version
+from catalog.vectors.references import name_version
 from ingest.encoder import encoder_digest, load_encoder
 from ingest.select.documents import Documents
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from catalog.selection import Selection
+from catalog.study.selection import Selection
 
 _COLUMNS = "SELECT document, hash, tokens FROM documents WHERE corpus = ?"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from catalog.section import is_folder
-from catalog.selection import Selection
+from catalog.study.base import is_folder
+from catalog.study.selection import Selection
 from ingest.parents import FolderDigests, parent_digest, parent_of
 from ingest.sae.model import SAE
 

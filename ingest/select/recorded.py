@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from catalog import Catalog
-from catalog.selection import Selection
-from catalog.vectors import Version, name_version
+from catalog.study.selection import Selection
+from catalog.vectors.collections import Version
+from catalog.vectors.references import name_version
 from ingest.select.documents import Documents
 
 Scores = npt.NDArray[np.float64]

@@ -10,8 +10,8 @@ import numpy as np
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.selection import Selection
-from catalog.vectors import Version
+from catalog.study.selection import Selection
+from catalog.vectors.collections import Version
 from ingest.encoder import encoder_digest
 from ingest.models import LanguageModel
 from ingest.parents import FolderDigests

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
-from catalog.sections import Corpus
+from catalog.study.text import Corpus
 from ingest.text.docstrings import STDLIB, file_docstrings, package_files
 from ingest.text.reading import lines, whole
 

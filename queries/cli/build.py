@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from catalog.location import Location
+from catalog.store.location import Location
 from queries.cli.numbers import NUMBER
 from queries.cli.place import DEFAULT, Place, catalog_path
 from queries.output import Output, output_options
 
 if TYPE_CHECKING:
-    from catalog.study import Study
+    from catalog.study.file import Study
 
 STUDY = "study.toml"
 
@@ -38,7 +38,7 @@ def init(folder: Location) -> None:
     """
     from catalog import Catalog
     from catalog.errors import InputError
-    from catalog.study import template
+    from catalog.study.file import template
 
     path = folder.root / STUDY
     if path.exists():
@@ -58,7 +58,7 @@ def ingest(context: click.Context, study_file: Path, wait: float) -> None:
     The catalog is that of -C, else the study file's folder. What is whole is not made again, also after an
     interruption.
     """
-    from catalog.study import Study
+    from catalog.study.file import Study
     from queries.cli.refresh import allow_study
 
     root = context.find_root().obj or study_file.absolute().parent

@@ -15,8 +15,8 @@ from queries.output import Output, output_options
 def doctor(context: click.Context, fix: bool, everything: bool, output: Output) -> None:
     """Check that the catalog is whole: files, digests, keys, vectors, views. Exit code 1 if it is not."""
     from catalog import Catalog
-    from catalog.doctor import examine
-    from catalog.finding import Finding
+    from catalog.doctor.examine import examine
+    from catalog.doctor.finding import Finding
 
     root = catalog_path(context)
     try:

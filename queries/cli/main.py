@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from catalog.errors import SaeqlError, StudyError
-from catalog.location import Location
+from catalog.store.location import Location
 from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init

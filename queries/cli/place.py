@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from catalog.errors import InputError
-from catalog.location import ADDRESS, METADATA, Location
+from catalog.store.location import ADDRESS, METADATA, Location
 
 DEFAULT = Path("demo")
 """Where `saeql demo` puts its catalog, and where the other commands look if nothing is named."""

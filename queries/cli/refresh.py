@@ -13,7 +13,7 @@ from queries.output import Output, output_options
 
 if TYPE_CHECKING:
     from catalog import Catalog
-    from catalog.location import Location
+    from catalog.store.location import Location
     from queries.context import Options
     from queries.engine import StepResult
 
@@ -186,7 +186,7 @@ def run_refresh(
 
 def allow(endpoints: tuple[str, ...]) -> None:
     """Allow these endpoints on this machine, and say so."""
-    from catalog.endpoints import allow_endpoint
+    from catalog.trust.endpoints import allow_endpoint
 
     for url in endpoints:
         _say_allowed(allow_endpoint(url), "--allow-endpoint")
@@ -194,8 +194,8 @@ def allow(endpoints: tuple[str, ...]) -> None:
 
 def allow_study(path: Path) -> None:
     """Allow the endpoints that a study file names, and say so: only for a file that the user has passed."""
-    from catalog.endpoints import allow_named
-    from catalog.study import Study
+    from catalog.study.file import Study
+    from catalog.trust.endpoints import allow_named
 
     for name in allow_named(Study.load(path)):
         _say_allowed(name, str(path))
@@ -222,7 +222,7 @@ def _read(
     jobs: int | None = None,
 ) -> "Options":
     """The flags as options of a refresh. Raises InputError for a condition that cannot be."""
-    from catalog.study import Study
+    from catalog.study.file import Study
     from queries.context import Options, settings_of
     from queries.context import where as condition
 

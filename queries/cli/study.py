@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from catalog.location import Location
+from catalog.store.location import Location
 from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
 
@@ -66,7 +66,7 @@ def sweep(
 
     All runs share one pass over the activations. Results are the views pareto, pareto_curve and pareto_area.
     """
-    from catalog.study import Study
+    from catalog.study.file import Study
     from queries.cli.build import STUDY, run_ingest
     from queries.cli.refresh import allow_study
 

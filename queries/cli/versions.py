@@ -24,10 +24,12 @@ _BLAME = ("snapshot", "time", "table", "explainer", "change", "old_f1", "new_f1"
 def log(context: click.Context, limit: int, step: str | None, table: str | None, output: Output) -> None:
     """The snapshots: when, what, which tables, how many rows, what they cost, and their tags."""
     from catalog import Catalog
-    from queries.history import snapshots
+    from catalog.versions.log import snapshots
+    from queries.step import packaged_steps
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
-        show_lines(snapshots(catalog, limit, step, table), _LOG, output)
+        steps = [known.name for known in packaged_steps()]
+        show_lines(snapshots(catalog, limit, step, table, steps), _LOG, output)
 
 
 @click.command()
@@ -43,7 +45,7 @@ def diff(context: click.Context, a: str, b: str | None, table: str | None, limit
     Rows are matched by key. Tables with scores are sorted by the change of f1, separation or fve, biggest loss first.
     """
     from catalog import Catalog
-    from catalog.versions import resolve
+    from catalog.store.snapshots import resolve
     from queries.versions import difference_rows, table_rows
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
@@ -105,7 +107,7 @@ def tag(context: click.Context, name: str | None, at: str | None, move: bool, de
     A name works wherever a snapshot's number does, and gc never expires a named snapshot.
     """
     from catalog import Catalog
-    from catalog.versions import delete_tag, set_tag
+    from catalog.versions.tags import delete_tag, set_tag
     from queries.versions import tag_rows
 
     root = catalog_path(context)
@@ -128,7 +130,7 @@ def tag(context: click.Context, name: str | None, at: str | None, move: bool, de
 def blame(context: click.Context, place: tuple[str, ...], sae: str | None, output: Output) -> None:
     """Each snapshot that changed the label or score of FEATURE, oldest first: from what, to what, and why."""
     from catalog import Catalog
-    from queries.blame import blame as changes
+    from catalog.versions.blame import blame as changes
     from queries.session import chosen_sae
 
     if len(place) > 2 or (len(place) == 2 and sae is not None):
@@ -152,7 +154,7 @@ def gc(context: click.Context, keep_days: float, dry_run: bool, wait: float, out
     The newest snapshot and those with a tag stay. What is freed cannot be read, compared or rolled back to again.
     """
     from catalog import Catalog
-    from catalog.gc import collect_garbage
+    from catalog.versions.gc import collect_garbage
     from queries.versions import freed_rows
 
     root = catalog_path(context)

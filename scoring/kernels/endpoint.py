@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog.answers import Answers, canonical_request
 from catalog.errors import CatalogError
-from catalog.request import check_request, sent_with
+from catalog.study.request_body import check_request, sent_with
 from scoring.client import ChatClient
 from scoring.kernels.contract import Request, Run
 

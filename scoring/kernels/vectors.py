@@ -16,7 +16,7 @@ def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[
     import numpy as np
     import pyarrow as pa
 
-    from catalog.vectors import Vectors
+    from catalog.vectors.collections import Vectors
     from ingest.sae.model import SAE
 
     parts = []
@@ -50,7 +50,7 @@ def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[st
     import numpy as np
     import pyarrow as pa
 
-    from catalog.vectors import Vectors
+    from catalog.vectors.collections import Vectors
     from scoring.embed import embed
 
     vectors = Vectors(run.catalog.vectors)
@@ -82,7 +82,7 @@ def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[st
 
 def last_named(run: Run, collection: str) -> int:
     """The last version of a collection that any snapshot names, 0 if none does."""
-    from catalog.vectors import referenced_versions
+    from catalog.vectors.references import referenced_versions
 
     return max(referenced_versions(run.catalog.connection).get(collection, {0}))
 

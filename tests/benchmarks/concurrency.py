@@ -30,7 +30,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from catalog import Catalog  # noqa: E402
 from catalog.errors import CatalogLocked, InputsMoved  # noqa: E402
-from catalog.transaction import Transaction  # noqa: E402
+from catalog.store.transaction import Transaction  # noqa: E402
 
 WRITERS, READERS, BATCH, STEP_ROWS = 3, 4, 50, 160_000
 _COUNTER = "SELECT settings::INT FROM explainers WHERE explainer = 'counter'"

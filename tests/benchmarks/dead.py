@@ -48,7 +48,7 @@ _MEASURED = "SELECT l0, fve, dead, width, held_out FROM saes"
 def main(tokens: int, steps: int, dead_after: int, as_json: bool) -> None:
     """Train, measure, and print lines or one JSON object."""
     from catalog import Catalog
-    from catalog.study import Study
+    from catalog.study.file import Study
     from ingest.run import ingest_study
 
     begun = time.perf_counter()

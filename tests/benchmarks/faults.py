@@ -30,9 +30,9 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from catalog import Catalog  # noqa: E402
-from catalog.doctor import examine  # noqa: E402
-from catalog.finding import Finding  # noqa: E402
-from queries.history import snapshots  # noqa: E402
+from catalog.doctor.examine import examine  # noqa: E402
+from catalog.doctor.finding import Finding  # noqa: E402
+from catalog.versions.log import snapshots  # noqa: E402
 from tests.queries import disturbed  # noqa: E402
 from tests.queries.disturbed import Contents, Killer, contents, copy, differences  # noqa: E402
 from tests.scoring.chat_server import Endpoint, answer, serving  # noqa: E402

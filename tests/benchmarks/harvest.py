@@ -62,7 +62,7 @@ def worker(tokens: int, root: Path) -> dict[str, Any]:
     import torch
 
     from catalog import Catalog
-    from catalog.sections import Corpus, Model
+    from catalog.study.text import Corpus, Model
     from ingest.corpus import ingest_corpus
     from ingest.harvest import Reader, harvest
     from ingest.models import load_model
@@ -119,7 +119,7 @@ def delphi(tokens: int, root: Path) -> dict[str, Any]:
     from delphi.latents.cache import LatentCache
 
     from catalog import Catalog
-    from catalog.sections import Model
+    from catalog.study.text import Model
     from ingest.models import load_model
     from ingest.sequences import load_sequences
 

@@ -39,7 +39,7 @@ def write_texts(folder: Path, tokens: int) -> tuple[Path, Path]:
     """Two files of distinct docstrings in the order of their hashes: about `tokens` tokens, and a percent more."""
     from transformers import AutoTokenizer
 
-    from catalog.sections import Corpus
+    from catalog.study.text import Corpus
     from ingest.embedded import MODEL_DIR
     from ingest.text.sources import read_corpus
     from ingest.text.splits import unique_documents
@@ -63,7 +63,7 @@ def write_texts(folder: Path, tokens: int) -> tuple[Path, Path]:
 def build(root: Path, tokens: int) -> None:
     """Text, model and sparse activations of the first file under `root`."""
     from catalog import Catalog
-    from catalog.sections import Corpus, Model
+    from catalog.study.text import Corpus, Model
     from ingest.corpus import ingest_corpus
     from ingest.harvest import Reader, harvest
     from ingest.identity import record_model
@@ -142,7 +142,7 @@ def endpoint() -> Iterator[Server]:
 
 def explainers(catalog: Any, server: Server, **top: Any) -> None:
     """Explainers `top` (10 strongest windows) and `stratified` (40 of every octave); `top` with these settings."""
-    from catalog.sections import Explainer
+    from catalog.study.labelling import Explainer
 
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     common: dict[str, Any] = {"provider": "openai", "model": "m", "base_url": url, "min_words": 3, "max_words": 30}

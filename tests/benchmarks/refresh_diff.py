@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from catalog import Catalog
-from catalog.diff import diff, diff_rows
+from catalog.versions.diff import diff, diff_rows
 
 
 def diff_seconds(rows: int = 1_000_000, differing: int = 1_000, repeats: int = 3) -> dict[str, object]:

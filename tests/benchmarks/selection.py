@@ -41,7 +41,7 @@ def docstrings(size: int) -> tuple[list[str], int]:
     """(texts of `size` bytes, how many of them are shuffled copies)."""
     from collections import Counter
 
-    from catalog.sections import Corpus
+    from catalog.study.text import Corpus
     from ingest.text.sources import read_corpus
 
     texts = list(dict.fromkeys(text for _, text in read_corpus(Corpus(name="docs"), Counter())))
@@ -94,8 +94,8 @@ def dense(documents: int, root: Path) -> dict[str, Any]:
     import numpy as np
 
     from catalog import Catalog
-    from catalog.sections import Corpus, Model
-    from catalog.selection import Selection
+    from catalog.study.selection import Selection
+    from catalog.study.text import Corpus, Model
     from ingest.corpus import ingest_corpus
     from ingest.encoder import load_encoder
     from ingest.models import load_model

@@ -198,7 +198,7 @@ def ours(name: str, rounds: int) -> dict[str, Any]:
     """Steps of `train_saes`."""
     import torch
 
-    from catalog.training import KEEPS_K
+    from catalog.study.terms import KEEPS_K
     from ingest.sae.architecture import Weights
     from ingest.sae.config import Objective, SAEConfig
     from ingest.sae.job import Job, Parent

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catalog.training import KEEPS_K
+from catalog.study.terms import KEEPS_K
 from ingest.sae import gpu
 from ingest.sae.architecture import Weights
 from ingest.sae.batch_topk import batch_code

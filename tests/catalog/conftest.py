@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
-from catalog.vectors import Vectors, name_version
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version
 from tests.catalog.small_catalog import activations, decoder, digest, documents, shard, tokens
 from tests.postgres import Postgres, copied
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog import Catalog
-from catalog.transaction import Transaction
+from catalog.store.transaction import Transaction
 
 TOKENS = 40
 """Of each of two shards."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from catalog.allowed import allow, config_folder, is_allowed
 from catalog.errors import InputError
+from catalog.trust.permissions import allow, config_folder, is_allowed
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from catalog.errors import CatalogLocked, InputError, InputsMoved
-from catalog.locks import locked, shared
-from catalog.transaction import Transaction
+from catalog.store.locks import locked, shared
+from catalog.store.transaction import Transaction
 
 
 def row(number: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from tests.benchmarks.concurrency import contend, lock_of_a_step
 
 

@@ -3,13 +3,14 @@
 import json
 from importlib import resources
 
-from catalog.definitions import made, migrated
-from catalog.migrate import newest
+from catalog.store.migrations import newest
+from catalog.store.write_definitions import migrated
+from catalog.trust.definitions import made
 
 
 def test_the_list_is_what_the_migrations_make() -> None:
     kept = json.loads((resources.files("catalog") / "schema" / "definitions.json").read_text())
-    assert migrated() == kept, "run python -m catalog.definitions after a change of catalog/schema"
+    assert migrated() == kept, "run python -m catalog.store.write_definitions after a change of catalog/schema"
 
 
 def test_each_migration_has_its_state() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from catalog.diff import TableDifference, diff, diff_rows
 from catalog.errors import UnknownName
-from catalog.gc import collect_garbage
-from catalog.versions import numbers, set_tag
+from catalog.store.snapshots import numbers
+from catalog.versions.diff import TableDifference, diff, diff_rows
+from catalog.versions.gc import collect_garbage
+from catalog.versions.tags import set_tag
 from tests.catalog.small_catalog import activations, shard
 from tests.empty import make_empty
 

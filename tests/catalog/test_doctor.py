@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import CHECKS, examine
+from catalog.doctor.examine import CHECKS, examine
+from catalog.doctor.finding import Finding
 from catalog.errors import CatalogError, UnknownName
-from catalog.finding import Finding
-from catalog.vectors import Vectors, name_version
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version
 from tests.catalog.small_catalog import activations, decoder, documents, shard, tokens
 
 FileOf = Callable[[str], Path]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from catalog.allowed import allow, is_allowed
-from catalog.endpoints import allow_endpoint, allow_named, endpoint, permission
 from catalog.errors import EndpointRefused, InputError, StudyError
-from catalog.study import Study
+from catalog.study.file import Study
+from catalog.trust.endpoints import allow_endpoint, allow_named, endpoint, permission
+from catalog.trust.permissions import allow, is_allowed
 
 
 @pytest.fixture(autouse=True)

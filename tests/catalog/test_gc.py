@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from catalog.errors import CatalogError, CatalogLocked, InputError, UnknownName
-from catalog.gc import collect_garbage
-from catalog.lake import TABLES
-from catalog.locks import locked
-from catalog.vectors import Vectors, name_version, named_version, referenced_versions
-from catalog.versions import numbers, resolve, set_tag
+from catalog.quote import TABLES
+from catalog.store.locks import locked
+from catalog.store.snapshots import numbers, resolve
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version, named_version, referenced_versions
+from catalog.versions.gc import collect_garbage
+from catalog.versions.tags import set_tag
 from tests.catalog.small_catalog import activations, decoder, digest, shard
 
 KEY = ["sae", "feature"]

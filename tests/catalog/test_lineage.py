@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import StudyError
-from catalog.lineage import architecture_of
-from catalog.sae_section import Sae
-from catalog.study import Study
+from catalog.study.file import Study
+from catalog.study.inheritance import architecture_of
+from catalog.study.sae import Sae
 
 FAMILY = """
 name = "x"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from catalog import Catalog, Location
 from catalog.errors import CatalogLocked, InputError
-from catalog.location import Server, without_password
-from catalog.locks import locked
+from catalog.store.location import Server, without_password
+from catalog.store.locks import locked
 
 SECRET = "hunter2"
 

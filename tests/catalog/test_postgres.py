@@ -7,7 +7,7 @@ import pytest
 
 from catalog import Catalog, Location
 from catalog.errors import CatalogError
-from catalog.location import Server
+from catalog.store.location import Server
 from tests.postgres import PASSWORD, Postgres, programs, running
 
 

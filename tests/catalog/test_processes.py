@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from catalog.errors import CatalogLocked
-from catalog.locks import locked
-from catalog.vectors import Vectors, referenced_versions
+from catalog.store.locks import locked
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import referenced_versions
 from tests.catalog.small_catalog import TOKENS, decoder
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -44,7 +45,7 @@ def start() -> object:
 HOLD = """
 import sys, time
 from pathlib import Path
-from catalog.locks import locked
+from catalog.store.locks import locked
 with locked(Path(sys.argv[1]), wait=0):
     print("ready", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -123,7 +124,7 @@ def test_every_commit_of_concurrent_writers_lands_beside_readers(root: Path, tmp
 DIE_INSIDE = """
 import os, signal, sys, time
 from catalog import Catalog
-from catalog.vectors import Vectors, name_version
+from catalog.vectors.collections import Vectors; from catalog.vectors.references import name_version
 from tests.catalog.small_catalog import activations, decoder, shard
 with Catalog(sys.argv[1]) as catalog:
     made = Vectors(catalog.vectors).write("decoder", decoder(salt=1), ["sae", "feature"])

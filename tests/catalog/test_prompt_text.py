@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import InputError, StudyError
-from catalog.prompt_text import Parts, parts, read_template, written
-from catalog.study import Study
-from ingest.configurations import configuration_rows
+from catalog.study.file import Study
+from catalog.study.prompt_text import Parts, parts, read_template, written
+from catalog.study.tables import configuration_rows
 
 GOOD = 'system = "Say it. $constraints"  # hunter2\nuser = """\n$examples costs $$5, ${instructions}"""\n'
 SECRETS = {

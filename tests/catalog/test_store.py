@@ -11,16 +11,16 @@ import duckdb
 import pytest
 
 from catalog import Catalog, Location
+from catalog.doctor.finding import Finding
 from catalog.errors import CatalogError, InputError
-from catalog.finding import Finding
-from catalog.keys import KEYS
-from catalog.migrate import migrations
+from catalog.schema.keys import KEYS
+from catalog.store.migrations import migrations
 from tests.catalog.small_catalog import TOKENS
 from tests.postgres import Postgres, copied
 
 
 def broken(catalog: Catalog) -> list[Finding]:
-    from catalog.doctor import examine
+    from catalog.doctor.examine import examine
 
     return [finding for finding in examine(catalog) if finding.severity != "ok"]
 
@@ -116,7 +116,7 @@ def test_a_catalog_of_a_newer_version_is_refused(root: Path) -> None:
 def test_a_migration_that_fails_leaves_the_catalog_as_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = migrations()
     bad = (known[-1][0] + 1, "9999_bad", "CREATE TABLE half (i INTEGER); SELECT no_such_column FROM half;")
-    monkeypatch.setattr("catalog.migrate.migrations", lambda: [*known, bad])
+    monkeypatch.setattr("catalog.store.migrations.migrations", lambda: [*known, bad])
     with pytest.raises(duckdb.Error, match="no_such_column"):
         Catalog.create(root)
     with Catalog(root) as catalog:

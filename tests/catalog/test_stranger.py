@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from catalog import Catalog, lake
-from catalog.confined import inside, links
+from catalog import Catalog
 from catalog.errors import CatalogError, ForeignCatalog, InputError
-from catalog.gc import collect_garbage
-from catalog.locks import locked
-from catalog.metadata import mistakes
+from catalog.store.connection import _extension_file
+from catalog.store.locks import locked
+from catalog.trust.metadata import mistakes
+from catalog.trust.paths import inside, links
+from catalog.versions.gc import collect_garbage
 from queries.cli.main import main
 from tests.empty import make_empty
 
@@ -61,7 +62,7 @@ class Stranger:
         """Change the catalog as anybody with DuckDB can."""
         connection = duckdb.connect()
         for package, name in (("sqlite_scanner", "sqlite_scanner"), ("ducklake", "ducklake")):
-            connection.execute(f"LOAD '{lake._extension_file(f'duckdb_extension_{package}', name)}'")
+            connection.execute(f"LOAD '{_extension_file(f'duckdb_extension_{package}', name)}'")
         connection.execute(
             f"ATTACH 'ducklake:sqlite:{self.root}/catalog.sqlite' AS lake "
             f"(DATA_PATH '{self.root}/data/', OVERRIDE_DATA_PATH true)"

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from catalog.sections import Section
 
 from catalog.errors import InputError, StudyError
-from catalog.sections import Primary, Section
-from catalog.study import LISTS, Study, template
+from catalog.study.file import LISTS, Study, template
+from catalog.study.labelling import Primary
 
 
 def mistakes(text: str, folder: Path) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import CatalogError, InputError, StepError, UnknownName
-from catalog.vectors import Vectors, name_version, named_version, referenced_versions
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version, named_version, referenced_versions
 
 KEY = ["sae", "feature"]
 NOW = timedelta(0)

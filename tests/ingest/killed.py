@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog import Catalog
-from catalog.study import Study
+from catalog.study.file import Study
 from ingest.run import ingest_study
 from tests.unsigned import trust_extensions
 

@@ -9,7 +9,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from catalog.study import Study
+from catalog.study.file import Study
 from ingest.add import add_text
 from ingest.run import ingest_study
 

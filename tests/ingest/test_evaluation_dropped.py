@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from catalog.study import Study
+from catalog.study.file import Study
 from ingest.evaluation import drop_stale, evaluate_text
 from ingest.models import LanguageModel
 from ingest.run import ingest_study

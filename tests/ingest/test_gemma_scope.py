@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import InputError
-from catalog.sae_section import Sae
+from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked
 from ingest.sae.formats.detect import load_checkpoint_folder
 from ingest.sae.model import SAE

@@ -11,7 +11,7 @@ from torch.nn import Identity, Module, Sequential
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from catalog.sections import Model
+from catalog.study.text import Model
 from ingest.corpus import ingest_corpus
 from ingest.evaluation import evaluate_text
 from ingest.harvest import Reader, harvest

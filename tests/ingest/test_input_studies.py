@@ -9,8 +9,8 @@ import torch
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.sae_section import Sae
-from catalog.study import Study
+from catalog.study.file import Study
+from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked, named
 from ingest.run import ingest_study
 from ingest.sae.architecture import Weights

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from catalog.errors import InputError, UnknownName
-from catalog.sections import Model
+from catalog.study.text import Model
 from ingest.embedded import MODEL_DIR
 from ingest.lens import unembedding
 from ingest.models import LanguageModel, load_model

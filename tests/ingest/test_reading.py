@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import InputError
-from catalog.sections import Corpus
+from catalog.study.text import Corpus
 from ingest.add import _section
 from ingest.text import reading
 from ingest.text.sources import LeftOut, read_corpus

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from catalog.errors import InputError
-from catalog.training import KEEPS_K
+from catalog.study.terms import KEEPS_K
 from ingest.recipe import beginning
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig

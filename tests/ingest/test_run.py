@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from catalog.errors import CatalogLocked, InputError, UnknownName
-from catalog.locks import locked
-from catalog.sae_section import Sae
-from catalog.study import Study
+from catalog.store.locks import locked
+from catalog.study.file import Study
+from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked
 from ingest.run import IngestReport, ingest_study
 from ingest.sae.architecture import Weights

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from catalog.errors import InputError
-from catalog.sae_section import Sae
+from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked
 from ingest.parents import FolderDigests
 from ingest.sae.formats.detect import load_checkpoint_folder

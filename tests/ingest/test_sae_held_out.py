@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from catalog import Catalog
-from catalog.study import Study
+from catalog.study.file import Study
 from ingest.models import LanguageModel, load_model
 from ingest.residuals import cache_residuals
 from ingest.run import ingest_study

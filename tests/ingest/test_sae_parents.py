@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from catalog.errors import InputError
-from catalog.sae_section import Sae
+from catalog.study.sae import Sae
 from ingest import parents
 from ingest.parents import FolderDigests
 from ingest.recipe import shape

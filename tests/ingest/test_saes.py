@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from catalog.errors import InputError
-from catalog.study import Study
+from catalog.study.file import Study
 from ingest.models import load_model
 from ingest.residuals import cache_residuals
 from ingest.run import IngestReport, ingest_study

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from catalog import Catalog
-from catalog.vectors import Vectors, name_version
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version
 from ingest.corpus import ingest_corpus
 from ingest.models import LanguageModel
 from ingest.select import dense

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import examine
-from catalog.vectors import Vectors
+from catalog.doctor.examine import examine
+from catalog.vectors.collections import Vectors
 from ingest.models import LanguageModel
 from ingest.select.dense import collection_of
 from ingest.select.run import select_documents
@@ -66,6 +66,6 @@ if __name__ == "__main__":
 
     root, model = sys.argv[1:]
     dense.CHUNK = CHUNK
-    kill_at("catalog.vectors:Vectors.append", 2, "after")
+    kill_at("catalog.vectors.collections:Vectors.append", 2, "after")
     with Catalog(root) as catalog:
         select_documents(catalog, loaded(Path(model)), spec(method="dense"))

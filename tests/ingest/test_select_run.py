@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from catalog.selection import Selection
+from catalog.study.selection import Selection
 from ingest.corpus import ingest_corpus
 from ingest.encoder import load_encoder
 from ingest.models import LanguageModel

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog.errors import InputError
-from catalog.sections import Corpus
+from catalog.study.text import Corpus
 from ingest.text.sources import LeftOut, matched_files, read_corpus, source_fingerprint
 
 

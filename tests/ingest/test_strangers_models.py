@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.sections import Model
+from catalog.study.text import Model
 from ingest.corpus import ingest_corpus
 from ingest.encoder import load_encoder
 from ingest.hub import locate

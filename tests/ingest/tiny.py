@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from catalog import Catalog
-from catalog.sections import Corpus, Model
+from catalog.study.text import Corpus, Model
 from ingest.models import LanguageModel, load_model
 
 VOCABULARY = 320

@@ -16,8 +16,8 @@ import torch
 
 from catalog import Catalog
 from catalog.answers import canonical_request
-from catalog.keys import KEYS
-from catalog.vectors import Vectors
+from catalog.schema.keys import KEYS
+from catalog.vectors.collections import Vectors
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE, WEIGHTS_FILE

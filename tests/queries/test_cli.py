@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from catalog import Catalog
-from catalog.locks import locked
-from catalog.study import Study
+from catalog.store.locks import locked
+from catalog.study.file import Study
 from queries.cli.main import main
 from queries.engine import refresh
 

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-import catalog.migrate
+import catalog.store.migrations
 from catalog import Catalog
 from catalog.answers import Answers
 from catalog.errors import CatalogError, InputError, SaeqlError, StudyError, UnknownName
-from catalog.gc import collect_garbage
-from catalog.study import Study
-from catalog.vectors import Vectors, name_version
+from catalog.study.file import Study
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version
+from catalog.versions.gc import collect_garbage
 from queries.cli.failures import told
 from queries.cli.main import main
 from queries.engine import plan, refresh
@@ -137,25 +138,25 @@ def test_a_making_that_was_cut_off_is_completed(
         (tmp_path / "data").mkdir()
         (tmp_path / "catalog.sqlite").touch()
     else:
-        every = catalog.migrate.migrations()
+        every = catalog.store.migrations.migrations()
         with monkeypatch.context() as patched:
-            patched.setattr(catalog.migrate, "migrations", lambda: every[: max(migrations, 1)])
+            patched.setattr(catalog.store.migrations, "migrations", lambda: every[: max(migrations, 1)])
             if migrations == 0:
-                patched.setattr("catalog.store.migrate", lambda _: [])
+                patched.setattr("catalog.store.catalog.store.migrations", lambda _: [])
             Catalog.create(tmp_path).close()
     if not migrations:
         assert "as if its making was cut off: run what made it" in said("-C", tmp_path, *QUERY)
     with Catalog.create(tmp_path) as made:
-        assert made.schema == catalog.migrate.newest()
+        assert made.schema == catalog.store.migrations.newest()
         assert made.value("SELECT count(*) FROM features") == 0
 
 
 def test_a_plan_of_an_older_schema_says_how_to_bring_it_up_to_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = catalog.migrate.migrations()
+    every = catalog.store.migrations.migrations()
     with monkeypatch.context() as patched:
-        patched.setattr(catalog.migrate, "migrations", lambda: every[:3])
+        patched.setattr(catalog.store.migrations, "migrations", lambda: every[:3])
         Catalog.create(tmp_path).close()
     assert "has schema 3 of" in said("-C", tmp_path, "plan")
 

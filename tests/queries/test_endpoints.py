@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from catalog import Catalog
-from catalog.allowed import is_allowed
 from catalog.answers import Answers
-from catalog.endpoints import endpoint as endpoint_of
 from catalog.errors import EndpointRefused
-from catalog.study import Study
-from ingest.configurations import configuration_rows
+from catalog.study.file import Study
+from catalog.study.tables import configuration_rows
+from catalog.trust.endpoints import endpoint as endpoint_of
+from catalog.trust.permissions import is_allowed
 from queries.cli.main import main
 from queries.engine import plan, refresh
 from queries.planning import plan_rows, planned

@@ -185,7 +185,7 @@ def test_a_run_is_recorded_with_its_counts(mine: Catalog) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from catalog.locks import locked
+from catalog.store.locks import locked
 with locked(Path(sys.argv[1]) / "refresh.lock", wait=0):
     print("ready", flush=True)
     time.sleep(60)
@@ -270,7 +270,7 @@ def test_a_killed_refresh_goes_on_to_the_same_tables(
 def test_a_refresh_killed_while_it_embeds_ends_with_the_same_vectors(
     mine: Catalog, tmp_path: Path, start: Callable[..., Forked]
 ) -> None:
-    from catalog.vectors import Vectors
+    from catalog.vectors.collections import Vectors
 
     def vectors(catalog: Catalog) -> list[tuple[Any, ...]]:
         (version, rows) = catalog.rows("SELECT version, rows FROM lance WHERE collection = 'labels'")[0]

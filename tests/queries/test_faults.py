@@ -14,12 +14,12 @@ import duckdb
 import pytest
 
 from catalog import Catalog
-from catalog.diff import diff
-from catalog.doctor import CHECKS, examine
-from catalog.gc import collect_garbage
-from catalog.vectors import Vectors
+from catalog.doctor.examine import CHECKS, examine
+from catalog.vectors.collections import Vectors
+from catalog.versions.diff import diff
+from catalog.versions.gc import collect_garbage
+from catalog.versions.log import snapshots
 from queries.engine import Listener, StepResult, plan, refresh
-from queries.history import snapshots
 from queries.step import Step, packaged_steps, parse_step
 from tests.once import once
 from tests.queries.disturbed import (
@@ -125,13 +125,14 @@ def paid_again(root: Path, server: Endpoint, work: Callable[[], Any]) -> list[st
 
 # --- kill -9
 
-COMMIT, LANCE, ANSWER = "catalog.store:Catalog._finish", "catalog.vectors:Vectors.write", "catalog.answers:Answers.put"
+COMMIT, LANCE = "catalog.store.catalog:Catalog._finish", "catalog.vectors.collections:Vectors.write"
+ANSWER = "catalog.answers:Answers.put"
 BEFORE = {
     "the Lance write of decoder_vectors": (LANCE, "decoder", 1, set()),
     "the commit of a step in SQL": (COMMIT, "refresh feature_sums", 1, {"orphans"}),
     "the commit of the second labels": (COMMIT, "refresh labels", 2, {"orphans"}),
     "the Lance write of label_vectors": (LANCE, "labels", 1, set()),
-    "the tag of the Lance version": ("catalog.vectors:_tagged", "labels", 1, {"vector versions"}),
+    "the tag of the Lance version": ("catalog.vectors.collections:_tagged", "labels", 1, {"vector versions"}),
     "the commit of label_vectors": (COMMIT, "refresh label_vectors", 1, {"orphans", "vector versions"}),
     "an answer is stored": (ANSWER, None, 2, set()),
     "the commit of judgements": (COMMIT, "refresh judgements", 2, {"orphans"}),
@@ -140,7 +141,7 @@ BEFORE = {
 AFTER = {
     "the Lance write of decoder_vectors": (LANCE, "decoder", 1, {"vector versions"}),
     "the commit of a step in SQL": (COMMIT, "refresh feature_sums", 1, set()),
-    "the commit lock is taken": ("catalog.store:Catalog._newest", None, 1, {"orphans"}),
+    "the commit lock is taken": ("catalog.store.catalog:Catalog._newest", None, 1, {"orphans"}),
     "the commit of the first labels": (COMMIT, "refresh labels", 1, set()),
     "the Lance write of label_vectors": (LANCE, "labels", 1, {"vector versions"}),
     "the commit of label_vectors": (COMMIT, "refresh label_vectors", 1, set()),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from catalog import Catalog
 from catalog.errors import ForeignCatalog, InputError, QueryRefused, SaeqlError, UnknownName
-from catalog.location import Server
+from catalog.store.location import Server
 from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
 from queries.guard import check, lock_down, run
 from tests.postgres import Postgres

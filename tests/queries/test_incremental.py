@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from catalog.doctor import examine
+from catalog.doctor.examine import examine
 from catalog.errors import SaeqlError
 from queries.context import Options, where
 from queries.engine import StepResult, plan, refresh

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
-from catalog.study import template
+from catalog.study.file import template
 
 REPOSITORY = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from catalog.locks import locked
+from catalog.store.locks import locked
 with locked(Path(sys.argv[1]), wait=0):
     print("ready", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -11,7 +11,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.answers import Answers
-from ingest.configurations import record_configurations
+from catalog.study.tables import record_configurations
 from queries.context import Options
 from queries.engine import StepResult, plan, refresh
 from tests.forked import Forked
@@ -231,7 +231,7 @@ def test_a_killed_refresh_pays_for_no_stored_answer_again(
 
 
 def test_the_study_file_brings_new_explainers_into_plan_and_refresh(paid: Catalog, tmp_path: Path) -> None:
-    from catalog.study import Study
+    from catalog.study.file import Study
     from queries.planning import configure as take
     from queries.planning import planned
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from catalog import Catalog, Location
-from catalog.doctor import CHECKS, examine
+from catalog.doctor.examine import CHECKS, examine
 from catalog.errors import CatalogError
 from queries.guard import run
 from queries.session import connect

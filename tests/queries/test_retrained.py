@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog import Catalog
-from catalog.study import Study
+from catalog.study.file import Study
 from ingest.run import ingest_study
 from queries.engine import refresh
 from tests.empty import make_empty

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.study import Study, template
+from catalog.study.file import Study, template
 from queries.cli.main import main
 from queries.ssae import write_code
 from queries.ssae_file import FAMILIES, Options, check_same, check_width, study_text

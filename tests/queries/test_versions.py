@@ -7,16 +7,18 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from catalog.diff import diff
-from catalog.doctor import CHECKS, examine
+from catalog.doctor.examine import CHECKS, examine
 from catalog.errors import CatalogError, CatalogLocked, InputError, QueryRefused, StepError, UnknownName
-from catalog.gc import collect_garbage
-from catalog.locks import locked
-from catalog.vectors import Vectors, name_version
-from catalog.versions import delete_tag, numbers, open_at, resolve, set_tag, tags
-from queries.blame import blame
+from catalog.store.locks import locked
+from catalog.store.snapshots import numbers, resolve, tags
+from catalog.vectors.collections import Vectors
+from catalog.vectors.references import name_version
+from catalog.versions.blame import blame
+from catalog.versions.diff import diff
+from catalog.versions.gc import collect_garbage
+from catalog.versions.log import snapshots
+from catalog.versions.tags import delete_tag, open_at, set_tag
 from queries.guard import check, run
-from queries.history import snapshots
 from queries.rollback import rollback
 from queries.session import connect
 from tests.catalog.small_catalog import decoder
@@ -178,7 +180,7 @@ def test_log_tells_tables_steps_and_tags(mine: Catalog) -> None:
     assert sorted(touched) == sorted([born, *(number for (number,) in changed)])
     assert snapshots(mine, limit=1, table="labels")[0]["snapshot"] == then
     with pytest.raises(UnknownName, match="no step 'label'; known: concept_positions"):
-        snapshots(mine, step="label")
+        snapshots(mine, step="label", steps=["concept_positions"])
     with pytest.raises(UnknownName, match="no table 'label'; known: activations"):
         snapshots(mine, table="label")
     with pytest.raises(InputError):

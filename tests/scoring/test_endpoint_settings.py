@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import CatalogError, StudyError
-from catalog.study import Study
+from catalog.study.file import Study
 from scoring.kernels.endpoint import read_settings
 from tests.queries.made import explainer
 

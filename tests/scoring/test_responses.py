@@ -375,7 +375,7 @@ def test_nothing_follows_a_redirect(
 def test_this_machine_gets_no_key_and_no_account_that_was_not_allowed(
     endpoint: Endpoint, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from catalog.endpoints import allow_endpoint
+    from catalog.trust.endpoints import allow_endpoint
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_ORG_ID", "org")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from catalog.errors import InputError
-from catalog.training import KEEPS_K
+from catalog.study.terms import KEEPS_K
 from ingest.hookpoints import INPUT
 from ingest.sae.architecture import Weights
 from ingest.sae.files import write_whole

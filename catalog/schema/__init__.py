@@ -1,0 +1,1 @@
+"""The numbered migrations, and the keys of their tables."""

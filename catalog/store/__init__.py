@@ -1,0 +1,1 @@
+"""One directory, one commit point."""

@@ -1,0 +1,1 @@
+"""The study file: what a catalog is made of, checked whole."""

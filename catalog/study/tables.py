@@ -1,0 +1,144 @@
+"""The study's concepts, explainers, scorers and names as rows, so that the steps can read them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.quote import quoted
+from catalog.schema.keys import KEYS
+from catalog.study.concept import MOST_BYTES, Concept
+from catalog.study.file import Study
+from catalog.study.labelling import Endpoint
+from catalog.study.prompt_text import read_template
+from catalog.study.small_file import read_small
+
+
+def put(catalog: Catalog, table: str, rows: list[dict[str, Any]], key: list[str], message: str, **scope: str) -> None:
+    """Make the rows of a configuration table those given; equal rows leave no snapshot."""
+    catalog.stage(table, rows)
+    with catalog.write(message) as tx:
+        where = " AND ".join(f"{name} = {quoted(value)}" for name, value in scope.items()) or "true"
+        tx.replace(table, "_fresh", key, where)
+
+
+def record_sweeps(catalog: Catalog, study: Study, missing: set[str]) -> None:
+    """Bring the table sweeps up to date with the study's sweeps, without the SAEs that are `missing`.
+
+    Those of other studies stay.
+    """
+    for sweep in study.sweeps:
+        runs = [run for run in study.runs(sweep) if run[2].name not in missing]
+        # A family has more seeds at some values than at others: the baseline's first seed stands for the rest.
+        baseline: dict[float, dict[int, str]] = {}
+        for family, value, sae in runs:
+            if family == sweep.baseline:
+                baseline.setdefault(value, {})[sae.seed] = sae.name
+        rows = []
+        for family, value, sae in runs:
+            there = {} if family == sweep.baseline else baseline.get(value, {})
+            rows.append(
+                {
+                    "sweep": sweep.name,
+                    "sae": sae.name,
+                    "family": family,
+                    "setting": sweep.setting,
+                    "coefficient": value,
+                    "seed": sae.seed,
+                    "baseline": there.get(sae.seed) or next(iter(there.values()), None),
+                    "l0_low": sweep.l0_low,
+                    "l0_high": sweep.l0_high,
+                }
+            )
+        put(catalog, "sweeps", rows, ["sweep", "sae"], f"sweep {sweep.name}", sweep=sweep.name)
+
+
+def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
+    """The rows of concepts, explainers, scorers and study that a study makes."""
+    row = {"name": study.name, **primary_names(study), "source": study.model_dump_json()}
+    return {
+        "concepts": [
+            {
+                "concept": concept.name,
+                "kind": concept.kind,
+                "corpora": concept.corpora and list(concept.corpora),
+                "definition": json.dumps(_definition(concept)),
+                "shortlist": concept.shortlist,
+            }
+            for concept in study.concepts
+        ],
+        "explainers": [
+            {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e, "explainer")}
+            for e in study.explainers
+        ],
+        "scorers": [
+            {
+                "scorer": s.name,
+                "protocol": s.protocol,
+                "provider": s.provider,
+                "model": s.model,
+                "examples": s.examples,
+                "settings": _settings(s, "scorer"),
+            }
+            for s in study.scorers
+        ],
+        "study": [row],
+    }
+
+
+def record_configurations(catalog: Catalog, study: Study) -> None:
+    """Bring the tables concepts, explainers, scorers and study up to date."""
+    for table, rows in configuration_rows(study).items():
+        message = f"study {study.name}" if table == "study" else f"{table} of the study"
+        put(catalog, table, rows, list(KEYS[table]), message)
+
+
+def _settings(endpoint: Endpoint, kind: str) -> str:
+    """The settings as JSON, a prompt template by its text: an edit of the file counts, and the catalog can be moved.
+
+    Keys that older catalogs do not have stand there only if they differ from their default: else their rows would
+    change, and all that was made by them would be looked at again.
+    """
+    said = endpoint.model_dump(mode="json")
+    for name in ("timeout", "retries", "request"):
+        if said[name] == Endpoint.model_fields[name].get_default(call_default_factory=True):
+            del said[name]
+    path = said.pop("template")
+    return json.dumps({**said, "template": read_template(path, kind) if path else None})
+
+
+def primary_names(study: Study) -> dict[str, str | None]:
+    """The names that the view `features` shows."""
+    return {"explainer": study.primary.explainer, "scorer": study.primary.scorer, "concept": study.primary.concept}
+
+
+def _definition(concept: Concept) -> dict[str, Any]:
+    if concept.kind == "words":
+        return {"words": concept.all_words(), "ignore_case": concept.ignore_case}
+    if concept.kind == "predicate":
+        return {"predicate": concept.predicate}
+    return {"spans": _spans(Path(str(concept.file)))}
+
+
+def _spans(path: Path) -> list[tuple[str | int, int, int]]:
+    """(document hash or number, first character, one after the last) of each line of a JSON Lines file."""
+    spans = []
+    try:
+        lines = read_small(path, "the file of spans", MOST_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            span = (row["document"], int(row["start"]), int(row["end"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}: needs document (hash or number), start and end, in characters"
+            ) from error
+        if not 0 <= span[1] < span[2]:
+            raise InputError(f"{path}, line {number}: start {span[1]} and end {span[2]} are no span")
+        spans.append(span)
+    return spans

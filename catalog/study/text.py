@@ -1,0 +1,97 @@
+"""[model] and [[corpus]]: which language model is read, on which text, and how the text is cut."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from catalog.study.base import Count, FilePaths, Name, Section, Texts, refuse_stray, resolved
+
+DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
+"""Stand on every machine that runs saeql."""
+
+# Keys that only some kinds of a section read: the kind -> the keys that it reads.
+_CORPUS_KEYS = {
+    "docstrings": {"packages"},
+    "text": {"files", "max_line_bytes"},
+    "jsonl": {"files", "field", "max_line_bytes"},
+    "parquet": {"files", "field", "max_line_bytes"},
+    "dataset": {"dataset", "config", "dataset_split", "field"},
+}
+
+
+class Model(Section):
+    """The causal language model that is read."""
+
+    name: Name = "embedded"
+    """Its name in the catalog."""
+    source: str = Field(default="embedded", min_length=1)
+    """"embedded" for the shipped one, a directory, or a hub id."""
+    revision: str | None = None
+    """Hub revision."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Of the forward pass; auto is float32 on a CPU, and what the checkpoint was saved in on a GPU."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$")
+    """auto is CUDA where there is one, else the CPU."""
+    bos: Literal["auto", "never", "always"] = "auto"
+    """A BOS token before each sequence; auto follows the tokenizer. It is never a position."""
+    trust_remote_code: bool = False
+    """Run the Python code that lies beside the weights; only for a model whose authors you trust."""
+
+    @field_validator("source")
+    @classmethod
+    def _directory(cls, value: str, info: ValidationInfo) -> str:
+        """A path stays right when the study is used from elsewhere; a hub id stays as it is."""
+        path = resolved(value, info)
+        looks_like_path = value.startswith((".", "/", "~")) or value.endswith("/")
+        return path if value != "embedded" and (looks_like_path or Path(path).is_dir()) else value
+
+
+class Corpus(Section):
+    """Where text comes from, and how it is cut."""
+
+    name: Name
+    """Its name in the catalog."""
+    kind: Literal["docstrings", "text", "jsonl", "parquet", "dataset"] = "docstrings"
+    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name.
+    Files may be packed (gzip, bzip2, xz, zstd, lz4), in UTF-8, UTF-16 or UTF-32: their first bytes tell."""
+    packages: Texts = ()
+    """Installed packages whose docstrings are read ("stdlib" is the standard library); none: a default list."""
+    files: FilePaths = ()
+    """Paths or glob patterns; relative ones start at the study file's folder."""
+    field: str = Field(default="text", min_length=1)
+    """Key or column that holds the text."""
+    max_line_bytes: Count = 64_000_000
+    """Longest line of JSON Lines, text file or Parquet value that is read, in bytes once unpacked; longer ones are
+    left out and counted."""
+    dataset: str | None = None
+    """Name for the `datasets` package."""
+    config: str | None = None
+    """Configuration of the data set."""
+    dataset_split: str = Field(default="train", min_length=1)
+    """Split of the data set that is read; unrelated to train, val and test here."""
+    ctx_len: int = Field(default=256, ge=8, le=32_767)
+    """Longest sequence in tokens, BOS included."""
+    max_tokens: Count | None = None
+    """Take documents in order of their hash until this many tokens are reached: a sample; none: all documents."""
+    shard_tokens: Count = 131_072
+    """Tokens per shard: the unit that is written, skipped and recomputed."""
+
+    @field_validator("packages", "files", "field", "max_line_bytes", "dataset", "config", "dataset_split")
+    @classmethod
+    def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("kind")
+        refuse_stray(cls, value, info, kind, _CORPUS_KEYS)
+        if kind == "docstrings" and info.field_name == "packages" and not value:
+            return DOCSTRING_PACKAGES
+        required = {"text": "files", "jsonl": "files", "parquet": "files", "dataset": "dataset"}.get(str(kind))
+        if info.field_name == required and not value:
+            raise ValueError(f"is missing: a corpus of kind {kind!r} needs it")
+        return value
+
+    @field_validator("shard_tokens")
+    @classmethod
+    def _holds_a_sequence(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("ctx_len", 0):
+            raise ValueError(f"{value} is below ctx_len {info.data['ctx_len']}")
+        return value

@@ -1,0 +1,1 @@
+"""Vectors in Lance, versioned with the tables."""
