@@ -14,4 +14,4 @@ def __getattr__(name: str) -> Any:
     """What is asked for: `ingest.sae` wants the errors alone, and trains where PyTorch is and DuckDB is not."""
     if name not in __all__:
         raise AttributeError(f"module 'catalog' has no attribute {name!r}")
-    return getattr(import_module(f"catalog.{'store' if name == 'Catalog' else 'location'}"), name)
+    return getattr(import_module(f"catalog.store.{'catalog' if name == 'Catalog' else 'location'}"), name)
