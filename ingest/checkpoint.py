@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from catalog.errors import InputError
 from catalog.study.sae import Sae
-from ingest.hookpoints import INPUT
-from ingest.sae.formats.hookpoints import AFTER_MLP, after_mlp, before_gain
+from ingest.sae.layout.hookpoint_names import AFTER_MLP, INPUT, after_mlp, before_gain
 from ingest.sae.model import SAE
 
 _IN_BLOCK = re.compile(r"(?:^|\.)(?:(?:layers|h|blocks)\.|layer_)(\d+)(?:\.(.+))?$")

@@ -22,12 +22,12 @@ from ingest.planned import Plan, plan_of, ready, selected_ranges
 from ingest.recipe import beginning, shape, training
 from ingest.recorded import HeldOut, record
 from ingest.residuals import Residuals, cache_residuals
-from ingest.sae.job import Job
-from ingest.sae.parallel import train_in_processes
-from ingest.sae.rows import CachedRows, RowNumbers, RowSource
-from ingest.sae.run import Diverged
-from ingest.sae.settings import TrainReport
-from ingest.sae.train import train_saes
+from ingest.sae.training.job import Job
+from ingest.sae.training.rows import CachedRows, RowNumbers, RowSource
+from ingest.sae.training.run import Diverged
+from ingest.sae.training.settings import TrainReport
+from ingest.sae.training.torchrun import train_in_processes
+from ingest.sae.training.train import train_saes
 from ingest.streaming import ModelRows, held_out_rows, row_widths
 
 Progress = Callable[[str, int, int | None, str], None]
@@ -69,7 +69,7 @@ class Generation:
 
     def _load(self, plan: Plan) -> Reader:
         """Take a checkpoint into the catalog, measured on val tokens, without a cache."""
-        from ingest.sae.formats.detect import load_checkpoint_folder
+        from ingest.sae.checkpoints.load import load_checkpoint_folder
 
         sae = plan.sae
         loaded = load_checkpoint_folder(Path(str(sae.checkpoint)), sae.scale)

@@ -18,8 +18,6 @@ from transformers.utils.generic import ModelOutput
 
 from catalog.errors import InputError
 
-INPUT = ".input"
-"""Ending of a hookpoint that is a module's input."""
 Arguments = dict[str, Any]
 
 

@@ -21,10 +21,10 @@ from transformers.utils.logging import disable_progress_bar
 from catalog.errors import InputError, UnknownName
 from catalog.study.text import Model
 from ingest.embedded import MODEL_DIR
-from ingest.hookpoints import INPUT, Hookpoint
+from ingest.hookpoints import Hookpoint
 from ingest.hub import Located, locate, needs_code, quiet
 from ingest.layout import Layout, block_names, check_length, embedded_tokens, examine
-from ingest.sae.formats.hookpoints import meaning
+from ingest.sae.layout.hookpoint_names import INPUT, meaning
 
 EMBEDDED = "embedded"
 

@@ -14,8 +14,8 @@ from catalog.errors import InputError
 from catalog.study.base import is_folder
 from catalog.study.sae import Sae
 from ingest.sae.config import PENALTIES, Objective
-from ingest.sae.formats.reading import read_settings
-from ingest.sae.formats.saelens_cfg import FACTOR, read_cfg
+from ingest.sae.layout.read_files import read_settings
+from ingest.sae.layout.saelens_cfg import FACTOR, read_cfg
 from ingest.sae.model import CONFIG_FILE, SAE, WEIGHTS_FILE
 from ingest.sparse import file_digest
 
@@ -67,7 +67,7 @@ def parent_of(catalog: Catalog, name: str, digests: FolderDigests, scale: float 
 
     `scale` is what rows are multiplied by for one on disk that asks for a factor which it does not hold.
     """
-    from ingest.sae.formats.detect import load_checkpoint_folder
+    from ingest.sae.checkpoints.load import load_checkpoint_folder
 
     if is_folder(name):
         return Origin(load_checkpoint_folder(Path(name), scale), digests.of(Path(name)))
@@ -94,7 +94,7 @@ def _row(catalog: Catalog, name: str) -> tuple[str, str, float | None]:
 
 def architecture_in(folder: Path, scale: float | None = None) -> str:
     """The architecture of the SAE in a folder, without its weights where its configuration stands beside them."""
-    from ingest.sae.formats.detect import load_checkpoint_folder
+    from ingest.sae.checkpoints.load import load_checkpoint_folder
 
     if (folder / WEIGHTS_FILE).is_file():
         return read_cfg(folder / CONFIG_FILE).config.architecture

@@ -10,10 +10,10 @@ from catalog.study.sae import WIDTH, K, Sae
 from catalog.study.terms import KEEPS_K
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.initial import check_one_norm, unit_decoder
-from ingest.sae.job import Parent
 from ingest.sae.model import SAE
-from ingest.sae.settings import TrainConfig
+from ingest.sae.training.initial_weights import check_one_norm, unit_decoder
+from ingest.sae.training.job import Parent
+from ingest.sae.training.settings import TrainConfig
 
 _SHRINKING = (16, 8, 4, 2, 1)
 """Matryoshka: the nested dictionaries are the width divided by these."""

@@ -14,8 +14,8 @@ from ingest.planned import Plan
 from ingest.sae.config import SAEConfig
 from ingest.sae.evaluate import Evaluation, evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
-from ingest.sae.rows import RowNumbers, Rows
-from ingest.sae.settings import TrainReport
+from ingest.sae.training.rows import RowNumbers, Rows
+from ingest.sae.training.settings import TrainReport
 from ingest.sparse import file_digest
 
 _LENS, _HELD_OUT = "logit lens", "held-out measures"

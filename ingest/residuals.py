@@ -21,9 +21,9 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.store.atomic_files import remove_partials, write_whole
 from ingest.models import LanguageModel
-from ingest.sae.files import remove_partials, write_whole
-from ingest.sae.rows import RowNumbers
+from ingest.sae.training.rows import RowNumbers
 from ingest.sequences import Batch, Sequences, batches, load_sequences
 
 HALF_MAX = 65504.0

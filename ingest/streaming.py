@@ -17,7 +17,7 @@ from catalog.errors import InputError
 from ingest.measured import repeated_positions
 from ingest.models import LanguageModel
 from ingest.residuals import checked, default_batch, in_half, residuals_digest
-from ingest.sae.rows import SAMPLE, RowNumbers, Rows, Sampler, as_tensor
+from ingest.sae.training.rows import SAMPLE, RowNumbers, Rows, Sampler, as_tensor
 from ingest.sequences import batches, load_sequences
 
 BUFFER_SHARDS = 2

@@ -68,7 +68,7 @@ def _write_study(path: Path, options: Options) -> None:
 
 def _write(path: Path, text: str) -> None:
     # Imports torch: what is refused before has no need of it.
-    from ingest.sae.files import write_whole
+    from catalog.store.atomic_files import write_whole
 
     write_whole(path, text.encode())
 

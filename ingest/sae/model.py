@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from catalog.errors import InputError
+from catalog.store.atomic_files import write_whole
 from ingest.sae.architecture import Architecture, Weights, reconstruct
 from ingest.sae.codes import SparseCode
 from ingest.sae.config import SAEConfig
-from ingest.sae.files import packed, write_whole
-from ingest.sae.formats.fold import fold_decoder_norms, fold_factor, fold_mean
-from ingest.sae.formats.reading import read_safetensors, read_settings
-from ingest.sae.formats.saelens_cfg import FACTOR, read_cfg
-from ingest.sae.formats.saelens_ours import CHECKSUM, Stored, check_scalable, check_scale, to_cfg
-from ingest.sae.formats.saelens_tensors import from_saelens, to_saelens
+from ingest.sae.layout.cfg import CHECKSUM, Stored, check_scalable, check_scale, to_cfg
+from ingest.sae.layout.fold import fold_decoder_norms, fold_factor, fold_mean
+from ingest.sae.layout.packed import packed
+from ingest.sae.layout.read_files import read_safetensors, read_settings
+from ingest.sae.layout.saelens_cfg import FACTOR, read_cfg
+from ingest.sae.layout.tensors import from_saelens, to_saelens
 from ingest.sae.registry import architecture_of
 
 CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "sae_weights.safetensors"

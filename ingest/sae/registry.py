@@ -1,12 +1,12 @@
 """The architecture that a configuration names."""
 
 from ingest.sae.architecture import Architecture
-from ingest.sae.batch_topk import BatchTopK
+from ingest.sae.architectures.batch_topk import BatchTopK
+from ingest.sae.architectures.gated import Gated
+from ingest.sae.architectures.jumprelu import JumpReLU
+from ingest.sae.architectures.relu import ReLU
+from ingest.sae.architectures.topk import TopK
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.gated import Gated
-from ingest.sae.jumprelu import JumpReLU
-from ingest.sae.relu import ReLU
-from ingest.sae.topk import TopK
 
 INFERENCE = Objective(k_aux=0)
 

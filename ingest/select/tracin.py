@@ -30,8 +30,8 @@ from catalog.errors import InputError
 from ingest.sae.architecture import Weights
 from ingest.sae.codes import SparseCode, decode, nested, row_sums
 from ingest.sae.config import SAEConfig
-from ingest.sae.gradient import Reconstruction, weight_gradients
-from ingest.sae.kept import encoder_input
+from ingest.sae.losses.gradient import Reconstruction, weight_gradients
+from ingest.sae.losses.topk_family import encoder_input
 from ingest.sae.model import SAE
 
 CHUNK = 4096

@@ -157,7 +157,7 @@ def tracin(_documents: int, _root: Path) -> dict[str, Any]:
     from ingest.sae.architecture import Weights
     from ingest.sae.config import SAEConfig
     from ingest.sae.model import SAE
-    from ingest.sae.rows import as_tensor
+    from ingest.sae.training.rows import as_tensor
     from ingest.select.tracin import CHUNK, document_influence, seed_gradient
 
     directions = torch.nn.functional.normalize(torch.randn(WIDTH, D, generator=torch.Generator().manual_seed(0)))

@@ -26,19 +26,19 @@ import torch
 from torch import Tensor
 
 from catalog.study.terms import KEEPS_K
-from ingest.sae import gpu
 from ingest.sae.architecture import Weights
-from ingest.sae.batch_topk import batch_code
+from ingest.sae.architectures.batch_topk import batch_code
 from ingest.sae.codes import by_latent
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.gradient import Reconstruction, weight_gradients
-from ingest.sae.job import Job, Parent
-from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.precision import products_in
-from ingest.sae.rows import CachedRows
-from ingest.sae.settings import TrainConfig
-from ingest.sae.topcode import top_code
-from ingest.sae.train import train_saes
+from ingest.sae.losses.gradient import Reconstruction, weight_gradients
+from ingest.sae.products import triton_use
+from ingest.sae.products.precision import products_in
+from ingest.sae.products.top_codes import top_code
+from ingest.sae.training.adam import UnitDecoderAdam
+from ingest.sae.training.job import Job, Parent
+from ingest.sae.training.rows import CachedRows
+from ingest.sae.training.settings import TrainConfig
+from ingest.sae.training.train import train_saes
 
 WARM_UP = 3
 """Steps that are not counted: the first compiles and allocates."""
@@ -155,14 +155,14 @@ def stages(size: Size) -> dict[str, float]:
 def measured(size: Size) -> dict[str, Any]:
     """All of it."""
     product = gemm(size)
-    have = gpu._have_kernels(size.device.type)
+    have = triton_use._have_kernels(size.device.type)
     rows = []
     for kernels in (True, False) if have else (False,):
-        gpu._have_kernels = lambda _device, answer=kernels: answer  # type: ignore[assignment]
+        triton_use._have_kernels = lambda _device, answer=kernels: answer  # type: ignore[assignment]
         for part in PARTS:
             row = steps(size, part) | {"kernels": kernels}
             rows.append(row | {"share_of_gemm": round(product["ms"] / row["ms"], 3)})
-    gpu._have_kernels = lambda _device: have  # type: ignore[assignment]
+    triton_use._have_kernels = lambda _device: have  # type: ignore[assignment]
     name = torch.cuda.get_device_name() if size.device.type == "cuda" else "cpu"
     sizes = {key: getattr(size, key) for key in ("d", "width", "k", "batch", "rounds")}
     return {"device": name, **sizes, "gemm": product, "steps": rows, "stages": stages(size)}

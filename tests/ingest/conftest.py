@@ -12,7 +12,7 @@ from catalog import Catalog
 from ingest import generation
 from ingest.models import LanguageModel
 from ingest.sae.config import Objective
-from ingest.sae.job import Job
+from ingest.sae.training.job import Job
 from tests.empty import make_empty
 from tests.ingest.tiny import loaded, save_model
 

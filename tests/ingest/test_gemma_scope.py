@@ -8,7 +8,7 @@ import pytest
 from catalog.errors import InputError
 from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked
-from ingest.sae.formats.detect import load_checkpoint_folder
+from ingest.sae.checkpoints.load import load_checkpoint_folder
 from ingest.sae.model import SAE
 from tests.ingest.test_sae_formats import gemma_folder
 

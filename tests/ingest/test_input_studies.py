@@ -14,8 +14,8 @@ from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked, named
 from ingest.run import ingest_study
 from ingest.sae.architecture import Weights
+from ingest.sae.checkpoints.saelens import save_saelens
 from ingest.sae.config import SAEConfig
-from ingest.sae.formats.saelens import save_saelens
 from ingest.sae.model import SAE
 from tests.empty import make_empty
 from tests.ingest.test_saes import HEAD

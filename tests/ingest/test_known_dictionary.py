@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from ingest.sae.architecture import Batch, Weights
+from ingest.sae.architectures.topk import TopK
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
-from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.settings import TrainConfig
-from ingest.sae.topk import TopK
-from ingest.sae.train import train_sae
+from ingest.sae.training.adam import UnitDecoderAdam
+from ingest.sae.training.settings import TrainConfig
+from ingest.sae.training.train import train_sae
 
 sys.path.insert(0, str(Path(__file__).parent))
 from known_dictionary import SUPPORT, D, Known, oracle_fve, recovered

@@ -271,7 +271,7 @@ KILLS = {
     "inside the commit of a text shard": ("ingest.corpus:register_shard", 3, "after"),
     "before the corpus is recorded": ("ingest.corpus:_record", 1, "before"),
     "in the middle of the residual cache": ("ingest.residuals:_CacheFolder.append", 2, "after"),
-    "in training after a checkpoint": ("ingest.sae.optimiser:UnitDecoderAdam.step", 215, "after"),
+    "in training after a checkpoint": ("ingest.sae.training.adam:UnitDecoderAdam.step", 215, "after"),
     "between the weights and their row": ("ingest.recorded:evaluate", 1, "before"),
     "between an activations file and its commit": ("ingest.harvest:write_activations", 2, "after"),
     "inside the commit of activations": ("ingest.harvest:register_shard", 3, "after"),

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.recipe import beginning
-from ingest.sae import batch_topk
-from ingest.sae.batch_topk import BatchTopK, batch_code
+from ingest.sae.architectures import batch_topk
+from ingest.sae.architectures.batch_topk import BatchTopK, batch_code
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
-from ingest.sae.select import above
-from ingest.sae.settings import TrainConfig
-from ingest.sae.topcode import code_above
-from ingest.sae.train import train_sae
+from ingest.sae.products.exact_topk import above
+from ingest.sae.products.top_codes import code_above
+from ingest.sae.training.settings import TrainConfig
+from ingest.sae.training.train import train_sae
 from tests.ingest.test_sae_elementwise import (
     N,
     assert_gradients,

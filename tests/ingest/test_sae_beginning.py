@@ -9,14 +9,14 @@ import torch
 
 from ingest.recipe import beginning
 from ingest.sae.architecture import Weights
+from ingest.sae.checkpoints.dictionary_learning import save_dictionary_learning
+from ingest.sae.checkpoints.load import load_checkpoint_folder
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.formats.detect import load_checkpoint_folder
-from ingest.sae.formats.dictionary_learning import save_dictionary_learning
-from ingest.sae.initial import FIRST_THRESHOLD
 from ingest.sae.model import SAE
-from ingest.sae.rows import CachedRows
-from ingest.sae.settings import TrainConfig
-from ingest.sae.train import train_sae
+from ingest.sae.training.initial_weights import FIRST_THRESHOLD
+from ingest.sae.training.rows import CachedRows
+from ingest.sae.training.settings import TrainConfig
+from ingest.sae.training.train import train_sae
 
 D, M, N = 6, 20, 200
 

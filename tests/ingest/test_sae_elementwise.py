@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ingest.sae import penalised
 from ingest.sae.architecture import Architecture, Batch, Outcome, Weights
+from ingest.sae.architectures.gated import Gated
+from ingest.sae.architectures.jumprelu import SMALLEST_THRESHOLD, JumpReLU
+from ingest.sae.architectures.relu import ReLU
 from ingest.sae.codes import SparseCode
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.gated import Gated
-from ingest.sae.jumprelu import SMALLEST_THRESHOLD, JumpReLU
+from ingest.sae.losses import penalty_family
+from ingest.sae.losses.tilted import tilted
 from ingest.sae.registry import architecture_of
-from ingest.sae.relu import ReLU
-from ingest.sae.risk import tilted
 
 LATENTS, D_IN, D_OUT, N = 90, 12, 10, 150
 KINDS = ("relu", "jumprelu step", "jumprelu tanh", "gated")
@@ -154,9 +154,9 @@ def dense(code: SparseCode, latents: int) -> Tensor:
 def test_gradient_equals_autograd(
     kind: str, path: str, tilt: float, transcoder: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(penalised, "SPARSE_BELOW", PATHS[path])
+    monkeypatch.setattr(penalty_family, "SPARSE_BELOW", PATHS[path])
     # Blocks of 14, 14, ... rows, the last of them shorter.
-    monkeypatch.setattr("ingest.sae.blockwise.block_rows", lambda latents, device: 14)
+    monkeypatch.setattr("ingest.sae.losses.by_blocks.block_rows", lambda latents, device: 14)
     weights, batch = some_weights(kind, transcoder), some_batch(transcoder, tilt)
     outcome = architecture(kind, not transcoder).loss(weights, batch)
     leaves = leaves_of(weights)
@@ -178,7 +178,7 @@ def test_both_paths_agree_in_single_precision(kind: str, monkeypatch: pytest.Mon
     x = some_batch(False).x.float()
     outcomes = []
     for below in PATHS.values():
-        monkeypatch.setattr(penalised, "SPARSE_BELOW", below)
+        monkeypatch.setattr(penalty_family, "SPARSE_BELOW", below)
         batch = Batch(x, x, torch.zeros(LATENTS, dtype=torch.bool), 0.3, 0.5)
         outcomes.append(architecture(kind).loss(weights, batch))
     by_blocks, by_pairs = outcomes
@@ -202,7 +202,7 @@ def test_the_code_is_that_of_the_naive_formula(kind: str) -> None:
 def test_a_batch_without_an_active_latent_gives_a_finite_gradient(
     kind: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(penalised, "SPARSE_BELOW", PATHS[path])
+    monkeypatch.setattr(penalty_family, "SPARSE_BELOW", PATHS[path])
     weights, batch = some_weights(kind), some_batch(False, tilt=2.0)
     weights.encoder_bias.fill_(-1e3)
     outcome = architecture(kind).loss(weights, batch)
@@ -216,8 +216,8 @@ def test_a_batch_without_an_active_latent_gives_a_finite_gradient(
 def test_the_path_follows_from_the_density(share: float, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     for name in ("by_blocks", "by_pairs"):
-        usual = getattr(penalised, name)
-        monkeypatch.setattr(penalised, name, lambda *a, name=name, usual=usual: (taken.append(name), usual(*a))[1])
+        usual = getattr(penalty_family, name)
+        monkeypatch.setattr(penalty_family, name, lambda *a, name=name, usual=usual: (taken.append(name), usual(*a))[1])
     weights, batch = some_weights("relu"), some_batch(False)
     pre = (batch.x - weights.decoder_bias) @ weights.encoder.T + weights.encoder_bias
     weights.encoder_bias.sub_(pre.flatten().quantile(1 - share))

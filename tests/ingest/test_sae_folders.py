@@ -9,9 +9,9 @@ import torch
 
 from catalog.errors import InputError, StudyError
 from ingest.sae.architecture import Weights
+from ingest.sae.checkpoints.saelens import save_saelens
+from ingest.sae.checkpoints.sparsify import save_sparsify
 from ingest.sae.config import SAEConfig
-from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.formats.sparsify import save_sparsify
 from ingest.sae.model import SAE
 from tests.ingest.test_saes import QUICK, ingest, loaded, rows, section
 from tests.ingest.tiny import D

@@ -10,12 +10,12 @@ import torch
 
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
+from ingest.sae.checkpoints.dictionary_learning import save_dictionary_learning
+from ingest.sae.checkpoints.load import load_checkpoint_folder
+from ingest.sae.checkpoints.saelens import save_saelens
+from ingest.sae.checkpoints.sparsify import save_sparsify
 from ingest.sae.config import SAEConfig
-from ingest.sae.formats.detect import load_checkpoint_folder
-from ingest.sae.formats.dictionary_learning import save_dictionary_learning
-from ingest.sae.formats.hookpoints import from_transformer_lens, to_transformer_lens
-from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.formats.sparsify import save_sparsify
+from ingest.sae.layout.hookpoint_names import from_transformer_lens, to_transformer_lens
 from ingest.sae.model import SAE
 
 D, M = 4, 10

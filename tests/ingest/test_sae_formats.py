@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from catalog.errors import InputError
 from ingest.sae.architecture import Weights
+from ingest.sae.checkpoints.dictionary_learning import save_dictionary_learning
+from ingest.sae.checkpoints.load import load_checkpoint_folder
+from ingest.sae.checkpoints.saelens import save_saelens
+from ingest.sae.checkpoints.sparsify import save_sparsify
 from ingest.sae.config import SAEConfig
-from ingest.sae.formats.detect import load_checkpoint_folder
-from ingest.sae.formats.dictionary_learning import save_dictionary_learning
-from ingest.sae.formats.fold import with_centring
-from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.formats.sparsify import save_sparsify
+from ingest.sae.layout.fold import with_centring
 from ingest.sae.model import SAE
 
 D, M, N = 6, 20, 30

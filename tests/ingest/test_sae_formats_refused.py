@@ -12,7 +12,7 @@ from catalog.errors import InputError
 from catalog.study.sae import Sae
 from ingest.checkpoint import check_asked
 from ingest.parents import FolderDigests
-from ingest.sae.formats.detect import load_checkpoint_folder
+from ingest.sae.checkpoints.load import load_checkpoint_folder
 from tests.ingest.test_sae_formats import (
     M,
     dense,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ingest.sae.fused import SMALLEST, fusable, fused
-from ingest.sae.precision import product
-from ingest.sae.topcode import pre_activations
+from ingest.sae.products.onednn import SMALLEST, fusable, fused
+from ingest.sae.products.precision import product
+from ingest.sae.products.top_codes import pre_activations
 
 D, LATENTS = 64, SMALLEST // 64
 needs_onednn = pytest.mark.skipif(not fusable(torch.zeros(LATENTS, D)), reason="torch is built without oneDNN")

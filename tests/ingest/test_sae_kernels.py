@@ -15,13 +15,13 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is built for Linux alone")
 
-from ingest.sae import gpu, kernels
 from ingest.sae.architecture import Architecture, Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode, by_latent, fixed, ragged
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.precision import products_in
+from ingest.sae.products import triton_sums, triton_use
+from ingest.sae.products.precision import products_in
 from ingest.sae.registry import architecture_of
+from ingest.sae.training.adam import UnitDecoderAdam
 from tests.benchmarks.train_gpu import PARTS, Size, measured
 from tests.ingest.test_sae_step import dense
 
@@ -64,16 +64,15 @@ WIDTHS = [1, 128, 300]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("d", "partial_sums"), [*((d, 1 << 28) for d in WIDTHS), (300, 0)])
 def test_decoding_and_comparing(kind: str, d: int, partial_sums: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "PARTIAL_SUMS", partial_sums)
+    monkeypatch.setattr(triton_sums, "PARTIAL_SUMS", partial_sums)
     code, decoder, target = some_code(23, kind), drawn(LATENTS, d, seed=2), drawn(23, d, seed=3)
-    error, products = kernels.decode_and_compare(code, decoder, target)
+    error, products = triton_sums.decode_and_compare(code, decoder, target)
     exact = target.double() - dense(code, LATENTS).double() @ decoder.double()
     near(error, exact)
     near(products, (exact @ decoder.double().T)[code.rows(), code.indices])
     step = drawn(23, d, seed=4)
-    near(
-        kernels.products_at_pairs(code, decoder, step), (step.double() @ decoder.double().T)[code.rows(), code.indices]
-    )
+    expected = (step.double() @ decoder.double().T)[code.rows(), code.indices]
+    near(triton_sums.products_at_pairs(code, decoder, step), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +80,7 @@ def test_decoding_and_comparing(kind: str, d: int, partial_sums: int, monkeypatc
 def test_products_of_latents(kind: str, d_in: int, d_out: int) -> None:
     code = some_code(41, kind)
     x, step, by_pre = drawn(41, d_in, seed=2), drawn(41, d_out, seed=3), drawn(len(code.values), seed=4)
-    encoder, bias, decoder = kernels.latent_products(by_latent(code, LATENTS), by_pre, x, code.values, step)
+    encoder, bias, decoder = triton_sums.latent_products(by_latent(code, LATENTS), by_pre, x, code.values, step)
     slopes = dense(code._replace(values=by_pre), LATENTS).double()
     near(encoder, slopes.T @ x.double())
     near(bias, slopes.sum(0))
@@ -96,11 +95,11 @@ def test_products_of_latents(kind: str, d_in: int, d_out: int) -> None:
 def test_factors_in_bfloat16_are_multiplied_exactly() -> None:
     code, target = some_code(23, "ragged"), drawn(23, 300, seed=3)
     decoder, step = drawn(LATENTS, 300, seed=2).bfloat16(), drawn(23, 300, seed=4).bfloat16()
-    error, products = kernels.decode_and_compare(code, decoder, target)
+    error, products = triton_sums.decode_and_compare(code, decoder, target)
     exact = target.double() - dense(code, LATENTS).double() @ decoder.double()
     near(error, exact)
     near(products, (exact @ decoder.double().T)[code.rows(), code.indices])
-    found = kernels.latent_products(by_latent(code, LATENTS), code.values, step, code.values, step)
+    found = triton_sums.latent_products(by_latent(code, LATENTS), code.values, step, code.values, step)
     near(found[0], dense(code, LATENTS).double().T @ step.double())
     assert torch.equal(found[0], found[2])
 
@@ -109,16 +108,16 @@ def test_no_rows_and_no_pairs() -> None:
     nothing = ragged(drawn(0), torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
     nothing = SparseCode(*(part.to(DEVICE) for part in nothing))
     target = drawn(3, 10)
-    error, products = kernels.decode_and_compare(nothing, drawn(LATENTS, 10), target)
+    error, products = triton_sums.decode_and_compare(nothing, drawn(LATENTS, 10), target)
     assert torch.equal(error, target)
     assert products.shape == (0,)
-    gradients = kernels.latent_products(by_latent(nothing, LATENTS), products, target, products, target)
+    gradients = triton_sums.latent_products(by_latent(nothing, LATENTS), products, target, products, target)
     assert not any(gradient.any() for gradient in gradients)
 
 
 def test_the_same_input_gives_the_same_bits() -> None:
     code, decoder, target = some_code(23, "ragged"), drawn(LATENTS, 300, seed=2), drawn(23, 300, seed=3)
-    first, second = (kernels.decode_and_compare(code, decoder, target) for _ in range(2))
+    first, second = (triton_sums.decode_and_compare(code, decoder, target) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -128,7 +127,7 @@ def test_a_step_is_that_of_torch(
     architecture: str, precision: str, transcoder: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it: choice of pairs, nested dictionaries, AuxK, tilt, a skip path."""
-    monkeypatch.setattr("ingest.sae.penalised.SPARSE_BELOW", 1.0)
+    monkeypatch.setattr("ingest.sae.losses.penalty_family.SPARSE_BELOW", 1.0)
     d, d_out, width, n = 40, 56 if transcoder else 40, 96, 33
     groups = (24, 50, width) if architecture == "matryoshka" else ()
     k = 6 if architecture in ("topk", "batchtopk", "matryoshka") else None
@@ -149,13 +148,13 @@ def test_a_step_is_that_of_torch(
     batch = Batch(x, target, torch.arange(width, device=DEVICE) % 5 == 0, sparsity=0.1, tilt=0.5)
 
     def outcome(have: bool) -> Outcome:
-        monkeypatch.setattr(gpu, "_have_kernels", lambda _device: have)
+        monkeypatch.setattr(triton_use, "_have_kernels", lambda _device: have)
         with products_in(precision):
             return made.loss(weights, batch)
 
     calls = []
-    real = kernels.latent_products
-    monkeypatch.setattr(kernels, "latent_products", lambda *given: (calls.append(1), real(*given))[1])
+    real = triton_sums.latent_products
+    monkeypatch.setattr(triton_sums, "latent_products", lambda *given: (calls.append(1), real(*given))[1])
     found, expected = outcome(True), outcome(False)
     assert calls, "the kernels were not used"
     assert torch.equal(found.fired, expected.fired)
@@ -175,7 +174,7 @@ def test_the_optimisers_steps_are_those_of_torch(d: int, d_out: int, monkeypatch
     begun = replace(begun, threshold=drawn(width, seed=5).abs(), skip=drawn(d_out, d, seed=6))
     ends = []
     for have in (True, False):
-        monkeypatch.setattr(gpu, "_have_kernels", lambda _device, have=have: have)
+        monkeypatch.setattr(triton_use, "_have_kernels", lambda _device, have=have: have)
         weights = Weights(**{name: tensor.clone() for name, tensor in begun.named().items()})
         optimiser = UnitDecoderAdam(weights)
         for step in range(6):
@@ -202,7 +201,7 @@ def test_the_benchmark_measures_every_part() -> None:
     found = measured(Size(d=32, width=128, k=4, batch=64, rounds=2))
     parts = [(row["part"], row["kernels"]) for row in found["steps"]]
     used = (True, False) if DEVICE == "cuda" else (False,)
-    assert parts == [(part, kernels) for kernels in used for part in PARTS]
+    assert parts == [(part, triton_sums) for triton_sums in used for part in PARTS]
     for row in found["steps"]:
         assert row["tokens_per_s"] == pytest.approx(1000 * 64 / row["ms"], rel=0.01)
         assert row["share_of_gemm"] == pytest.approx(found["gemm"]["ms"] / row["ms"], abs=1e-3)
@@ -214,9 +213,9 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from ingest.sae import kernels
+from ingest.sae.products import triton_sums
 
-from ingest.sae import adam_kernels
+from ingest.sae.products import triton_adam
 ROW = {"COLUMNS": 4096}
 FACTORS = {"fp32": (), "bf16": ("decoder", "x_in", "step")}
 NUMBERS = {"d", "pairs", "span", "d_in", "d_out"}
@@ -235,12 +234,12 @@ def kind(name, factor):
 for capability in (80, 90):
     for factor in FACTORS:
         for kernel, constants, warps in [
-            (kernels._decode_and_compare, {"COMPARE": True, "PAIRS": kernels.PAIRS, "COLUMNS": kernels.COLUMNS}, 4),
-            (kernels._decode_and_compare, {"COMPARE": False, "PAIRS": kernels.PAIRS, "COLUMNS": kernels.COLUMNS}, 4),
-            (kernels._latent_products, {"PAIRS": kernels.LATENT_PAIRS, "COLUMNS": kernels.LATENT_COLUMNS}, 8),
-            (adam_kernels._unit_parts, ROW, 8),
-            (adam_kernels._adam, {"UNIT": True, **ROW}, 8),
-            (adam_kernels._adam, {"UNIT": False, **ROW}, 8),
+            (triton_sums._decode_and_compare, {"COMPARE": True, "PAIRS": triton_sums.PAIRS, "COLUMNS": triton_sums.COLUMNS}, 4),
+            (triton_sums._decode_and_compare, {"COMPARE": False, "PAIRS": triton_sums.PAIRS, "COLUMNS": triton_sums.COLUMNS}, 4),
+            (triton_sums._latent_products, {"PAIRS": triton_sums.LATENT_PAIRS, "COLUMNS": triton_sums.LATENT_COLUMNS}, 8),
+            (triton_adam._unit_parts, ROW, 8),
+            (triton_adam._adam, {"UNIT": True, **ROW}, 8),
+            (triton_adam._adam, {"UNIT": False, **ROW}, 8),
         ]:
             signature = {name: "constexpr" if name in constants else kind(name, factor) for name in kernel.arg_names}
             source = ASTSource(fn=kernel, signature=signature, constexprs=constants)

@@ -5,12 +5,12 @@ import torch
 
 from ingest.sae.architecture import Batch
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.control import SparsityControl
-from ingest.sae.initial import initial_weights, row_scale
-from ingest.sae.kept import decoder_target, encoder_input
-from ingest.sae.optimiser import UnitDecoderAdam
+from ingest.sae.losses.topk_family import decoder_target, encoder_input
 from ingest.sae.registry import architecture_of
-from ingest.sae.resample import resample
+from ingest.sae.training.adam import UnitDecoderAdam
+from ingest.sae.training.initial_weights import initial_weights, row_scale
+from ingest.sae.training.l0_control import SparsityControl
+from ingest.sae.training.resample import resample
 from tests.ingest.test_sae_elementwise import some_batch, some_weights
 from tests.ingest.test_sae_train import sparse_rows
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from catalog.errors import InputError
-from ingest.sae.job import Job
-from ingest.sae.parallel import JOB_FILE, _hand_over, _loaded
-from ingest.sae.rows import CachedRows, MappedFile, Rows
+from ingest.sae.training.job import Job
+from ingest.sae.training.rows import CachedRows, MappedFile, Rows
+from ingest.sae.training.torchrun import JOB_FILE, _hand_over, _loaded
 from tests.ingest.test_sae_train import CONFIG, sparse_rows
 
 

@@ -13,8 +13,8 @@ from ingest import parents
 from ingest.parents import FolderDigests
 from ingest.recipe import shape
 from ingest.sae.architecture import Weights
+from ingest.sae.checkpoints.saelens import save_saelens
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.formats.saelens import save_saelens
 from ingest.sae.model import SAE
 from tests.ingest.test_saes import QUICK, ingest, rows, section
 from tests.ingest.tiny import D

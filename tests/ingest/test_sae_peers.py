@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from ingest.sae.formats.detect import load_checkpoint_folder
-from ingest.sae.formats.dictionary_learning import save_dictionary_learning
-from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.formats.sparsify import save_sparsify
+from ingest.sae.checkpoints.dictionary_learning import save_dictionary_learning
+from ingest.sae.checkpoints.load import load_checkpoint_folder
+from ingest.sae.checkpoints.saelens import save_saelens
+from ingest.sae.checkpoints.sparsify import save_sparsify
 from tests.ingest.test_sae_formats import HOLDS, dense, made, rows
 
 DATA = Path(__file__).parent / "data" / "peers"

@@ -10,11 +10,11 @@ from torch import Tensor
 from ingest.sae.architecture import Architecture, Batch, Outcome, Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.model import SAE
-from ingest.sae.precision import products_in
+from ingest.sae.products.precision import products_in
+from ingest.sae.products.top_codes import code_above, pre_activations, top_code
 from ingest.sae.registry import architecture_of
-from ingest.sae.settings import TrainConfig
-from ingest.sae.topcode import code_above, pre_activations, top_code
-from ingest.sae.train import train_sae
+from ingest.sae.training.settings import TrainConfig
+from ingest.sae.training.train import train_sae
 
 D, WIDTH, ROWS, K = 24, 96, 64, 6
 
@@ -84,9 +84,9 @@ def test_the_gradient_is_near_that_of_float32(rows: Tensor, weights: Weights, ar
 def test_the_gradient_of_a_penalised_loss_is_near_that_of_float32(
     rows: Tensor, weights: Weights, architecture: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.sae.penalised.SPARSE_BELOW", 0.0 if path == "dense" else 2.0)
+    monkeypatch.setattr("ingest.sae.losses.penalty_family.SPARSE_BELOW", 0.0 if path == "dense" else 2.0)
     # Blocks of which the last is not whole.
-    monkeypatch.setattr("ingest.sae.blockwise.block_rows", lambda latents, device: 50)
+    monkeypatch.setattr("ingest.sae.losses.by_blocks.block_rows", lambda latents, device: 50)
     made = architecture_of(SAEConfig(D, WIDTH, None, "none", "none", architecture), Objective())
     if architecture == "jumprelu":
         weights = replace(weights, threshold=torch.full((WIDTH,), 0.3))

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from catalog.errors import InputError
-from ingest.sae.checkpoint import CHECKPOINT_FILE
-from ingest.sae.job import Job
-from ingest.sae.parallel import train_in_processes
-from ingest.sae.rows import CachedRows
-from ingest.sae.run import Diverged
-from ingest.sae.train import train_sae
+from ingest.sae.training.checkpoint import CHECKPOINT_FILE
+from ingest.sae.training.job import Job
+from ingest.sae.training.rows import CachedRows
+from ingest.sae.training.run import Diverged
+from ingest.sae.training.torchrun import train_in_processes
+from ingest.sae.training.train import train_sae
 from tests.ingest.test_sae_train import CONFIG, Stop, sparse_rows, stop_at
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +42,8 @@ CALLER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from ingest.sae.job import Job
-from ingest.sae.parallel import train_in_processes
+from ingest.sae.training.job import Job
+from ingest.sae.training.torchrun import train_in_processes
 from tests.ingest.test_sae_processes import CONFIG, mapped
 folder = Path(sys.argv[1])
 job = Job(replace(CONFIG, steps=1_000_000, checkpoint_every=1), folder / "out")
@@ -131,9 +131,9 @@ WORKER = """
 import datetime, sys, time
 from pathlib import Path
 from torch import distributed
-from ingest.sae import run
-from ingest.sae.job import Job
-from ingest.sae.train import train_saes
+from ingest.sae.training import run
+from ingest.sae.training.job import Job
+from ingest.sae.training.train import train_saes
 from tests.ingest.test_sae_processes import CONFIG, mapped
 distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
 rank, load = distributed.get_rank(), run.load_checkpoint

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ingest.sae.architecture import Batch, Weights
+from ingest.sae.architectures.topk import TopK
 from ingest.sae.codes import SparseCode, by_latent, decode, transposed_product
-from ingest.sae.select import exact_topk
-from ingest.sae.topcode import top_code
-from ingest.sae.topk import TopK
+from ingest.sae.products.exact_topk import exact_topk
+from ingest.sae.products.top_codes import top_code
 
 
 def some_weights(latents: int, d: int, seed: int = 0) -> Weights:

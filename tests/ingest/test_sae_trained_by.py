@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from catalog.errors import InputError
+from ingest.sae.checkpoints.load import load_checkpoint_folder
+from ingest.sae.checkpoints.saelens import save_saelens
 from ingest.sae.config import Objective, SAEConfig
-from ingest.sae.formats.detect import load_checkpoint_folder
-from ingest.sae.formats.saelens import save_saelens
-from ingest.sae.settings import TrainConfig
-from ingest.sae.train import train_sae
+from ingest.sae.training.settings import TrainConfig
+from ingest.sae.training.train import train_sae
 from tests.ingest.test_saes import QUICK, ingest, section
 from tests.ingest.tiny import D
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ingest.sae import penalised, world
+from ingest.sae import collectives
 from ingest.sae.architecture import Architecture, Batch, Weights
-from ingest.sae.batch_topk import BatchTopK
-from ingest.sae.kept import decoder_target, encoder_input
-from ingest.sae.optimiser import UnitDecoderAdam
-from ingest.sae.resample import resample
-from ingest.sae.topk import TopK
+from ingest.sae.architectures.batch_topk import BatchTopK
+from ingest.sae.architectures.topk import TopK
+from ingest.sae.losses import penalty_family
+from ingest.sae.losses.topk_family import decoder_target, encoder_input
+from ingest.sae.training.adam import UnitDecoderAdam
+from ingest.sae.training.resample import resample
 from tests.ingest.test_sae_elementwise import KINDS, LATENTS, PATHS, N, architecture, some_batch, some_weights
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,16 +48,16 @@ def prepared(kind: str, transcoder: bool, tilt: float) -> tuple[Architecture, We
 def found(kind: str, path: str, transcoder: bool, tilt: float) -> dict[str, Tensor]:
     """What this process and those beside it find, each of them for its part of the batch."""
     made, weights, batch = prepared(kind, transcoder, tilt)
-    share = N // world.processes()
-    mine = slice(world.rank() * share, (world.rank() + 1) * share)
+    share = N // collectives.processes()
+    mine = slice(collectives.rank() * share, (collectives.rank() + 1) * share)
     target = batch.x[mine] if batch.target is batch.x else batch.target[mine]
     batch = batch._replace(x=batch.x[mine], target=target)
-    penalised.SPARSE_BELOW = PATHS.get(path, penalised.SPARSE_BELOW)
+    penalty_family.SPARSE_BELOW = PATHS.get(path, penalty_family.SPARSE_BELOW)
     outcome = made.loss(weights, batch)
-    results = {"loss": outcome.loss, "fve": outcome.fve, "fired": world.total(outcome.fired.double())}
+    results = {"loss": outcome.loss, "fve": outcome.fve, "fired": collectives.total(outcome.fired.double())}
     if outcome.smallest is not None:
         results["smallest"] = outcome.smallest
-    results |= {name: world.total(slope.clone()) for name, slope in outcome.gradient.named().items()}
+    results |= {name: collectives.total(slope.clone()) for name, slope in outcome.gradient.named().items()}
     # Latents that none of all rows makes fire are given new weights, from rows of any process.
     new = replace(weights, encoder=weights.encoder.clone(), decoder=weights.decoder.clone())
     x_in, wanted = encoder_input(weights, batch.x, not transcoder), decoder_target(weights, batch.x, batch.target)
@@ -86,7 +87,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Tens
 def test_two_processes_find_what_one_does(
     i: int, shared: list[list[dict[str, Tensor]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(penalised, "SPARSE_BELOW", penalised.SPARSE_BELOW)
+    monkeypatch.setattr(penalty_family, "SPARSE_BELOW", penalty_family.SPARSE_BELOW)
     alone: dict[str, Any] = found(*CASES[i])
     for process in shared:
         assert process[i].keys() == alone.keys()

@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 from catalog.errors import InputError
 from ingest.sae.architecture import Batch, Weights
 from ingest.sae.config import SAEConfig
-from ingest.sae.gradient import mean_variance
+from ingest.sae.losses.gradient import mean_variance
 from ingest.sae.model import SAE
 from ingest.select import tracin
 from ingest.select.tracin import check_supported, document_influence, row_influence, seed_gradient
