@@ -231,11 +231,12 @@ def kind(name, factor):
         return "*i64"
     return f"*{factor}" if name in FACTORS[factor] else "*fp32"
 
+BLOCK = {"PAIRS": triton_sums.PAIRS, "COLUMNS": triton_sums.COLUMNS}
 for capability in (80, 90):
     for factor in FACTORS:
         for kernel, constants, warps in [
-            (triton_sums._decode_and_compare, {"COMPARE": True, "PAIRS": triton_sums.PAIRS, "COLUMNS": triton_sums.COLUMNS}, 4),
-            (triton_sums._decode_and_compare, {"COMPARE": False, "PAIRS": triton_sums.PAIRS, "COLUMNS": triton_sums.COLUMNS}, 4),
+            (triton_sums._decode_and_compare, {"COMPARE": True, **BLOCK}, 4),
+            (triton_sums._decode_and_compare, {"COMPARE": False, **BLOCK}, 4),
             (triton_sums._latent_products, {"PAIRS": triton_sums.LATENT_PAIRS, "COLUMNS": triton_sums.LATENT_COLUMNS}, 8),
             (triton_adam._unit_parts, ROW, 8),
             (triton_adam._adam, {"UNIT": True, **ROW}, 8),
