@@ -15,13 +15,14 @@ from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.store.locks import locked
 from catalog.study.text import Corpus
-from ingest.corpus import CorpusReport, append_documents
-from ingest.harvest import HarvestReport, Reader, harvest
-from ingest.identity import differences
-from ingest.models import LanguageModel
-from ingest.recorded_model import load_recorded
+from ingest.activations.harvest import HarvestReport, harvest
+from ingest.model.catalog_model import load_recorded
+from ingest.model.identity import differences
+from ingest.model.language_model import LanguageModel
 from ingest.sae.model import SAE
-from ingest.text.reading import SUFFIXES
+from ingest.stored.reader import Reader
+from ingest.text.corpus import CorpusReport, append_documents
+from ingest.text.text_files import SUFFIXES
 
 Progress = Callable[[str, int, int | None, str], None]
 

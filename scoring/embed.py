@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catalog.errors import InputError
-from ingest.encoder import MINILM, encoder_dimension, load_encoder
+from ingest.model.text_encoder import MINILM, encoder_dimension, load_encoder
 
 
 def embed(texts: Sequence[str], model: str = MINILM, batch: int = 64) -> npt.NDArray[np.float32]:

@@ -89,7 +89,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalog of 40,000 tokens of numpy docstrings and a 256-latent SAE, refreshed. Not to be written to."""
     from catalog import Catalog
     from catalog.study.file import Study
-    from ingest.run import ingest_study
+    from ingest.pipeline import ingest_study
     from queries.engine import refresh
 
     def build(root: Path) -> None:

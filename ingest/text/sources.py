@@ -20,7 +20,7 @@ from typing import Any
 from catalog.errors import InputError
 from catalog.study.text import Corpus
 from ingest.text.docstrings import STDLIB, file_docstrings, package_files
-from ingest.text.reading import lines, whole
+from ingest.text.text_files import lines, whole
 
 LeftOut = Counter[tuple[str, str]]
 """(subject, reason) -> how many."""

@@ -97,7 +97,7 @@ def add(
 def run_ingest(root: Path | Location, study: "Study", wait: float = 0.0) -> None:
     """Ingest with progress on stderr, and say at the end what was left out."""
     from catalog import Catalog
-    from ingest.run import ingest_study
+    from ingest.pipeline import ingest_study
     from queries.cli.progress import Bars
 
     with Catalog.create(root) as catalog, Bars() as bars:

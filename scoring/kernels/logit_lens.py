@@ -19,8 +19,8 @@ def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
     """
     import torch
 
-    from ingest.lens import lens_problem, unembedding
-    from ingest.recorded_model import load_recorded
+    from ingest.model.catalog_model import load_recorded
+    from ingest.model.lens import lens_problem, unembedding
     from ingest.sae.model import SAE
 
     k = run.parameters["k"]

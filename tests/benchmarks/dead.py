@@ -49,7 +49,7 @@ def main(tokens: int, steps: int, dead_after: int, as_json: bool) -> None:
     """Train, measure, and print lines or one JSON object."""
     from catalog import Catalog
     from catalog.study.file import Study
-    from ingest.run import ingest_study
+    from ingest.pipeline import ingest_study
 
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

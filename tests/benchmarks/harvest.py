@@ -63,11 +63,12 @@ def worker(tokens: int, root: Path) -> dict[str, Any]:
 
     from catalog import Catalog
     from catalog.study.text import Corpus, Model
-    from ingest.corpus import ingest_corpus
-    from ingest.harvest import Reader, harvest
-    from ingest.models import load_model
-    from ingest.residuals import default_batch
-    from ingest.sequences import batches, load_sequences
+    from ingest.activations.finite import default_batch
+    from ingest.activations.harvest import harvest
+    from ingest.model.batches import batches, load_sequences
+    from ingest.model.language_model import load_model
+    from ingest.stored.reader import Reader
+    from ingest.text.corpus import ingest_corpus
 
     torch.set_num_threads(1)
     make_model(root / "model")
@@ -120,8 +121,8 @@ def delphi(tokens: int, root: Path) -> dict[str, Any]:
 
     from catalog import Catalog
     from catalog.study.text import Model
-    from ingest.models import load_model
-    from ingest.sequences import load_sequences
+    from ingest.model.batches import load_sequences
+    from ingest.model.language_model import load_model
 
     torch.set_num_threads(1)
     model = load_model(Model(name="neox", source=str(root / "model")))

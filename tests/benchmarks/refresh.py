@@ -63,12 +63,13 @@ def write_texts(folder: Path, tokens: int) -> tuple[Path, Path]:
 def build(root: Path, tokens: int) -> None:
     """Text, model and sparse activations of the first file under `root`."""
     from catalog import Catalog
+    from catalog.store.shards import file_digest
     from catalog.study.text import Corpus, Model
-    from ingest.corpus import ingest_corpus
-    from ingest.harvest import Reader, harvest
-    from ingest.identity import record_model
-    from ingest.models import load_model
-    from ingest.sparse import file_digest
+    from ingest.activations.harvest import harvest
+    from ingest.model.identity import record_model
+    from ingest.model.language_model import load_model
+    from ingest.stored.reader import Reader
+    from ingest.text.corpus import ingest_corpus
 
     make_model(root / "model")
     first, _ = write_texts(root, tokens)

@@ -64,7 +64,7 @@ def bm25(_documents: int, _root: Path) -> dict[str, Any]:
     """20 MB of text, scored by 100 documents as queries."""
     import bm25s
 
-    from ingest.select.bm25 import bm25_scores
+    from ingest.selection.bm25 import bm25_scores
 
     texts, copies = docstrings(MEGABYTES * 10**6)
     seed = texts[:SEEDS]
@@ -96,12 +96,12 @@ def dense(documents: int, root: Path) -> dict[str, Any]:
     from catalog import Catalog
     from catalog.study.selection import Selection
     from catalog.study.text import Corpus, Model
-    from ingest.corpus import ingest_corpus
-    from ingest.encoder import load_encoder
-    from ingest.models import load_model
-    from ingest.select.dense import dense_scores
-    from ingest.select.documents import read_pool
-    from ingest.select.run import select_documents
+    from ingest.model.language_model import load_model
+    from ingest.model.text_encoder import load_encoder
+    from ingest.selection.dense import dense_scores
+    from ingest.selection.documents import read_pool
+    from ingest.selection.select import select_documents
+    from ingest.text.corpus import ingest_corpus
 
     texts, _ = docstrings(MEGABYTES * 10**6)
     lines = (json.dumps({"text": text}) + "\n" for text in texts[: documents * 5 // 4])
@@ -158,7 +158,7 @@ def tracin(_documents: int, _root: Path) -> dict[str, Any]:
     from ingest.sae.config import SAEConfig
     from ingest.sae.model import SAE
     from ingest.sae.training.rows import as_tensor
-    from ingest.select.tracin import CHUNK, document_influence, seed_gradient
+    from ingest.selection.tracin import CHUNK, document_influence, seed_gradient
 
     directions = torch.nn.functional.normalize(torch.randn(WIDTH, D, generator=torch.Generator().manual_seed(0)))
     weights = Weights(directions.clone(), torch.zeros(WIDTH), directions, torch.full((D,), 0.01))

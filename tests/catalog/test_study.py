@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from catalog.sections import Section
 
 from catalog.errors import InputError, StudyError
+from catalog.study.base import Section
 from catalog.study.file import LISTS, Study, template
 from catalog.study.labelling import Primary
 

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from catalog import Catalog
-from ingest.harvest import Reader
-from ingest.models import LanguageModel
+from ingest.model.language_model import LanguageModel
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
+from ingest.stored.reader import Reader
 
 
 def relu_reader(name: str, hookpoint: str, d: int, width: int = 24, seed: int = 0) -> Reader:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from catalog import Catalog
-from ingest import generation
-from ingest.models import LanguageModel
+from ingest.dictionaries import wave
+from ingest.model.language_model import LanguageModel
 from ingest.sae.config import Objective
 from ingest.sae.training.job import Job
 from tests.empty import make_empty
@@ -70,11 +70,11 @@ def catalog(new_catalog: Callable[[str], Path]) -> Iterator[Catalog]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Objective]:
     """The objectives of the trainings so far, by the name of the SAE."""
     found: dict[str, Objective] = {}
-    real = generation.train_saes
+    real = wave.train_saes
 
     def train(jobs: list[Job], *args: Any, **kwargs: Any) -> Any:
         found.update({job.out_dir.name.rpartition("-")[0]: job.config.objective for job in jobs})
         return real(jobs, *args, **kwargs)
 
-    monkeypatch.setattr(generation, "train_saes", train)
+    monkeypatch.setattr(wave, "train_saes", train)
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.study.file import Study
-from ingest.run import ingest_study
+from ingest.pipeline import ingest_study
 from tests.unsigned import trust_extensions
 
 

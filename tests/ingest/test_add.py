@@ -11,7 +11,7 @@ from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.study.file import Study
 from ingest.add import add_text
-from ingest.run import ingest_study
+from ingest.pipeline import ingest_study
 
 TEXTS = [
     "The determinant of a matrix is the product of its eigenvalues, counted with multiplicity.",
@@ -143,7 +143,7 @@ def test_an_addition_that_was_cut_off_between_its_commits_is_counted_by_the_next
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr("ingest.corpus._total", cut)
+            patched.setattr("ingest.text.corpus._total", cut)
             with pytest.raises(KeyboardInterrupt):
                 add_text(catalog, "docs", [notes])
         assert catalog.rows("SELECT documents, tokens FROM corpora")[0] == counted

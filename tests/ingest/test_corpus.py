@@ -10,10 +10,10 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import InputError
-from ingest import corpus as corpus_module
-from ingest.corpus import CorpusReport, ingest_corpus
-from ingest.models import LanguageModel
-from ingest.sparse import file_digest
+from catalog.store.shards import file_digest
+from ingest.model.language_model import LanguageModel
+from ingest.text import corpus as corpus_module
+from ingest.text.corpus import CorpusReport, ingest_corpus
 from ingest.text.splits import document_hash, split_of
 from tests.ingest.tiny import content, corpus_of, loaded, texts, write_lines
 

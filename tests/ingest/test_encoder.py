@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel, BertTokenizerFast
 
 from catalog.errors import InputError
-from ingest.encoder import encoder_digest, encoder_dimension, load_encoder
+from ingest.model.text_encoder import encoder_digest, encoder_dimension, load_encoder
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = ("matrix", "vector", "of", "a", "soup", "with", "carrots", "##s")
@@ -63,7 +63,7 @@ def test_it_is_found_by_its_name_in_the_hubs_cache(plain: Path, tmp_path: Path) 
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
     program = (
-        "import json, sys; from ingest.encoder import load_encoder; "
+        "import json, sys; from ingest.model.text_encoder import load_encoder; "
         "print(json.dumps(load_encoder('facebook/contriever').encode(json.loads(sys.argv[1])).tolist()))"
     )
     done = subprocess.run(

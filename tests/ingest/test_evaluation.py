@@ -13,15 +13,15 @@ import torch
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from ingest.corpus import ingest_corpus
-from ingest.evaluation import evaluate_text
-from ingest.harvest import Reader
-from ingest.models import LanguageModel
+from ingest.dictionaries.measure import evaluate_text
+from ingest.model.batches import load_sequences
+from ingest.model.language_model import LanguageModel
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
-from ingest.sequences import load_sequences
+from ingest.stored.reader import Reader
+from ingest.text.corpus import ingest_corpus
 from tests.empty import make_empty
 from tests.ingest.tiny import WORDS, D, corpus_of, loaded, repeats, texts, write_lines
 

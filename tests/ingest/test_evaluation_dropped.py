@@ -9,9 +9,9 @@ import pytest
 
 from catalog import Catalog
 from catalog.study.file import Study
-from ingest.evaluation import drop_stale, evaluate_text
-from ingest.models import LanguageModel
-from ingest.run import ingest_study
+from ingest.dictionaries.measure import drop_stale, evaluate_text
+from ingest.model.language_model import LanguageModel
+from ingest.pipeline import ingest_study
 from tests.ingest.test_evaluation import _ingested, reader, text
 from tests.ingest.test_run import write_study
 

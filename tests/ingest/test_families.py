@@ -9,13 +9,13 @@ from torch.nn.functional import cross_entropy
 
 from catalog import Catalog
 from catalog.errors import InputError
-from ingest.corpus import ingest_corpus
-from ingest.evaluation import evaluate_text
-from ingest.harvest import harvest
-from ingest.identity import record_model
-from ingest.lens import lens_problem, unembedding
-from ingest.models import LanguageModel
-from ingest.splice import check_hookpoints
+from ingest.activations.harvest import harvest
+from ingest.dictionaries.measure import evaluate_text
+from ingest.model.identity import record_model
+from ingest.model.language_model import LanguageModel
+from ingest.model.lens import lens_problem, unembedding
+from ingest.model.splice import check_hookpoints
+from ingest.text.corpus import ingest_corpus
 from tests.ingest.checker import relu_reader, wrong_activations
 from tests.ingest.families import make
 from tests.ingest.tiny import VOCABULARY, D, corpus_of, loaded, texts, write_lines

@@ -7,9 +7,9 @@ import pytest
 
 from catalog.errors import InputError
 from catalog.study.sae import Sae
-from ingest.checkpoint import check_asked
 from ingest.sae.checkpoints.load import load_checkpoint_folder
 from ingest.sae.model import SAE
+from ingest.stored.adopt import check_asked
 from tests.ingest.test_sae_formats import gemma_folder
 
 BEHIND = "layers.3.post_feedforward_layernorm"

@@ -12,14 +12,15 @@ import torch
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
-from ingest.corpus import ingest_corpus
-from ingest.harvest import Reader, harvest
-from ingest.models import LanguageModel
+from catalog.store.shards import file_digest
+from ingest.activations.harvest import harvest
+from ingest.model.batches import load_sequences
+from ingest.model.language_model import LanguageModel
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
-from ingest.sequences import load_sequences
-from ingest.sparse import file_digest
+from ingest.stored.reader import Reader
+from ingest.text.corpus import ingest_corpus
 from tests.empty import make_empty
 from tests.ingest.tiny import D, content, corpus_of, loaded, texts, write_lines
 

@@ -12,17 +12,18 @@ from torch.nn import Identity, Module, Sequential
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.study.text import Model
-from ingest.corpus import ingest_corpus
-from ingest.evaluation import evaluate_text
-from ingest.harvest import Reader, harvest
-from ingest.models import LanguageModel, load_model
-from ingest.residuals import cache_residuals
+from ingest.activations.harvest import harvest
+from ingest.activations.residual_cache import cache_residuals
+from ingest.activations.streamed_rows import ModelRows, held_out_rows
+from ingest.dictionaries.measure import evaluate_text
+from ingest.model.batches import Batch
+from ingest.model.language_model import LanguageModel, load_model
+from ingest.model.splice import run_clean, run_replaced
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
-from ingest.sequences import Batch
-from ingest.splice import run_clean, run_replaced
-from ingest.streaming import ModelRows, held_out_rows
+from ingest.stored.reader import Reader
+from ingest.text.corpus import ingest_corpus
 from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, loaded, texts, write_lines
 

@@ -11,12 +11,12 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.study.file import Study
 from catalog.study.sae import Sae
-from ingest.checkpoint import check_asked, named
-from ingest.run import ingest_study
+from ingest.pipeline import ingest_study
 from ingest.sae.architecture import Weights
 from ingest.sae.checkpoints.saelens import save_saelens
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
+from ingest.stored.adopt import check_asked, named
 from tests.empty import make_empty
 from tests.ingest.test_saes import HEAD
 from tests.ingest.tiny import D, texts, write_lines

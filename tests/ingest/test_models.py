@@ -11,9 +11,9 @@ from safetensors.torch import load, save_file
 from catalog.errors import InputError, UnknownName
 from catalog.study.text import Model
 from ingest.embedded import MODEL_DIR
-from ingest.lens import unembedding
-from ingest.models import LanguageModel, load_model
-from ingest.sequences import Sequences, batches
+from ingest.model.batches import Sequences, batches
+from ingest.model.language_model import LanguageModel, load_model
+from ingest.model.lens import unembedding
 from tests.ingest.tiny import VOCABULARY, D, loaded, save_model, save_tokenizer
 
 BLOCKS = {"llama": "layers", "neox": "layers", "gpt2": "h"}

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from catalog import Catalog
 from catalog.errors import InputError
-from ingest.corpus import ingest_corpus
-from ingest.models import LanguageModel
+from ingest.model.language_model import LanguageModel
+from ingest.text.corpus import ingest_corpus
 from ingest.text.splits import document_hash
 from ingest.text.tokenise import Tokenised, tokenise
 from ingest.text.vocabulary import token_texts
@@ -186,7 +186,7 @@ def test_no_two_tokens_of_a_vocabulary_have_one_text(name: str) -> None:
 
 
 def test_the_recorded_vocabulary_is_mended(catalog: Catalog, llama: LanguageModel) -> None:
-    from ingest.identity import record_model
+    from ingest.model.identity import record_model
 
     record_model(catalog, llama)
     texts = token_texts(llama.tokenizer)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from catalog.errors import InputError
 from catalog.study.text import Corpus
 from ingest.add import _section
-from ingest.text import reading
+from ingest.text import text_files
 from ingest.text.sources import LeftOut, read_corpus
 
 LINES = b'{"text": "one"}\n{"text": "zwei \xc3\xa4"}\n'
@@ -176,8 +176,8 @@ def test_lines_are_those_of_a_plain_split(parts: list[bytes], size: int, limit: 
     raw = b"x" + b"\n".join(parts)
     pieces = [raw[i : i + size] for i in range(0, len(raw), size)]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reading, "pieces", lambda path: iter(pieces))
-        found = list(reading.lines(Path("p"), limit))
+        patched.setattr(text_files, "pieces", lambda path: iter(pieces))
+        found = list(text_files.lines(Path("p"), limit))
     plain = raw.split(b"\n")
     plain = plain[: -1 if not plain[-1] else None]
     assert found == [(i, line if len(line) <= limit else None) for i, line in enumerate(plain, start=1)]

@@ -10,7 +10,7 @@ import torch
 
 from catalog.errors import InputError
 from catalog.study.terms import KEEPS_K
-from ingest.recipe import beginning
+from ingest.dictionaries.configure import beginning
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.model import SAE

@@ -15,14 +15,14 @@ from catalog import Catalog
 from catalog.doctor.examine import examine
 from catalog.errors import CatalogLocked, InputError, UnknownName
 from catalog.store.locks import locked
+from catalog.store.shards import file_digest
 from catalog.study.file import Study
 from catalog.study.sae import Sae
-from ingest.checkpoint import check_asked
-from ingest.run import IngestReport, ingest_study
+from ingest.pipeline import IngestReport, ingest_study
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE, WEIGHTS_FILE
-from ingest.sparse import file_digest
+from ingest.stored.adopt import check_asked
 from tests.ingest.tiny import D, content, run_killed, save_model, texts, write_lines
 
 STUDY = """
@@ -267,14 +267,14 @@ def test_a_catalog_that_is_being_refreshed_is_left_alone(done: Path, study: Path
 WHOLE = ("files", "shards", "weights", "keys", "activations", "harvest")
 
 KILLS = {
-    "between the files of a shard and their commit": ("ingest.corpus:write_parquet", 4, "after"),
-    "inside the commit of a text shard": ("ingest.corpus:register_shard", 3, "after"),
-    "before the corpus is recorded": ("ingest.corpus:_record", 1, "before"),
-    "in the middle of the residual cache": ("ingest.residuals:_CacheFolder.append", 2, "after"),
+    "between the files of a shard and their commit": ("ingest.text.corpus:write_parquet", 4, "after"),
+    "inside the commit of a text shard": ("ingest.text.corpus:register_shard", 3, "after"),
+    "before the corpus is recorded": ("ingest.text.corpus:_record", 1, "before"),
+    "in the middle of the residual cache": ("ingest.activations.residual_cache:_CacheFolder.append", 2, "after"),
     "in training after a checkpoint": ("ingest.sae.training.adam:UnitDecoderAdam.step", 215, "after"),
-    "between the weights and their row": ("ingest.recorded:evaluate", 1, "before"),
-    "between an activations file and its commit": ("ingest.harvest:write_activations", 2, "after"),
-    "inside the commit of activations": ("ingest.harvest:register_shard", 3, "after"),
+    "between the weights and their row": ("ingest.dictionaries.record:evaluate", 1, "before"),
+    "between an activations file and its commit": ("ingest.activations.harvest:write_activations", 2, "after"),
+    "inside the commit of activations": ("ingest.activations.harvest:register_shard", 3, "after"),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.recipe import beginning
+from ingest.dictionaries.configure import beginning
 from ingest.sae.architectures import batch_topk
 from ingest.sae.architectures.batch_topk import BatchTopK, batch_code
 from ingest.sae.config import Objective, SAEConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ingest.recipe import beginning
+from ingest.dictionaries.configure import beginning
 from ingest.sae.architecture import Weights
 from ingest.sae.checkpoints.dictionary_learning import save_dictionary_learning
 from ingest.sae.checkpoints.load import load_checkpoint_folder

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from catalog.errors import InputError
 from catalog.study.sae import Sae
-from ingest.checkpoint import check_asked
-from ingest.parents import FolderDigests
 from ingest.sae.checkpoints.load import load_checkpoint_folder
+from ingest.stored.adopt import check_asked
+from ingest.stored.parent import FolderDigests
 from tests.ingest.test_sae_formats import (
     M,
     dense,
@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     def failing(_path: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ingest.parents.file_digest", failing)
+    monkeypatch.setattr("ingest.stored.parent.file_digest", failing)
     (tmp_path / "cfg.json").write_text("1")
     with pytest.raises(InputError, match=r"cfg\.json cannot be read \(Input/output error\): it counts as part of"):
         FolderDigests().of(tmp_path)

@@ -8,9 +8,9 @@ import torch
 
 from catalog import Catalog
 from catalog.study.file import Study
-from ingest.models import LanguageModel, load_model
-from ingest.residuals import cache_residuals
-from ingest.run import ingest_study
+from ingest.activations.residual_cache import cache_residuals
+from ingest.model.language_model import LanguageModel, load_model
+from ingest.pipeline import ingest_study
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.evaluate import CHUNK, evaluate

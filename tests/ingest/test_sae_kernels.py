@@ -232,12 +232,13 @@ def kind(name, factor):
     return f"*{factor}" if name in FACTORS[factor] else "*fp32"
 
 BLOCK = {"PAIRS": triton_sums.PAIRS, "COLUMNS": triton_sums.COLUMNS}
+LATENTS = {"PAIRS": triton_sums.LATENT_PAIRS, "COLUMNS": triton_sums.LATENT_COLUMNS}
 for capability in (80, 90):
     for factor in FACTORS:
         for kernel, constants, warps in [
             (triton_sums._decode_and_compare, {"COMPARE": True, **BLOCK}, 4),
             (triton_sums._decode_and_compare, {"COMPARE": False, **BLOCK}, 4),
-            (triton_sums._latent_products, {"PAIRS": triton_sums.LATENT_PAIRS, "COLUMNS": triton_sums.LATENT_COLUMNS}, 8),
+            (triton_sums._latent_products, LATENTS, 8),
             (triton_adam._unit_parts, ROW, 8),
             (triton_adam._adam, {"UNIT": True, **ROW}, 8),
             (triton_adam._adam, {"UNIT": False, **ROW}, 8),

@@ -9,13 +9,13 @@ import torch
 
 from catalog.errors import InputError
 from catalog.study.sae import Sae
-from ingest import parents
-from ingest.parents import FolderDigests
-from ingest.recipe import shape
+from ingest.dictionaries.configure import shape
 from ingest.sae.architecture import Weights
 from ingest.sae.checkpoints.saelens import save_saelens
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.model import SAE
+from ingest.stored import parent
+from ingest.stored.parent import FolderDigests
 from tests.ingest.test_saes import QUICK, ingest, rows, section
 from tests.ingest.tiny import D
 
@@ -103,8 +103,8 @@ def test_runs_of_one_parent_read_its_folder_once(
     sections = section("t", parent=str(general), template=True, **ALONE) + STILL + sweep
     hashed: list[Path] = []
     loads: list[str] = []
-    digest, load = parents.file_digest, SAE.load
-    monkeypatch.setattr(parents, "file_digest", lambda path: (hashed.append(path), digest(path))[1])
+    digest, load = parent.file_digest, SAE.load
+    monkeypatch.setattr(parent, "file_digest", lambda path: (hashed.append(path), digest(path))[1])
     monkeypatch.setattr(SAE, "load", lambda folder, *a, **k: (loads.append(str(folder)), load(folder, *a, **k))[1])
     assert len(ingest(tmp_path / "b", neox_folder, sections).trained) == 3
     assert len(hashed) == len(set(hashed))

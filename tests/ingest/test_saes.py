@@ -10,9 +10,9 @@ from catalog import Catalog
 from catalog.doctor.examine import examine
 from catalog.errors import InputError
 from catalog.study.file import Study
-from ingest.models import load_model
-from ingest.residuals import cache_residuals
-from ingest.run import IngestReport, ingest_study
+from ingest.activations.residual_cache import cache_residuals
+from ingest.model.language_model import load_model
+from ingest.pipeline import IngestReport, ingest_study
 from ingest.sae.model import SAE
 from tests.empty import make_empty
 from tests.ingest.tiny import D, texts, write_lines

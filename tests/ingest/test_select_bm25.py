@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bm25s.stopwords import STOPWORDS_EN
 
-from ingest.select.bm25 import bm25_scores
+from ingest.selection.bm25 import bm25_scores
 
 POOL = [
     "The eigenvalues of a symmetric matrix are real.",

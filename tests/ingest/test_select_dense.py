@@ -10,11 +10,11 @@ import pytest
 from catalog import Catalog
 from catalog.vectors.collections import Vectors
 from catalog.vectors.references import name_version
-from ingest.corpus import ingest_corpus
-from ingest.models import LanguageModel
-from ingest.select import dense
-from ingest.select.dense import embedded
-from ingest.select.documents import Documents, read_pool
+from ingest.model.language_model import LanguageModel
+from ingest.selection import dense
+from ingest.selection.dense import embedded
+from ingest.selection.documents import Documents, read_pool
+from ingest.text.corpus import ingest_corpus
 from tests.ingest.test_select_run import TOPICS, ingested
 from tests.ingest.tiny import corpus_of, texts, write_lines
 

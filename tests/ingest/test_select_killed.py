@@ -13,9 +13,9 @@ import pytest
 from catalog import Catalog
 from catalog.doctor.examine import examine
 from catalog.vectors.collections import Vectors
-from ingest.models import LanguageModel
-from ingest.select.dense import collection_of
-from ingest.select.run import select_documents
+from ingest.model.language_model import LanguageModel
+from ingest.selection.dense import collection_of
+from ingest.selection.select import select_documents
 from tests.ingest.killed import kill_at
 from tests.ingest.test_select_run import chosen, ingested, spec
 from tests.ingest.tiny import loaded
@@ -62,7 +62,7 @@ def test_a_selection_killed_between_vectors_and_their_commit_goes_on_from_the_ch
 
 
 if __name__ == "__main__":
-    from ingest.select import dense
+    from ingest.selection import dense
 
     root, model = sys.argv[1:]
     dense.CHUNK = CHUNK

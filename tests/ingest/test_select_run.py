@@ -14,17 +14,17 @@ from pydantic import ValidationError
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.study.selection import Selection
-from ingest.corpus import ingest_corpus
-from ingest.encoder import load_encoder
-from ingest.models import LanguageModel
+from ingest.model.language_model import LanguageModel
+from ingest.model.text_encoder import load_encoder
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE
-from ingest.select import dense
-from ingest.select.documents import read_pool, read_seed
-from ingest.select.parent import Parent
-from ingest.select.run import select_documents
-from ingest.select.tracin import document_influence, seed_gradient
+from ingest.selection import dense
+from ingest.selection.compared_parent import Parent
+from ingest.selection.documents import read_pool, read_seed
+from ingest.selection.select import select_documents
+from ingest.selection.tracin import document_influence, seed_gradient
+from ingest.text.corpus import ingest_corpus
 from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, texts, write_lines
 

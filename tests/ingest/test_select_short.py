@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from ingest.corpus import ingest_corpus
-from ingest.models import LanguageModel
-from ingest.select.run import select_documents
+from ingest.model.language_model import LanguageModel
+from ingest.selection.select import select_documents
+from ingest.text.corpus import ingest_corpus
 from tests.ingest.test_select_run import ingested, parent, spec, train
 from tests.ingest.tiny import corpus_of, write_lines
 

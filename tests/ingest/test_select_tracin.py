@@ -13,8 +13,8 @@ from ingest.sae.architecture import Batch, Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.losses.gradient import mean_variance
 from ingest.sae.model import SAE
-from ingest.select import tracin
-from ingest.select.tracin import check_supported, document_influence, row_influence, seed_gradient
+from ingest.selection import tracin
+from ingest.selection.tracin import check_supported, document_influence, row_influence, seed_gradient
 
 D, WIDTH, K, SPARSITY = 12, 60, 5, 0.7
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from catalog import Catalog
 from catalog.errors import InputError
-from ingest.sparse import SCHEMA, WrittenFile, file_digest, stable_order, write_activations, write_parquet
+from catalog.store.shards import WrittenFile, file_digest, write_parquet
+from ingest.activations.activation_file import SCHEMA, stable_order, write_activations
 
 
 def code(n_tokens: int, width: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,10 +9,10 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from catalog.errors import InputError, UnknownName
-from ingest import splice
-from ingest.models import LanguageModel
-from ingest.sequences import Batch, Sequences, batches
-from ingest.splice import CleanPass, run_clean, run_replaced
+from ingest.model import splice
+from ingest.model.batches import Batch, Sequences, batches
+from ingest.model.language_model import LanguageModel
+from ingest.model.splice import CleanPass, run_clean, run_replaced
 from tests.ingest.tiny import CONTEXT, VOCABULARY, D, loaded, save_model, save_tokenizer
 
 LENGTHS = (7, 1, 12, 3, 2)

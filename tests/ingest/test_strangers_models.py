@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.study.text import Model
-from ingest.corpus import ingest_corpus
-from ingest.encoder import load_encoder
-from ingest.hub import locate
-from ingest.models import load_model
-from ingest.recorded_model import load_recorded, remember_trust
+from ingest.model.catalog_model import load_recorded, remember_trust
+from ingest.model.hub import locate
+from ingest.model.language_model import load_model
+from ingest.model.text_encoder import load_encoder
+from ingest.text.corpus import ingest_corpus
 from ingest.text.tokenise import tokenise
 from tests.ingest.families import make
 from tests.ingest.tiny import VOCABULARY, backend, corpus_of, loaded, write_lines

@@ -24,7 +24,7 @@ from transformers import (
 
 from catalog import Catalog
 from catalog.study.text import Corpus, Model
-from ingest.models import LanguageModel, load_model
+from ingest.model.language_model import LanguageModel, load_model
 
 VOCABULARY = 320
 CONTEXT = 32

@@ -17,11 +17,11 @@ import torch
 from catalog import Catalog
 from catalog.answers import canonical_request
 from catalog.schema.keys import KEYS
+from catalog.store.shards import file_digest
 from catalog.vectors.collections import Vectors
 from ingest.sae.architecture import Weights
 from ingest.sae.config import SAEConfig
 from ingest.sae.model import SAE, WEIGHTS_FILE
-from ingest.sparse import file_digest
 from tests.queries.made import WIDTH, Document, documents, explainer, grow, make, scorer
 
 REPOSITORY = Path(__file__).parents[2]

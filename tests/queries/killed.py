@@ -17,7 +17,7 @@ import pyarrow.dataset  # noqa: F401
 
 import ingest.sae.model  # noqa: F401
 from catalog import Catalog
-from ingest.encoder import load_encoder
+from ingest.model.text_encoder import load_encoder
 from queries.engine import refresh
 from queries.source import kernel_source
 from queries.step import packaged_steps

@@ -142,7 +142,7 @@ def test_a_making_that_was_cut_off_is_completed(
         with monkeypatch.context() as patched:
             patched.setattr(catalog.store.migrations, "migrations", lambda: every[: max(migrations, 1)])
             if migrations == 0:
-                patched.setattr("catalog.store.catalog.store.migrations", lambda _: [])
+                patched.setattr("catalog.store.catalog.migrate", lambda _: [])
             Catalog.create(tmp_path).close()
     if not migrations:
         assert "as if its making was cut off: run what made it" in said("-C", tmp_path, *QUERY)

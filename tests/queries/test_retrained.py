@@ -5,7 +5,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.study.file import Study
-from ingest.run import ingest_study
+from ingest.pipeline import ingest_study
 from queries.engine import refresh
 from tests.empty import make_empty
 from tests.ingest.tiny import save_model, texts, write_lines

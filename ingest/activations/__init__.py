@@ -1,0 +1,1 @@
+"""Rows of the residual stream, and sparse codes."""

@@ -1,0 +1,1 @@
+"""From [[sae]] sections to SAEs in the catalog."""

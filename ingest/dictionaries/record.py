@@ -1,0 +1,130 @@
+"""An SAE that was trained or loaded, into the catalog: measured on val tokens, one commit with all that it changes."""
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+from catalog import Catalog
+from catalog.quote import quoted
+from catalog.store.shards import file_digest
+from catalog.store.transaction import Transaction
+from ingest.dictionaries.plan import Plan
+from ingest.model.language_model import LanguageModel
+from ingest.model.lens import lens_problem
+from ingest.sae.config import SAEConfig
+from ingest.sae.evaluate import Evaluation, evaluate
+from ingest.sae.model import SAE, WEIGHTS_FILE
+from ingest.sae.training.rows import RowNumbers, Rows
+from ingest.sae.training.settings import TrainReport
+from ingest.stored.reader import Reader
+
+_LENS, _HELD_OUT = "logit lens", "held-out measures"
+"""Stages of problems."""
+_IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
+"""Columns of `saes` that decide, with `code`, what an SAE's activations and measures are."""
+
+
+class HeldOut(NamedTuple):
+    """The rows of val tokens that an SAE is measured on."""
+
+    rows: Rows
+    """[n, d_in]."""
+    target: Rows | None = None
+    """[n, d_out] of the same tokens, for a transcoder."""
+    subset: RowNumbers | None = None
+    """Numbers of those that count, ascending; None: all."""
+
+    @property
+    def tokens(self) -> int:
+        """How many are measured."""
+        return len(self.rows) if self.subset is None else len(self.subset)
+
+
+def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainReport | None, held_out: HeldOut) -> Reader:
+    """Measure an SAE on val tokens and put it into the catalog, with the course of its training.
+
+    Where nothing can be measured its figures are NULL; why there is no FVE is a problem.
+    """
+    sae = plan.sae
+    trained = SAE.load(plan.folder, model.device)
+    config = trained.config
+    measured = evaluate(trained, *held_out[:2], subset=held_out.subset) if held_out.tokens else None
+    problems = _without_fve(sae.name, measured)
+    penalised = config.k is None
+    row = {
+        "sae": sae.name,
+        "model": model.spec.name,
+        "hookpoint": sae.hookpoint,
+        "architecture": config.architecture,
+        "width": config.width,
+        "d": config.d_in,
+        "k": config.k,
+        "parent": sae.parent,
+        "weights": plan.folder.name,
+        "digest": file_digest(plan.folder / WEIGHTS_FILE),
+        "l0": measured and measured.l0,
+        "fve": measured and measured.fve,
+        "dead": measured and measured.dead,
+        "held_out": held_out.tokens,
+        "steps": report and report.steps,
+        "config": plan.config,
+        "target": sae.target,
+        "selection": sae.selection,
+        "sparsity": report.sparsity if report and penalised else None,
+        "tilt": sae.tilt if report else None,
+        "seed": sae.seed if report else None,
+        "code": _code(config),
+    }
+    course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
+    _store(catalog, row, course, problems)
+    return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
+
+
+def _code(config: SAEConfig) -> str:
+    """Digest of what decides its activations and reconstructions besides the weights."""
+    said = json.dumps([config.architecture, config.k, config.centred, config.groups])
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]:
+    """Says, of an SAE, why it has no FVE."""
+    reason = measured.unexplained if measured else "no token of split val is left that does not repeat train text"
+    return [{"stage": _HELD_OUT, "subject": name, "reason": reason, "count": 1}] if reason else []
+
+
+def record_lens_problems(catalog: Catalog, model: LanguageModel, readers: list[Reader]) -> None:
+    """Says, of each SAE whose decoder rows are no directions of the residual stream, why they have no logits."""
+    asked = {r.name: (r.sae.config.target_hookpoint or r.hookpoint, r.sae.config.out) for r in readers}
+    why = {place: lens_problem(model, *place) for place in dict.fromkeys(asked.values())}
+    now = {(name, reason) for name, place in asked.items() if (reason := why[place])}
+    ours = "stage = ? AND list_contains(?, subject)"
+    place = [_LENS, list(asked)]
+    if now == set(catalog.rows(f"SELECT subject, reason FROM problems WHERE {ours}", place)):
+        return
+    with catalog.write(f"{len(now)} SAEs without a logit lens") as tx:
+        tx.execute(f"DELETE FROM lake.problems WHERE {ours}", place)
+        tx.insert("problems", [{"stage": _LENS, "subject": n, "reason": r, "count": 1} for n, r in sorted(now)])
+
+
+def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+    """The SAE's row, the course of its training and what is wrong with it; other weights of its name leave nothing."""
+    catalog.stage("saes", [row], "_sae")
+    catalog.stage("training", course, "_course")
+    catalog.stage("problems", problems, "_problems")
+    mine = f"sae = {quoted(row['sae'])}"
+    problem = f"stage = {quoted(_HELD_OUT)} AND subject = {quoted(row['sae'])}"
+
+    def work(tx: Transaction) -> None:
+        there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}").fetchall()
+        # `code` is NULL of an SAE that is older than this column.
+        if there and (
+            there[0][:-1] != tuple(row[name] for name in _IDENTITY) or there[0][-1] not in (None, row["code"])
+        ):
+            # What the study names now is made anew: the rest would stay, as if it were of these weights.
+            for table in ("activations", "shards", "evaluations"):
+                tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")
+        tx.replace("saes", "_sae", ["sae"], mine)
+        tx.replace("training", "_course", ["sae", "step"], mine)
+        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+
+    catalog.commit(f"SAE {row['sae']}", work)

@@ -1,0 +1,199 @@
+"""SAEs whose parents are all there: loaded, trained or fine-tuned, those that share rows on one pass over them.
+
+The residuals that they need are read first, all hookpoints of the same text in one pass of the model. One that
+diverges costs the others nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.study.file import Study
+from catalog.study.sae import Sae
+from ingest.activations.residual_cache import Residuals, cache_residuals
+from ingest.activations.streamed_rows import ModelRows, held_out_rows, row_widths
+from ingest.dictionaries.configure import beginning, shape, training
+from ingest.dictionaries.plan import Plan, plan_of, ready, selected_ranges
+from ingest.dictionaries.record import HeldOut, record
+from ingest.model.language_model import LanguageModel
+from ingest.sae.training.job import Job
+from ingest.sae.training.rows import CachedRows, RowNumbers, RowSource
+from ingest.sae.training.run import Diverged
+from ingest.sae.training.settings import TrainReport
+from ingest.sae.training.torchrun import train_in_processes
+from ingest.sae.training.train import train_saes
+from ingest.stored.adopt import check_asked, named
+from ingest.stored.parent import FolderDigests, Origin, parent_of
+from ingest.stored.reader import Reader
+from ingest.text.held_out import repeated_positions
+
+Progress = Callable[[str, int, int | None, str], None]
+"""Called with (what is being done, done, total, figures so far)."""
+
+
+class Generation:
+    """SAEs that wait for none of each other."""
+
+    def __init__(
+        self, catalog: Catalog, study: Study, model: LanguageModel, digests: FolderDigests, progress: Progress
+    ) -> None:
+        self._catalog, self._study, self._model = catalog, study, model
+        self._digests, self._progress = digests, progress
+        self.made: list[str] = []
+        """Those that were trained or loaded now."""
+        self.diverged: dict[str, str] = {}
+        """What happened to those whose training cannot go on."""
+        self._repeated: dict[str, RowNumbers] = {}
+        """By corpus, positions of val tokens that repeat train text, looked up once."""
+
+    def readers(self, saes: list[Sae]) -> dict[str, Reader]:
+        """Make what is missing; by name every SAE that did not diverge."""
+        found: dict[str, Reader] = {}
+        texts: dict[tuple[tuple[str, ...], int | None], list[Plan]] = {}
+        for sae in saes:
+            plan = plan_of(self._catalog, self._study, self._model, sae, self._digests)
+            there = ready(self._catalog, self._model, plan)
+            if there is not None:
+                found[sae.name] = there
+            elif sae.checkpoint:
+                found[sae.name] = self._load(plan)
+            else:
+                texts.setdefault((self._study.corpora_of(sae), sae.train_tokens), []).append(plan)
+        for (corpora, train_tokens), plans in texts.items():
+            for reader in self._train(corpora, train_tokens, plans):
+                found[reader.name] = reader
+        return found
+
+    def _load(self, plan: Plan) -> Reader:
+        """Take a checkpoint into the catalog, measured on val tokens, without a cache."""
+        from ingest.sae.checkpoints.load import load_checkpoint_folder
+
+        sae = plan.sae
+        loaded = load_checkpoint_folder(Path(str(sae.checkpoint)), sae.scale)
+        check_asked(sae, loaded)
+        wanted = [name for name in (sae.hookpoint, sae.target) if name]
+        widths = row_widths(self._model, wanted)
+        named(sae, loaded, self._model.spec.name, (widths[wanted[0]], widths[wanted[-1]])).save(plan.folder)
+        self._progress(f"reading {', '.join(wanted)}", 0, None, "")
+        val = held_out_rows(self._catalog, self._model, wanted, list(self._study.corpora_of(sae)))
+        held_out = HeldOut(val[sae.hookpoint], val[sae.target] if sae.target else None)
+        return self._record(plan, None, held_out)
+
+    def _train(self, corpora: tuple[str, ...], train_tokens: int | None, plans: list[Plan]) -> list[Reader]:
+        """Train SAEs on the same text, those with the same rows on one pass over them."""
+        cached = [plan.sae for plan in plans if not plan.sae.stream]
+        wanted = list(dict.fromkeys(n for sae in cached for n in (sae.hookpoint, sae.target) if n))
+        residuals: dict[str, Residuals] = {}
+        if wanted:
+            told = partial(tell, self._progress, f"reading {', '.join(wanted)}")
+            residuals = cache_residuals(self._catalog, self._model, wanted, list(corpora), train_tokens, told)
+        groups: dict[tuple[Any, ...], list[Plan]] = {}
+        for plan in plans:
+            sae = plan.sae
+            key = (sae.hookpoint, sae.target, sae.selection, sae.stream)
+            groups.setdefault(key, []).append(plan)
+        found = []
+        for (hookpoint, target, selection, stream), ours in groups.items():
+            source = self._source(residuals, hookpoint, target, selection, corpora, train_tokens, stream)
+            reports = self._reports(ours, self._jobs(ours, source), source)
+            if reports:
+                held_out = self._held_out(residuals, hookpoint, target, corpora, stream)
+            found += [self._record(plan, reports[plan.sae.name], held_out) for plan in ours if plan.sae.name in reports]
+        return found
+
+    def _held_out(
+        self,
+        residuals: dict[str, Residuals],
+        hookpoint: str,
+        target: str | None,
+        corpora: tuple[str, ...],
+        stream: bool,
+    ) -> HeldOut:
+        """Val rows that repeat no train text."""
+        if stream:
+            return HeldOut(held_out_rows(self._catalog, self._model, [hookpoint], list(corpora))[hookpoint])
+        rows = residuals[hookpoint]
+        for corpus in corpora:
+            if corpus not in self._repeated:
+                self._repeated[corpus] = repeated_positions(self._catalog, corpus, "val")
+        return HeldOut(rows.val, residuals[target].val if target else None, rows.val_without(self._repeated))
+
+    def _reports(self, plans: list[Plan], jobs: list[Job], source: RowSource) -> dict[str, TrainReport]:
+        """Train on the same rows; by name the report of each SAE that did not diverge."""
+        left: dict[str, Job] = {}
+        for plan, job in zip(plans, jobs, strict=True):
+            try:
+                if plan.sae.processes > 1:
+                    train_in_processes(job, source, plan.sae.processes)
+                left[plan.sae.name] = job
+            except Diverged as error:
+                self.diverged[plan.sae.name] = str(error)
+        reports: Sequence[TrainReport | None]
+        try:
+            reports = train_saes(list(left.values()), source, device=self._model.device)
+        except Diverged as error:
+            reports = error.finished
+            self.diverged |= {name: str(error) for name, report in zip(left, reports, strict=True) if report is None}
+        return {name: report for name, report in zip(left, reports, strict=True) if report is not None}
+
+    def _source(
+        self,
+        residuals: dict[str, Residuals],
+        hookpoint: str,
+        target: str | None,
+        selection: str | None,
+        corpora: tuple[str, ...],
+        train_tokens: int | None,
+        stream: bool,
+    ) -> RowSource:
+        """The rows that a training reads."""
+        if stream:
+            return ModelRows(self._catalog, self._model, hookpoint, list(corpora), train_tokens)
+        rows = residuals[hookpoint]
+        subset = None
+        if selection:
+            ranges = selected_ranges(self._catalog, selection)
+            subset = rows.rows_of(ranges)
+            chosen = sum(int((found[:, 1] - found[:, 0]).sum()) for found in ranges.values())
+            if len(subset) < chosen:
+                raise InputError(
+                    f"selection {selection!r} holds {chosen} train tokens, and only {len(subset)} of them are in the "
+                    f"training cache, which ends at train_tokens = {train_tokens}: remove train_tokens, or raise it"
+                )
+        return CachedRows(rows.train, residuals[target].train if target else None, subset=subset)
+
+    def _jobs(self, plans: list[Plan], source: RowSource) -> list[Job]:
+        """What is to be trained; children of one parent load it once."""
+        origins: dict[tuple[str, float | None], Origin] = {}
+        for sae in (plan.sae for plan in plans):
+            if sae.parent and (sae.parent, sae.scale) not in origins:
+                origin = parent_of(self._catalog, sae.parent, self._digests, sae.scale)
+                origins[sae.parent, sae.scale] = origin
+        return [self._job(plan, source, origins.get((plan.sae.parent or "", plan.sae.scale))) for plan in plans]
+
+    def _job(self, plan: Plan, source: RowSource, origin: Origin | None) -> Job:
+        sae = plan.sae
+        config = shape(sae, *source.widths, self._model.spec.source, origin.sae if origin else None)
+        begin = beginning(origin.sae, origin.digest, config) if origin else None
+        try:
+            chosen = training(sae, config, source.rows, origin.sparsity if origin else None)
+        except InputError as error:
+            raise InputError(f"SAE {sae.name!r}: {error}") from error
+
+        def told(step: int, steps: int, loss: float, fve: float, l0: float, dead: int) -> None:
+            self._progress(f"training {sae.name}", step, steps, f"FVE {fve:.3f}, L0 {l0:.1f}, dead {dead}")
+
+        return Job(chosen, plan.folder, begin, told, skip=sae.skip)
+
+    def _record(self, plan: Plan, report: TrainReport | None, held_out: HeldOut) -> Reader:
+        reader = record(self._catalog, self._model, plan, report, held_out)
+        self.made.append(plan.sae.name)
+        return reader
+
+
+def tell(progress: Progress, what: str, done: int, total: int | None) -> None:
+    """Progress without figures."""
+    progress(what, done, total, "")

@@ -1,0 +1,1 @@
+"""Other libraries' SAEs: one module per format, and `load` as the way in."""

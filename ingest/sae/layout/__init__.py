@@ -1,0 +1,1 @@
+"""`cfg.json` and safetensors: an SAE on disk."""

@@ -1,0 +1,1 @@
+"""The products of a training step, and who computes them."""

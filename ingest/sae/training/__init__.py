@@ -1,0 +1,1 @@
+"""From rows and a configuration to weights."""

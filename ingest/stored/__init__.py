@@ -1,0 +1,1 @@
+"""SAEs that exist."""

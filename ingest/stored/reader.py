@@ -1,0 +1,28 @@
+"""An SAE of the catalog as harvest and evaluation read it: its weights, and the digest of what decides its codes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from catalog.errors import InputError
+from ingest.sae.model import SAE
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One SAE to harvest."""
+
+    name: str
+    hookpoint: str
+    sae: SAE
+    digest: str
+    """BLAKE2b-128 of its weights."""
+
+    def fitting(self, rows: torch.Tensor, hookpoint: str, width: int) -> torch.Tensor:
+        """`rows` `[n, width]` of a hookpoint. Raises InputError if they have another width than the SAE's there."""
+        if rows.shape[1] != width:
+            raise InputError(
+                f"SAE {self.name!r} is made for rows of width {width} at {hookpoint!r}, which has width "
+                f"{rows.shape[1]} in this model: name the hookpoint that it was trained on"
+            )
+        return rows

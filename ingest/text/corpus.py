@@ -1,0 +1,318 @@
+"""Text into the catalog: documents and tokens of a corpus, shard by shard, each shard one commit.
+
+A run that was interrupted goes on: documents are known by their hash, shard borders follow from the
+order of the documents, so that the tables end as those of an undisturbed run.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.store.shards import register_shard, write_parquet
+from catalog.store.transaction import Transaction
+from catalog.study.text import Corpus
+from ingest.model.language_model import LanguageModel
+from ingest.model.trial_passes import embedded_tokens, longest
+from ingest.text.sources import LeftOut, Skips, read_corpus, source_fingerprint
+from ingest.text.splits import document_hash
+from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
+
+Progress = Callable[[int, int | None], None]
+"""Called with (done, total); total is None where it is not known."""
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What an ingest of one corpus did."""
+
+    corpus: str
+    documents: int
+    """Documents in the corpus now."""
+    added: int
+    duplicates: int
+    empty: int
+    tokens: int
+    known: int = 0
+    """Documents that were there already."""
+
+
+def ingest_corpus(
+    catalog: Catalog, corpus: Corpus, model: LanguageModel, progress: Progress | None = None
+) -> CorpusReport:
+    """Bring the tables `documents`, `tokens` and `corpora` up to date with the corpus's source.
+
+    Documents are read once; those that the catalog has (by hash) are not tokenised again. With `max_tokens`
+    the documents with the smallest hashes are taken: a sample that does not depend on their order.
+    Raises InputError as the sources do, if the corpus was tokenised for another model or ctx_len, and if ctx_len is
+    above what the model reads.
+    """
+    _check_tokenizer(catalog, corpus, model)
+    fingerprint = source_fingerprint(corpus)
+    known = catalog.rows(
+        "SELECT source, documents, duplicates, empty, tokens FROM corpora WHERE corpus = ?", [corpus.name]
+    )
+    if known and json.loads(known[0][0])["fingerprint"] == fingerprint:
+        _, documents, duplicates, empty, tokens = known[0]
+        return CorpusReport(corpus.name, documents, 0, duplicates, empty, tokens)
+
+    model.check_length(corpus.ctx_len)
+    left_out: LeftOut = Counter()
+    counts: Counter[str] = Counter()
+    fresh = _distinct(read_corpus(corpus, left_out), counts)
+    if corpus.max_tokens is not None:
+        fresh = iter(sorted(fresh, key=lambda document: document[0][16:]))
+    budget = _Budget(corpus.max_tokens, int(_total(catalog, corpus.name, "sum(tokens)")))
+    _append(catalog, corpus, model, fresh, counts, left_out, budget, progress)
+    documents = int(_total(catalog, corpus.name, "count(*)"))
+    if not documents:
+        raise InputError(_nothing_in(corpus, counts["empty"], left_out))
+    report = CorpusReport(
+        corpus.name,
+        documents,
+        counts["added"],
+        counts["duplicates"],
+        counts["empty"],
+        int(_total(catalog, corpus.name, "sum(tokens)")),
+        counts["known"],
+    )
+    with catalog.write(f"ingest {corpus.name}", documents=documents, tokens=report.tokens) as tx:
+        _record(tx, corpus, model, report, fingerprint, left_out)
+    return report
+
+
+def _nothing_in(corpus: Corpus, empty: int, left_out: LeftOut) -> str:
+    """Why a corpus has no document."""
+    reasons: Counter[str] = Counter()
+    for (_, reason), times in left_out.items():
+        reasons[reason] += times
+    said = "".join(f"; {times} times: {reason}" for reason, times in reasons.most_common())
+    tokens = f"none of its {empty} documents has a token" if empty or not left_out else "all of it was left out"
+    return f"corpus {corpus.name!r} holds no text: {tokens}{said}"
+
+
+def append_documents(
+    catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Progress | None = None
+) -> CorpusReport:
+    """Add the documents of `files`, sections of one file each, to the corpus `name`, in new shards.
+
+    Documents that the corpus has are skipped and counted as known. Nothing is removed, and no limit of tokens holds.
+    """
+    left_out: LeftOut = Counter()
+    counts: Counter[str] = Counter()
+    fresh = _distinct((pair for section in files for pair in read_corpus(section, left_out)), counts)
+    _check_tokenizer(catalog, files[0], model)
+    _append(catalog, files[0], model, fresh, counts, left_out, _Budget(None, 0), progress)
+    counted = "SELECT documents, tokens, duplicates, empty, source FROM corpora WHERE corpus = ?"
+    *before, duplicates, empty, said = catalog.rows(counted, [name])[0]
+    report = CorpusReport(
+        name,
+        int(_total(catalog, name, "count(*)")),
+        counts["added"],
+        counts["duplicates"],
+        counts["empty"],
+        int(_total(catalog, name, "sum(tokens)")),
+        counts["known"],
+    )
+    source = json.loads(said)
+    added = dict.fromkeys([*source.get("added", []), *(path for section in files for path in section.files)])
+    after = [report.documents, report.tokens, duplicates + report.duplicates, empty + report.empty]
+    said = json.dumps({**source, "added": list(added)}, sort_keys=True)
+    with catalog.write(f"add to {name}", documents=report.added, tokens=report.tokens) as tx:
+        # Not `report.added`: a run that was cut off may have added shards without counting them.
+        if before != after[:2]:
+            tx.execute(
+                "UPDATE lake.corpora SET documents = ?, tokens = ?, duplicates = ?, empty = ?, source = ? "
+                "WHERE corpus = ?",
+                [*after, said, name],
+            )
+        for (subject, reason), n in sorted(left_out.items()):
+            place = [f"text:{name}", subject, reason]
+            tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ? AND reason = ?", place)
+            tx.insert("problems", [dict(zip(("stage", "subject", "reason"), place, strict=True), count=n)])
+    return report
+
+
+def _append(
+    catalog: Catalog,
+    corpus: Corpus,
+    model: LanguageModel,
+    fresh: Iterator[tuple[str, str, str]],
+    counts: Counter[str],
+    left_out: LeftOut,
+    budget: "_Budget",
+    progress: Progress | None,
+) -> None:
+    """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
+    there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
+    builder = _next_shard(catalog, corpus, model)
+    skips = Skips(left_out)
+    for one in tokenise(model.tokenizer, _unknown(fresh, there, counts)):
+        if one.problem:
+            skips.add(one.source, one.problem)
+            continue
+        if not len(one.ids):
+            counts["empty"] += 1
+            continue
+        if budget.spent:
+            break
+        _check_embedded(one, model)
+        budget.take(len(one.ids))
+        builder.add(one)
+        counts["added"] += 1
+        if progress:
+            progress(builder.position, corpus.max_tokens)
+        if builder.tokens >= corpus.shard_tokens:
+            _commit_shard(catalog, corpus, model, builder)
+            builder = _next_shard(catalog, corpus, model)
+    if builder.tokens:
+        _commit_shard(catalog, corpus, model, builder)
+
+
+def _unknown(
+    documents: Iterator[tuple[str, str, str]], there: set[str], counts: Counter[str]
+) -> Iterator[tuple[str, str, str]]:
+    """The documents whose hash the corpus does not have; the others are counted."""
+    for document in documents:
+        if document[0] in there:
+            counts["known"] += 1
+        else:
+            yield document
+
+
+class _Budget:
+    """Counts tokens against `max_tokens`."""
+
+    def __init__(self, limit: int | None, used: int):
+        self._limit, self._used = limit, used
+
+    @property
+    def spent(self) -> bool:
+        return self._limit is not None and self._used >= self._limit
+
+    def take(self, tokens: int) -> None:
+        self._used += tokens
+
+
+def _distinct(texts: Iterator[tuple[str, str]], counts: Counter[str]) -> Iterator[tuple[str, str, str]]:
+    """(hash, place, text) of the first copy of each document; other copies are counted."""
+    seen: set[str] = set()
+    for place, text in texts:
+        key = document_hash(text)
+        if key in seen:
+            counts["duplicates"] += 1
+        elif not text.strip():
+            counts["empty"] += 1
+        else:
+            seen.add(key)
+            yield key, place, text
+
+
+def _total(catalog: Catalog, corpus: str, what: str) -> int:
+    return int(catalog.value(f"SELECT coalesce({what}, 0) FROM documents WHERE corpus = ?", [corpus]))
+
+
+def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> None:
+    there = catalog.rows("SELECT model, ctx_len FROM corpora WHERE corpus = ?", [corpus.name])
+    if there and there[0] != (model.spec.name, corpus.ctx_len):
+        raise InputError(
+            f"corpus {corpus.name!r} was cut for model {there[0][0]!r} with ctx_len {there[0][1]}, "
+            f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
+        )
+    most = longest(model.network)
+    if most is not None and corpus.ctx_len > most:
+        raise InputError(
+            f"corpus {corpus.name!r} has ctx_len {corpus.ctx_len}, and model {model.spec.name!r} reads at most "
+            f"{most} tokens: set ctx_len to {most} or less"
+        )
+
+
+def _check_embedded(one: Tokenised, model: LanguageModel) -> None:
+    """A tokenizer may know more tokens than the model that it is saved with."""
+    embedded = embedded_tokens(model.network)
+    highest = int(one.ids.max())
+    if highest >= embedded:
+        raise InputError(
+            f"document {one.source} holds token {highest} ({model.tokenizer.decode([highest])!r}), and model "
+            f"{model.spec.name!r} has embeddings for {embedded} tokens: its tokenizer is not the model's own"
+        )
+
+
+def _next_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> ShardBuilder:
+    shard, document, position = catalog.rows(
+        "SELECT coalesce(max(shard) + 1, 0), coalesce(max(document) + 1, 0), coalesce(max(start + tokens), 0) "
+        "FROM documents WHERE corpus = ?",
+        [corpus.name],
+    )[0]
+    body = corpus.ctx_len - (model.bos is not None)
+    return ShardBuilder(corpus.name, int(shard), body, int(document), int(position))
+
+
+def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builder: ShardBuilder) -> None:
+    """Write the shard's two files, then make both visible in one snapshot.
+
+    The first shard brings the corpus's row, without counts: a run that goes on after a crash must not cut the rest
+    for another model.
+    """
+    documents, tokens = builder.tables()
+    stem = f"{corpus.name}-{builder.shard}"
+    files = {
+        "documents": write_parquet(documents, catalog.data / "main" / "documents", stem),
+        "tokens": write_parquet(
+            tokens,
+            catalog.data / "main" / "tokens",
+            stem,
+            column_encoding=dict.fromkeys(
+                ("position", "document", "sequence", "char_start", "char_end"), "DELTA_BINARY_PACKED"
+            ),
+        ),
+    }
+    with catalog.write(f"ingest {corpus.name}: shard {builder.shard}", tokens=builder.tokens) as tx:
+        for relation, file in files.items():
+            register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
+        if not tx.execute("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
+            tx.insert("corpora", [_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
+
+
+def _record(
+    tx: Transaction,
+    corpus: Corpus,
+    model: LanguageModel,
+    report: CorpusReport,
+    fingerprint: str,
+    left_out: LeftOut,
+) -> None:
+    there = tx.execute("SELECT source FROM lake.corpora WHERE corpus = ?", [corpus.name])
+    added = json.loads(there[0][0]).get("added", []) if there else []
+    tx.execute("DELETE FROM lake.corpora WHERE corpus = ?", [corpus.name])
+    tx.insert("corpora", [_row(corpus, model, report, fingerprint, added)])
+    stage = f"text:{corpus.name}"
+    tx.execute("DELETE FROM lake.problems WHERE stage = ?", [stage])
+    tx.insert(
+        "problems",
+        [{"stage": stage, "subject": s, "reason": r, "count": n} for (s, r), n in sorted(left_out.items())],
+    )
+
+
+def _row(
+    corpus: Corpus, model: LanguageModel, report: CorpusReport, fingerprint: str, added: list[str]
+) -> dict[str, Any]:
+    source = {"fingerprint": fingerprint, **corpus.model_dump(mode="json", exclude={"name"})}
+    if added:
+        source["added"] = added
+    return {
+        "corpus": corpus.name,
+        "model": model.spec.name,
+        "ctx_len": corpus.ctx_len,
+        "documents": report.documents,
+        "duplicates": report.duplicates,
+        "empty": report.empty,
+        "tokens": report.tokens,
+        "source": json.dumps(source, sort_keys=True),
+    }
+
+
+__all__ = ["CorpusReport", "Progress", "Tokenised", "ingest_corpus", "register_shard"]
