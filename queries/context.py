@@ -21,7 +21,7 @@ from queries.relations import Relations
 
 if TYPE_CHECKING:
     from queries.step import Step
-    from scoring.client import Budget
+    from scoring.client.budget import Budget
 
 _AT_MOST = {"covered_tokens.k": "logit_lens.k"}
 """Parameters that count what another step keeps -> how many it keeps. More would be cut to that in silence."""

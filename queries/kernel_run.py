@@ -19,14 +19,14 @@ from catalog.quote import named
 from catalog.store.compare import Changes
 from catalog.store.transaction import Transaction
 from queries import parts
-from queries.estimate import Estimate, estimated
 from queries.result import Key, StepResult
 from queries.run import FRESH, StepRun
 from queries.step import called
+from scoring.client.estimate import Estimate, estimated
 
 if TYPE_CHECKING:
-    from scoring.client import Budget
-    from scoring.kernels.contract import Asked
+    from scoring.client.budget import Budget
+    from scoring.client.request import Asked
 
 
 @dataclass
@@ -108,7 +108,7 @@ class KernelStepRun(StepRun):
         self, rows: dict[Key, dict[str, Any]], digests: dict[Key, str], found: parts.Difference, inputs: str
     ) -> None:
         """Give new and changed input rows to the kernel; commit each batch that it yields."""
-        from scoring.client import Budget
+        from scoring.client.budget import Budget
 
         self.partial = bool(self.left) or self._filter is not None
         options = self.context.options
@@ -254,7 +254,7 @@ class KernelStepRun(StepRun):
         )
 
     def _plan_by_running(self, rows: dict[Key, dict[str, Any]], found: parts.Difference) -> None:
-        from scoring.client import Budget
+        from scoring.client.budget import Budget
 
         run = KernelRun(self.catalog, self.parameters, self.advance, Budget(0))
         output = [row for batch in self._kernel([rows[key] for key in found.stale], run) for row in batch]

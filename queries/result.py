@@ -5,7 +5,7 @@ from typing import Any
 
 from catalog.errors import SaeqlError
 from catalog.store.compare import Changes
-from queries.estimate import Estimate
+from scoring.client.estimate import Estimate
 
 Key = tuple[Any, ...]
 

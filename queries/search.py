@@ -12,7 +12,7 @@ def search(catalog: Catalog, text: str, k: int, explainer: str | None = None) ->
     Raises InputError for k below 1, UnknownName if there are no labels to search, or no such explainer.
     """
     from catalog.vectors.collections import Vectors
-    from scoring.embed import embed
+    from ingest.model.embed import embed
 
     if k < 1:
         raise InputError(f"k is {k}; a search gives at least 1 label")

@@ -2,7 +2,7 @@
 -- writes: concept_positions
 -- key: concept, corpus, position
 -- input: concept, corpus, shard
--- kernel: scoring.kernels.concepts:positions
+-- kernel: scoring.kernels.concept_positions:positions
 -- plan: runs
 -- doc: the tokens that belong to each concept (C+), shard by shard
 SELECT c.concept, c.kind, c.corpora, c.definition, s.corpus, s.shard, s.blake2b AS text

@@ -3,6 +3,6 @@
 -- slice: collection = 'decoder'
 -- key: collection
 -- input: sae
--- kernel: scoring.kernels.vectors:decoder_vectors
+-- kernel: scoring.kernels.lance_vectors:decoder_vectors
 -- doc: every feature's decoder direction, in the Lance collection decoder
 SELECT sae, weights, digest FROM saes

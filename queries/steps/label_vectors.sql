@@ -3,6 +3,6 @@
 -- slice: collection = 'labels'
 -- key: collection
 -- input: sae, feature, explainer
--- kernel: scoring.kernels.vectors:label_vectors
+-- kernel: scoring.kernels.lance_vectors:label_vectors
 -- doc: each label's embedding, in the Lance collection labels, for search by meaning
 SELECT sae, feature, explainer, label FROM labels WHERE label IS NOT NULL

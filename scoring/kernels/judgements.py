@@ -6,10 +6,11 @@ from itertools import groupby
 from typing import Any
 
 from catalog.errors import EndpointRefused, InputError, SaeqlError
-from scoring import lexical, llm
-from scoring.examples import Judgement, Label
-from scoring.kernels.contract import Asked, Run
-from scoring.kernels.endpoint import counted_client, digest, read_settings, request, sampler
+from scoring.client.request import Asked, digest, request, sampler
+from scoring.kernels.counted_client import counted_client, read_settings
+from scoring.kernels.kernel import Run
+from scoring.scorers import detection, lexical_detection
+from scoring.windows import Judgement, Label
 
 BATCH = 16
 """Labels whose judgements are committed together."""
@@ -48,10 +49,10 @@ def _judged(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, An
     windows = [[window["tokens"] for window in row["examples"]] for row in rows]
     if rows[0]["provider"] == "lexical":
         for row, claim, tokens in zip(rows, claims, windows, strict=True):
-            yield row, lexical.predict(claim, tokens)
+            yield row, lexical_detection.predict(claim, tokens)
         return
     with counted_client(rows[0]["model"], settings, run) as (client, counter):
-        for at, judged in llm.predict_many(list(zip(claims, windows, strict=True)), _asked(settings), client):
+        for at, judged in detection.predict_many(list(zip(claims, windows, strict=True)), _asked(settings), client):
             counter.update()
             yield rows[at], judged
 
@@ -63,13 +64,14 @@ def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
     places = [[w["corpus"], w["start"], w["activation"]] for w in row["examples"]]
     if row["provider"] == "lexical":
         return Asked(digest([row["label"], row["details"], windows, places]))
-    asked = llm.predict_messages(row["label"], windows, _asked(settings))
+    asked = detection.predict_messages(row["label"], windows, _asked(settings))
     requests = tuple(request(row["model"], settings, messages) for messages, _ in asked)
     return Asked(digest([[r.text for r in requests], places]), requests)
 
 
-def _asked(settings: dict[str, Any]) -> llm.PredictSettings:
-    return llm.PredictSettings(batch=settings["batch"], text=settings.get("template"), parameters=sampler(settings))
+def _asked(settings: dict[str, Any]) -> detection.PredictSettings:
+    template, parameters = settings.get("template"), sampler(settings)
+    return detection.PredictSettings(batch=settings["batch"], text=template, parameters=parameters)
 
 
 def _judgement_row(row: dict[str, Any], window: dict[str, Any], judged: Judgement) -> dict[str, Any]:

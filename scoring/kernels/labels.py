@@ -6,10 +6,11 @@ from itertools import groupby
 from typing import Any
 
 from catalog.errors import EndpointRefused, InputError, SaeqlError
-from scoring import lexical, llm
-from scoring.examples import Example, Label
-from scoring.kernels.contract import Asked, Run
-from scoring.kernels.endpoint import counted_client, digest, read_settings, request, sampler
+from scoring.client.request import Asked, digest, request, sampler
+from scoring.explainers import lexical, llm
+from scoring.kernels.counted_client import counted_client, read_settings
+from scoring.kernels.kernel import Run
+from scoring.windows import Example, Label
 
 BATCH = 16
 """Labels that are committed together."""

@@ -7,7 +7,7 @@ positive factor per token position, so that it does not change the ranking.
 from collections.abc import Iterator
 from typing import Any
 
-from scoring.kernels.contract import Run
+from scoring.kernels.kernel import Run
 
 _CHUNK = 1024
 

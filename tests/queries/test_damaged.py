@@ -257,7 +257,7 @@ def test_plan_and_refresh_see_lost_vectors(mine: Catalog, monkeypatch: pytest.Mo
 
         return np.eye(4, dtype=np.float32)[[len(text) % 4 for text in texts]]
 
-    monkeypatch.setattr("scoring.embed.embed", embed)
+    monkeypatch.setattr("ingest.model.embed.embed", embed)
 
     def state() -> tuple[str, tuple[str, ...]]:
         result = next(r for r in plan(mine, ("label_vectors",)) if r.step == "label_vectors")

@@ -20,8 +20,10 @@ from catalog.trust.permissions import is_allowed
 from queries.cli.main import main
 from queries.engine import plan, refresh
 from queries.planning import plan_rows, planned
-from scoring.client import Budget, LLMError
-from scoring.kernels.endpoint import counted_client, read_settings, sampler
+from scoring.client.budget import Budget
+from scoring.client.chat import LLMError
+from scoring.client.request import sampler
+from scoring.kernels.counted_client import counted_client, read_settings
 from tests.once import once
 from tests.queries.made import explainer, scorer
 from tests.queries.test_paid import STEPS, calls, configure, run, text_root

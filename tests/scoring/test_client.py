@@ -10,7 +10,7 @@ import pytest
 
 from catalog.answers import Answers
 from catalog.errors import CatalogError, InputError
-from scoring.client import Answer, ChatClient, LLMError
+from scoring.client.chat import Answer, ChatClient, LLMError
 from tests.scoring.chat_server import Endpoint, Reply
 
 KEY = "sk-secret-0123456789"
@@ -202,7 +202,9 @@ def test_impossible_options_are_refused(answers: Answers) -> None:
 def test_no_module_of_scoring_imports_torch_openai_or_lancedb() -> None:
     code = (
         "import sys\n"
-        "from scoring import client, embed, examples, lexical, llm, parse, templates\n"
+        "from scoring import windows; from scoring.client import chat; from ingest.model import embed\n"
+        "from scoring.explainers import lexical, llm; from scoring.prompts import parse, template\n"
+        "from scoring.scorers import detection, lexical_detection\n"
         "sys.exit(','.join({'torch', 'openai', 'lancedb', 'transformers'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from catalog.errors import InputError
-from scoring.embed import dimension, embed
+from ingest.model.embed import dimension, embed
 
 
 def test_vectors_have_norm_one_and_close_meanings_lie_close() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from catalog.errors import CatalogError, StudyError
 from catalog.study.file import Study
-from scoring.kernels.endpoint import read_settings
+from scoring.kernels.counted_client import read_settings
 from tests.queries.made import explainer
 
 NOT_OURS = ["{}", "[]", "no", "null", "[" * 9999, '{"jobs": -1}', '{"base_url": 7}', '{"request": {"stream": true}}']

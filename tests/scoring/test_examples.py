@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.errors import InputError
-from scoring.examples import Example, highlight, train_examples
+from scoring.windows import Example, highlight, train_examples
 
 HOSTILE = st.lists(
     st.tuples(st.text(alphabet="<>\\ a\n", min_size=1, max_size=6), st.booleans()), min_size=1, max_size=8

@@ -11,8 +11,9 @@ import pytest
 from catalog.errors import InputError
 from ingest.text.docstrings import file_docstrings, package_files
 from ingest.text.splits import document_hash, split_of
-from scoring import lexical
-from scoring.examples import Example, Label
+from scoring.explainers import lexical
+from scoring.scorers import lexical_detection
+from scoring.windows import Example, Label
 
 PIECES = re.compile(r" ?[A-Za-z]{1,7}| ?\d{1,3}| ?[^\w\s]+|\s|_+|.")
 Rule = Callable[[Sequence[str], int], bool]
@@ -54,8 +55,8 @@ def examples(
 
 
 def f1(label: Label, active: list[Example], inactive: list[Example]) -> float:
-    hits = sum(j.predicted is True for j in lexical.predict(label, [e.tokens for e in active]))
-    alarms = sum(j.predicted is True for j in lexical.predict(label, [e.tokens for e in inactive]))
+    hits = sum(j.predicted is True for j in lexical_detection.predict(label, [e.tokens for e in active]))
+    alarms = sum(j.predicted is True for j in lexical_detection.predict(label, [e.tokens for e in inactive]))
     return 2 * hits / (hits + alarms + len(active))
 
 
@@ -133,7 +134,7 @@ def test_a_feature_without_evidence_gets_a_problem_instead_of_a_label() -> None:
     for label in (lexical.explain(active, inactive), lexical.explain(active, []), lexical.explain([], inactive)):
         assert label.text is None
         assert "no evidence" in (label.problem or "")
-        (judgement,) = lexical.predict(label, [("fire",)])
+        (judgement,) = lexical_detection.predict(label, [("fire",)])
         assert judgement.predicted is None
         assert "no evidence" in (judgement.problem or "")
 
@@ -144,7 +145,7 @@ def test_probabilities_combine_by_noisy_or_and_fall_back_to_the_base() -> None:
         {"kind": "word", "parts": ["b"], "probability": 0.5},
     ]
     label = Label("by hand", {"terms": terms, "base": 0.1})
-    got = lexical.predict(label, [(" a", " B"), (" a",), ("b",), (" ab", "A")])
+    got = lexical_detection.predict(label, [(" a", " B"), (" a",), ("b",), (" ab", "A")])
     assert [j.probability for j in got] == pytest.approx([0.8, 0.6, 0.5, 0.1])
     assert [j.predicted for j in got] == [True, True, True, False]
 
@@ -156,4 +157,4 @@ def test_the_order_of_the_windows_does_not_matter(windows: dict[str, list[tuple[
 
 def test_a_string_in_place_of_tokens_is_refused() -> None:
     with pytest.raises(InputError, match="sequence of tokens"):
-        lexical.predict(Label("x", {"terms": [], "base": 0.1}), ["a string"])
+        lexical_detection.predict(Label("x", {"terms": [], "base": 0.1}), ["a string"])

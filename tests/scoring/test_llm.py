@@ -9,9 +9,10 @@ import pytest
 
 from catalog.answers import Answers
 from catalog.errors import InputError
-from scoring.client import ChatClient
-from scoring.examples import Example, Label
-from scoring.llm import ExplainSettings, PredictSettings, explain, explain_many, predict, predict_many, shown_examples
+from scoring.client.chat import ChatClient
+from scoring.explainers.llm import ExplainSettings, explain, explain_many, shown_examples
+from scoring.scorers.detection import PredictSettings, predict, predict_many
+from scoring.windows import Example, Label
 from tests.scoring.chat_server import Endpoint, Reply
 
 CLAIM = "[EXPLANATION]: the noun matrix and its plural in texts about linear algebra"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.errors import SaeqlError
-from scoring.parse import ParseProblem, explanation, keeps_word_limits, zero_one_list
+from scoring.prompts.parse import ParseProblem, explanation, keeps_word_limits, zero_one_list
 
 
 @pytest.mark.parametrize(

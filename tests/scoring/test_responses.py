@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from catalog.answers import Answers
 from catalog.errors import EndpointRefused, InputError
-from scoring.client import Answer, ChatClient, LLMError
-from scoring.response import Completion, completion, error_in, read_json, tokens_in, whole
+from scoring.client.chat import Answer, ChatClient, LLMError
+from scoring.client.response import Completion, completion, error_in, read_json, tokens_in, whole
 from tests.scoring.chat_server import Endpoint, Reply
 
 GOOD = {
@@ -193,7 +193,7 @@ def test_an_answer_that_drips_ends_in_time(
 ) -> None:
     # A clock on which every look takes a second: the drip's bytes come one by one within the time of a read.
     clock = iter(range(10_000))
-    monkeypatch.setattr("scoring.transport.time", type("Clock", (), {"monotonic": lambda: next(clock)}))
+    monkeypatch.setattr("scoring.client.transport.time", type("Clock", (), {"monotonic": lambda: next(clock)}))
     endpoint.answer = lambda n, body: Reply(raw=b" " * 5_000_000)
     with pytest.raises(LLMError, match="Timeout"):
         client(endpoint, answers, timeout=3.0).complete(asked("x"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.parse import ParseProblem, explanation, zero_one_list
+from scoring.prompts.parse import ParseProblem, explanation, zero_one_list
 
 DRAFT = "Hm.\n[EXPLANATION]: wrong\n[0, 0, 0]\n"
 BLOCKS = [

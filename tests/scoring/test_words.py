@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring.words import Words
+from scoring.kernels.words import Words
 
 
 def found(text: str, *phrases: str, ignore_case: bool = True) -> list[str]:

@@ -1,4 +1,4 @@
-"""The prompt templates under prompts/, and how values are put into them.
+"""The prompt templates of this folder, and how values are put into them.
 
 A template is a TOML file: `system`, `user`, and few-shot `[[shots]]`. Values go in by one pass of
 `string.Template`, so that text from a corpus, whatever `$name` or `{name}` it holds, is never substituted again.
@@ -16,7 +16,7 @@ from catalog.errors import UnknownName
 from catalog.study import prompt_text
 from catalog.study.small_file import read_small
 
-FOLDER = Path(__file__).parent / "prompts"
+FOLDER = Path(__file__).parent
 LINE_BREAK = "⏎"
 _BREAK = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 """What str.splitlines breaks at."""
@@ -58,6 +58,11 @@ def load(name: str) -> Prompt:
         raise UnknownName(f"no prompt template {name!r}; known: {', '.join(names())}, or the path of a .toml file")
     text = read_small(path, "the prompt template", prompt_text.MOST_BYTES).decode(errors="replace")
     return parse(text, str(path), name)
+
+
+def chosen(name: str, text: str | None) -> Prompt:
+    """The template that an explainer or scorer uses: the one of its own if it has one, else the packaged `name`."""
+    return load(name) if text is None else parse(text, "of this explainer or scorer")
 
 
 @cache

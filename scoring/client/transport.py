@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import openai
 
-from scoring.response import ANSWERED, error_in, read_json
+from scoring.client.response import ANSWERED, error_in, read_json
 
 MOST_BYTES = 8 * 1024 * 1024
 """Of an answer's body: hundreds of times what the longest answer of a language model takes."""

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from catalog.errors import CatalogError, InputError, UnknownName
-from scoring.kernels.contract import Run
+from scoring.kernels.kernel import Run
 
 
 def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
@@ -51,7 +51,7 @@ def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[st
     import pyarrow as pa
 
     from catalog.vectors.collections import Vectors
-    from scoring.embed import embed
+    from ingest.model.embed import embed
 
     vectors = Vectors(run.catalog.vectors)
     known: dict[str, Any] = {}

@@ -10,8 +10,8 @@ import sqlglot
 
 from catalog import Catalog
 from catalog.errors import InputError, SaeqlError
-from scoring.kernels.contract import Run
-from scoring.words import Words
+from scoring.kernels.kernel import Run
+from scoring.kernels.words import Words
 
 _OF_SHARD = "corpus = $corpus AND position >= $first AND position < $last"
 

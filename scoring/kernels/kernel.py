@@ -1,11 +1,10 @@
 """What a kernel is given besides its rows, as the engine fulfils it, and what it says of a row beforehand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from catalog import Catalog
-from scoring.client import Budget
+from scoring.client.budget import Budget
 
 
 class Run(Protocol):
@@ -32,30 +31,3 @@ class Run(Protocol):
     def select(self, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Rows of a user's SELECT, checked by the allow-list first."""
         ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as it would be sent."""
-
-    text: str
-    """Canonical JSON: the key of a stored answer."""
-    like: str
-    """Model and instructions: requests that share it have answers of like length."""
-    characters: int
-    """Of all its messages."""
-    prices: tuple[float, float]
-    """Of a million (prompt, completion) tokens."""
-    asks: tuple[str, str | None]
-    """(model, base_url) that it would go to; no address stands for the environment's."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one input row of a kernel shows and asks."""
-
-    shown: str
-    """Digest of all that the output rows depend on: a row is stale if and only if it changed."""
-    requests: tuple[Request, ...] = ()
-    expected: tuple[dict[str, Any], ...] = ()
-    """Rows such as the kernel may give, for planning what follows from them; none where nobody can know."""

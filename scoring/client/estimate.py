@@ -9,7 +9,7 @@ from catalog.answers import Answers
 from catalog.errors import CatalogError
 
 if TYPE_CHECKING:
-    from scoring.kernels.contract import Request
+    from scoring.client.request import Request
 
 _CHARACTERS_PER_TOKEN = 4.0
 _ANSWER_TOKENS = 100.0
@@ -45,7 +45,7 @@ def estimated(catalog: Catalog, requests: Iterable["Request"]) -> Estimate:
     with Answers(path, read_only=True) as answers:
         unpaid = [request for text, request in distinct.items() if answers.get(text) is None]
         history = answers.history(_SAMPLE) if unpaid else []
-    from scoring.kernels.endpoint import likeness
+    from scoring.client.request import likeness
 
     rates: dict[str, list[tuple[int, int, int]]] = {}
     for text, prompt, completion in history:

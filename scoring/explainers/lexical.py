@@ -8,37 +8,17 @@ an activation.
 
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Literal, NamedTuple
 
 from catalog.errors import InputError
-from scoring.examples import Example, Judgement, Label, train_examples
+from scoring.window_terms import KINDS, MODEL, WORD, Kind, Term, token_classes, window_terms
+from scoring.windows import Example, Label, train_examples
 
-MODEL = "lexical"
-Kind = Literal["token", "word", "bigram", "class"]
-
-_WORD = re.compile(r"[^\W_]+")
-_KINDS: tuple[Kind, ...] = ("token", "word", "bigram", "class")
-_CLASSES: dict[str, Callable[[str], bool]] = {
-    "numbers": str.isdigit,
-    "single letters": lambda token: len(token) == 1 and token.isalpha(),
-    "words in capitals": lambda token: len(token) > 1 and token.isalpha() and token.isupper(),
-    "capitalised words": lambda token: len(token) > 1 and token.isalpha() and token.istitle(),
-}
 _PRECISIONS = (0.95, 0.9, 0.8, 0.7, 0.5)
 _ALWAYS = 2 / 3
 """F1 at balanced classes of a predictor that always says yes."""
-
-
-class Term(NamedTuple):
-    """What is looked for in a window: an exact token, a case-folded word, two exact tokens, a class of tokens."""
-
-    kind: Kind
-    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +55,7 @@ class _Ranked:
     def order(self) -> tuple[float, int, int, tuple[str, ...]]:
         """Best first: by z; among equals the longer text (" mat" also begins "material"), then the exact token."""
         kind, parts = self.term
-        return -self.z, -len("".join(parts).strip()), _KINDS.index(kind), parts
+        return -self.z, -len("".join(parts).strip()), KINDS.index(kind), parts
 
 
 def explain(active: Sequence[Example], inactive: Sequence[Example], settings: LexicalSettings | None = None) -> Label:
@@ -122,45 +102,10 @@ def explain(active: Sequence[Example], inactive: Sequence[Example], settings: Le
     return Label(text=_text([r.term for r in picked]), details=details, model=MODEL)
 
 
-def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
-    """One judgement per example, given as its tokens: noisy-or of the precision of the terms it contains.
-
-    The probability is 1 - prod(1 - P(active | term)) over the terms present, or the label's base probability if
-    there are none, at balanced classes; predicted is probability >= 0.5. A label without terms gives problems.
-    Raises InputError for an example that is a string: terms are looked for among tokens.
-    """
-    if label.text is None or "terms" not in label.details:
-        reason = label.problem or "it was not made by the lexical explainer"
-        return [Judgement(None, problem=f"the label has no terms to look for: {reason}") for _ in examples]
-    weights = {Term(t["kind"], tuple(t["parts"])): float(t["probability"]) for t in label.details["terms"]}
-    base = float(label.details["base"])
-    judgements = []
-    for tokens in examples:
-        if isinstance(tokens, str):
-            raise InputError(
-                f"the lexical predictor takes an example as a sequence of tokens, not a string: {tokens!r}"
-            )
-        present = weights.keys() & window_terms(tokens)
-        # Sorted, because a product of floats depends on its order and a set's order on the process.
-        absent = math.prod(1 - weights[term] for term in sorted(present))
-        probability = 1 - absent if present else base
-        judgements.append(Judgement(probability >= 0.5, probability))
-    return judgements
-
-
-def window_terms(tokens: Sequence[str]) -> set[Term]:
-    """Every term that a window contains."""
-    terms = _classes(tokens)
-    terms |= {Term("token", (token,)) for token in tokens}
-    terms.update(Term("bigram", pair) for pair in pairwise(tokens))
-    terms.update(Term("word", (word.casefold(),)) for word in _WORD.findall("".join(tokens)))
-    return terms
-
-
 def peak_terms(example: Example) -> set[Term]:
     """The terms at a window's peak: its token, both neighbours, the bigram ending there, its word, its classes."""
     tokens, peak = example.tokens, example.peak
-    terms = _classes(tokens[peak : peak + 1])
+    terms = token_classes(tokens[peak : peak + 1])
     terms |= {Term("token", (token,)) for token in tokens[max(peak - 1, 0) : peak + 2]}
     if peak:
         terms.add(Term("bigram", (tokens[peak - 1], tokens[peak])))
@@ -168,7 +113,7 @@ def peak_terms(example: Example) -> set[Term]:
     end = begin + len(tokens[peak])
     terms.update(
         Term("word", (found[0].casefold(),))
-        for found in _WORD.finditer(example.text)
+        for found in WORD.finditer(example.text)
         if found.start() < end and found.end() > begin
     )
     return terms
@@ -238,11 +183,6 @@ def _greedy(ranked: Sequence[_Ranked], n_active: int, n_inactive: int, limit: in
         picked.append(best)
         covered, alarms = covered | best.active, alarms | best.inactive
     return picked, f1
-
-
-def _classes(tokens: Sequence[str]) -> set[Term]:
-    bare = {token.strip() for token in tokens}
-    return {Term("class", (name,)) for name, member in _CLASSES.items() if any(map(member, bare))}
 
 
 def _rate(n: int, total: int) -> float:

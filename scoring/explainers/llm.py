@@ -5,17 +5,17 @@ windows without activations, and answers a list of 0 and 1 (detection; Paulo et 
 Muhamed et al. 2024, section 3.5 and appendix F). Every failure is a problem on its label or its judgements.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
 
 from catalog.errors import InputError, SaeqlError
-from scoring import parse, templates
-from scoring.client import Answer, BudgetSpent, ChatClient, LLMError
-from scoring.examples import Example, Judgement, Label, train_examples
+from scoring.client.budget import BudgetSpent
+from scoring.client.chat import Answer, ChatClient
+from scoring.prompts import parse, template
+from scoring.prompts.numbered import message_digest, numbered_lines, paid
+from scoring.windows import Example, Label, train_examples
 
 MOST_EXAMPLES = 40
 
@@ -52,22 +52,6 @@ class ExplainSettings:
             raise InputError(f"min_words {self.min_words} is above max_words {self.max_words}")
 
 
-@dataclass(frozen=True)
-class PredictSettings:
-    """How the Predictor is asked."""
-
-    batch: int = 5
-    """Windows per request; the last request of a label may hold fewer."""
-    template: str = "predictor"
-    text: str | None = None
-    """The template's own text, instead of `template`."""
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 200})
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise InputError(f"batch is {self.batch}; it must be at least 1")
-
-
 def explain(
     active: Sequence[Example], inactive: Sequence[Example], settings: ExplainSettings, client: ChatClient
 ) -> Label:
@@ -98,7 +82,7 @@ def explain_many(
         i = order[at]
         if isinstance(answer, BudgetSpent):
             continue
-        yield i, _label(answer, settings, client.model, _hash(asked[i]), shown[i])
+        yield i, _label(answer, settings, client.model, message_digest(asked[i]), shown[i])
 
 
 def explain_messages(
@@ -107,74 +91,16 @@ def explain_messages(
     """(the Interpreter's conversation, the (corpus, start) of the windows in it). Raises InputError as `explain`."""
     active, inactive = train_examples(active, inactive)
     windows, others = shown_examples(active, settings), inactive[: settings.n_inactive]
-    counterexamples = [_numbered("Counterexample", [example.highlighted() for example in others])] if others else []
-    examples = [_numbered("Example", [example.highlighted() for example in windows]), *counterexamples]
+    examples = [numbered_lines("Example", [example.highlighted() for example in windows])]
+    if others:
+        examples.append(numbered_lines("Counterexample", [example.highlighted() for example in others]))
     values = {
         "constraints": _constraints(settings),
         "instructions": settings.instructions,
         "examples": "\n".join(examples),
     }
-    return _template(settings).messages(values), [(example.corpus, example.start) for example in (*windows, *others)]
-
-
-def predict_messages(
-    claim: str, examples: Sequence[str | Sequence[str]], settings: PredictSettings
-) -> list[tuple[list[dict[str, str]], list[int]]]:
-    """(the Predictor's conversation, the indexes of the examples in it) of each request about one label."""
-    prompt = _template(settings)
-    texts = [example if isinstance(example, str) else "".join(example) for example in examples]
-    order = _hash_order(claim, texts)
-    asked = []
-    for at in range(0, len(order), settings.batch):
-        batch = order[at : at + settings.batch]
-        numbered = _numbered("Example", [texts[j] for j in batch])
-        values = {"explanation": templates.one_line(claim), "examples": numbered, "n": str(len(batch))}
-        asked.append((prompt.messages(values), batch))
-    return asked
-
-
-def predict(
-    label: Label, examples: Sequence[str | Sequence[str]], settings: PredictSettings, client: ChatClient
-) -> list[Judgement]:
-    """One judgement per example, given as text or tokens, in the order given."""
-    return next(judgements for _, judgements in predict_many([(label, examples)], settings, client))
-
-
-def predict_many(
-    tasks: Sequence[tuple[Label, Sequence[str | Sequence[str]]]], settings: PredictSettings, client: ChatClient
-) -> Iterator[tuple[int, list[Judgement]]]:
-    """(index, judgements) of each (label, examples), as each is complete.
-
-    Examples are asked about in an order that follows from a hash of label and text: neither their side nor their
-    place in the list shows. An answer that fails or is malformed costs its own batch alone: each of its examples
-    gets predicted None and the problem. A label without text gives problems; one that the client's budget did not
-    reach is left out.
-    """
-    results: dict[int, list[Judgement]] = {}
-    requests: list[list[dict[str, str]]] = []
-    places: list[tuple[int, list[int]]] = []
-    waiting: dict[int, int] = {}
-    for i, (label, examples) in enumerate(tasks):
-        if label.text is None or not examples:
-            problem = f"there is no label to predict from: {label.problem or 'it has no text'}"
-            yield i, [Judgement(None, problem=problem) for _ in examples]
-            continue
-        asked = predict_messages(label.text, examples, settings)
-        results[i] = [Judgement(None, problem="not asked")] * len(examples)
-        waiting[i] = len(asked)
-        requests += [messages for messages, _ in asked]
-        places += [(i, batch) for _, batch in asked]
-    for at, answer in client.complete_many(requests, **settings.parameters):
-        i, batch = places[at]
-        if isinstance(answer, BudgetSpent):
-            results.pop(i, None)
-        if i not in results:
-            continue
-        for j, judgement in zip(batch, _judgements(answer, len(batch)), strict=True):
-            results[i][j] = judgement
-        waiting[i] -= 1
-        if not waiting[i]:
-            yield i, results.pop(i)
+    prompt = template.chosen(settings.template, settings.text)
+    return prompt.messages(values), [(example.corpus, example.start) for example in (*windows, *others)]
 
 
 def shown_examples(active: Sequence[Example], settings: ExplainSettings) -> list[Example]:
@@ -196,7 +122,7 @@ def shown_examples(active: Sequence[Example], settings: ExplainSettings) -> list
 def _label(
     answer: Answer | SaeqlError, settings: ExplainSettings, model: str, prompt_hash: str, shown: list[tuple[str, int]]
 ) -> Label:
-    prompt_tokens, completion_tokens, cost = _paid(answer)
+    prompt_tokens, completion_tokens, cost = paid(answer)
     details: dict[str, Any] = {"shown": shown}
     text, problem, kept = None, None, True
     if isinstance(answer, Answer):
@@ -212,57 +138,9 @@ def _label(
     return Label(text, details, problem, kept, prompt_hash, model, prompt_tokens, completion_tokens, cost)
 
 
-def _judgements(answer: Answer | SaeqlError, n: int) -> list[Judgement]:
-    """The judgements of one batch; its tokens and cost are divided among them."""
-    predictions: list[bool | None] = [None] * n
-    problem = None
-    if isinstance(answer, Answer):
-        try:
-            predictions = list(parse.zero_one_list(answer.text, n))
-        except parse.ParseProblem as error:
-            problem = str(error)
-    else:
-        problem = str(answer)
-    prompt, completion, cost = _paid(answer)
-    return [
-        Judgement(predicted, None, problem, _share(prompt, i, n), _share(completion, i, n), cost / n)
-        for i, predicted in enumerate(predictions)
-    ]
-
-
-def _hash_order(claim: str, texts: Sequence[str]) -> list[int]:
-    """The texts' indexes in an order that depends on claim and texts alone."""
-    keys = [_hash([claim, text]) for text in texts]
-    return sorted(range(len(texts)), key=keys.__getitem__)
-
-
-def _paid(answer: Answer | SaeqlError) -> tuple[int, int, float]:
-    if isinstance(answer, Answer | LLMError):
-        return answer.prompt_tokens, answer.completion_tokens, answer.cost
-    return 0, 0, 0.0
-
-
-def _share(total: int, i: int, n: int) -> int:
-    return total // n + (i < total % n)
-
-
-def _numbered(heading: str, texts: Sequence[str]) -> str:
-    return "\n".join(f"{heading} {i}: {templates.one_line(text)}" for i, text in enumerate(texts, 1))
-
-
-def _template(settings: ExplainSettings | PredictSettings) -> templates.Prompt:
-    if settings.text is not None:
-        return templates.parse(settings.text, "of this explainer or scorer")
-    return templates.load(settings.template)
-
-
 def _constraints(settings: ExplainSettings) -> str:
     least, most = settings.min_words, settings.max_words
     if least is None and most is None:
         return "- Keep the claim to one concise sentence."
     limits = f"{least} to {most}" if least and most else f"at least {least}" if least else f"at most {most}"
     return f"- The claim has {limits} words and names concrete objects and relations."
-
-
-def _hash(value: object) -> str:
-    return "blake2b:" + hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

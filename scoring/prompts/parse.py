@@ -9,7 +9,7 @@ import json
 import re
 
 from catalog.errors import SaeqlError
-from scoring.thoughts import behind
+from scoring.client.thoughts import behind
 
 _EXPLANATION = re.compile(r"^[ \t>*_#`]*\[EXPLANATION\][ \t*_`]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _FENCED = re.compile(r"\[([^\[\]]*)\]")

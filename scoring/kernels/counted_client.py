@@ -1,16 +1,16 @@
 """The endpoint that an explainer or a scorer names: its client, its sampler, what it would be asked."""
 
-import hashlib
+
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from catalog.answers import Answers, canonical_request
+from catalog.answers import Answers
 from catalog.errors import CatalogError
-from catalog.study.request_body import check_request, sent_with
-from scoring.client import ChatClient
-from scoring.kernels.contract import Request, Run
+from catalog.study.request_body import check_request
+from scoring.client.chat import ChatClient
+from scoring.kernels.kernel import Run
 
 TIMEOUT = 120.0
 """Seconds of a try, where the settings name none."""
@@ -104,31 +104,3 @@ _OWN: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     "scorer": {"batch": _number(1, whole=True)},
 }
-
-
-def sampler(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that go into each request as they are."""
-    return sent_with(settings["temperature"], settings["max_tokens"], settings.get("request") or {})
-
-
-def request(model: str, settings: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> Request:
-    """A conversation as it would be sent."""
-    return Request(
-        canonical_request(model, sampler(settings), messages),
-        digest([model, messages[0]["content"]]),
-        sum(len(message["content"]) for message in messages),
-        (settings["price_prompt"], settings["price_completion"]),
-        (model, settings["base_url"]),
-    )
-
-
-def likeness(text: str) -> tuple[str, int]:
-    """(`Request.like`, `Request.characters`) of a stored request."""
-    said = json.loads(text)
-    messages = said["messages"]
-    return digest([said["model"], messages[0]["content"]]), sum(len(message["content"]) for message in messages)
-
-
-def digest(said: Any) -> str:
-    """BLAKE2b-128 of anything that JSON holds."""
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,23 @@
+"""Texts as numbered lines of a prompt, and what an answer has cost."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from catalog.errors import SaeqlError
+from scoring.client.chat import Answer, LLMError
+from scoring.prompts import template
+
+
+def paid(answer: Answer | SaeqlError) -> tuple[int, int, float]:
+    if isinstance(answer, Answer | LLMError):
+        return answer.prompt_tokens, answer.completion_tokens, answer.cost
+    return 0, 0, 0.0
+
+
+def numbered_lines(heading: str, texts: Sequence[str]) -> str:
+    return "\n".join(f"{heading} {i}: {template.one_line(text)}" for i, text in enumerate(texts, 1))
+
+
+def message_digest(value: object) -> str:
+    return "blake2b:" + hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
