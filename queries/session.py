@@ -15,7 +15,7 @@ from catalog.versions.tags import open_at
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from queries.engine import StepResult
+    from queries.refresh.engine import StepResult
 
 _MOST_CONTEXTS = 1_000_000
 """More than any feature has; the engine's numbers end somewhere."""
@@ -83,7 +83,7 @@ class Session:
         Raises QueryRefused for anything but reading the catalog, UnknownName for a snapshot that there is not,
         QueryStopped for a query over a limit, also if its result is larger than SAEQL_MEMORY.
         """
-        from queries.door import ask
+        from queries.ask.door import ask
 
         return ask(self.location, query, parameters, at=at, timeout=timeout, whole=True).read_all()
 
@@ -95,7 +95,7 @@ class Session:
         With `at`, the labels, vectors and scores of that snapshot or tag.
         Raises InputError for an empty text, UnknownName if nothing is labelled yet.
         """
-        from queries.search import search
+        from queries.ask.search import search
 
         if not text.strip():
             raise InputError("there is nothing to search for: give some text")
@@ -117,16 +117,16 @@ class Session:
 
     def plan(self, *steps: str) -> "list[StepResult]":
         """What `refresh` would do, step by step; nothing is written."""
-        from queries.context import settings_of
-        from queries.engine import Options, plan
+        from queries.refresh.engine import Options, plan
+        from queries.refresh.options import settings_of
 
         with Catalog(self.location, read_only=True) as catalog:
             return plan(catalog, steps, Options(settings=settings_of(catalog)))
 
     def refresh(self, *steps: str) -> "list[StepResult]":
         """Run what is stale, with the parameters of the catalog's study; the result of each step."""
-        from queries.context import settings_of
-        from queries.engine import Options, refresh
+        from queries.refresh.engine import Options, refresh
+        from queries.refresh.options import settings_of
 
         with Catalog.create(self.location) as catalog:
             return refresh(catalog, steps, Options(settings=settings_of(catalog)))
@@ -188,7 +188,7 @@ def _card(catalog: Catalog, sae: str, feature: int, contexts: int) -> FeatureCar
 
 def _contexts(catalog: Catalog, sae: str, feature: int, n: int) -> list[Context]:
     """The n strongest contexts of all corpora; equal ones stand as within a corpus, by document and place in it."""
-    strongest = (resources.files("queries") / "sql" / "strongest_contexts.sql").read_text(encoding="utf-8")
+    strongest = (resources.files("queries.ask") / "sql" / "strongest_contexts.sql").read_text(encoding="utf-8")
     rows = catalog.rows(strongest, {"sae": sae, "feature": feature, "n": min(n, _MOST_CONTEXTS)})
     return [
         Context(corpus, activation, "top", split, rank, source, tuple(tokens), tuple(activations))

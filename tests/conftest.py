@@ -90,7 +90,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from catalog import Catalog
     from catalog.study.file import Study
     from ingest.pipeline import ingest_study
-    from queries.engine import refresh
+    from queries.refresh.engine import refresh
 
     def build(root: Path) -> None:
         (root / "study.toml").write_text(STUDY)

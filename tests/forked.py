@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TextIO
 
 _context = multiprocessing.get_context("forkserver")
-_MODULES = ["openai", "pyarrow.dataset", "ingest.sae.model", "ingest.model.text_encoder", "queries.engine"]
+_MODULES = ["openai", "pyarrow.dataset", "ingest.sae.model", "ingest.model.text_encoder", "queries.refresh.engine"]
 _context.set_forkserver_preload(_MODULES)
 
 

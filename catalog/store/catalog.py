@@ -161,7 +161,7 @@ class Catalog:
         self.close()
 
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a trusted query; user queries go through `queries.guard`."""
+        """All rows of a trusted query; user queries go through `queries.ask.guard`."""
         with answered(self.location):
             return self.connection.execute(sql, parameters).fetchall()
 

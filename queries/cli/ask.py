@@ -4,8 +4,8 @@ import click
 
 from queries.cli.interruption import reading
 from queries.cli.place import catalog_path
-from queries.output import Output, output_options
-from queries.terminal import read_input
+from queries.terminal.control_characters import read_input
+from queries.terminal.output import Output, output_options
 
 _at = click.option("--at", metavar="N", help="The catalog as it was at this snapshot or tag.")
 
@@ -30,7 +30,7 @@ def sql(
     Only reading is possible, and only of the catalog's tables and views. `FROM labels AT (VERSION => 12)`, or a tag
     in quotes instead of the number, reads one table as it was; --at reads everything so.
     """
-    from queries.door import ask
+    from queries.ask.door import ask
 
     with reading():
         text = read_input() if query == "-" else query
@@ -60,8 +60,8 @@ def search(context: click.Context, text: str, k: int, explainer: str | None, at:
 @click.pass_context
 def show(context: click.Context, feature: int, sae: str | None, contexts: int, at: str | None, as_json: bool) -> None:
     """All that is known of one FEATURE: statistics, labels with scores, contexts, logit lens, neighbours."""
-    from queries.card import card_json, print_card
     from queries.session import connect
+    from queries.terminal.card import card_json, print_card
 
     card = connect(catalog_path(context)).feature(feature, sae, contexts, at)
     if as_json:

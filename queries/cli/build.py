@@ -8,13 +8,11 @@ import click
 from catalog.store.location import Location
 from queries.cli.numbers import NUMBER
 from queries.cli.place import DEFAULT, Place, catalog_path
-from queries.output import Output, output_options
+from queries.terminal.output import Output, output_options
+from queries.terminal.work import STUDY, run_ingest
 
 if TYPE_CHECKING:
-    from catalog.study.file import Study
-
-STUDY = "study.toml"
-
+    pass
 
 @click.command()
 @click.argument("folder", default=str(DEFAULT), type=Place())
@@ -23,7 +21,7 @@ def demo(folder: Location) -> None:
 
     A second run finds everything up to date. Needs no network and no GPU.
     """
-    from queries.demo import run_demo
+    from queries.studies.demo import run_demo
 
     run_demo(folder)
 
@@ -59,7 +57,7 @@ def ingest(context: click.Context, study_file: Path, wait: float) -> None:
     interruption.
     """
     from catalog.study.file import Study
-    from queries.cli.refresh import allow_study
+    from queries.terminal.work import allow_study
 
     root = context.find_root().obj or study_file.absolute().parent
     study = Study.load(study_file)
@@ -83,7 +81,7 @@ def add(
     """
     from catalog import Catalog
     from ingest.add import add_text
-    from queries.cli.progress import Bars
+    from queries.terminal.progress import Bars
 
     root = catalog_path(context)
     with Catalog.writable(root) as catalog, Bars() as bars:
@@ -92,22 +90,3 @@ def add(
     row = {"corpus": corpus, "added": text.added, "known": text.known, "duplicates": text.duplicates}
     row |= {"empty": text.empty, "documents": text.documents, "tokens": text.tokens}
     output.show([{**row, "shards": report.harvest.shards, "activations": report.harvest.activations}])
-
-
-def run_ingest(root: Path | Location, study: "Study", wait: float = 0.0) -> None:
-    """Ingest with progress on stderr, and say at the end what was left out."""
-    from catalog import Catalog
-    from ingest.pipeline import ingest_study
-    from queries.cli.progress import Bars
-
-    with Catalog.create(root) as catalog, Bars() as bars:
-        report = ingest_study(catalog, study, bars.show, wait)
-        for corpus in report.corpora:
-            bars.say(
-                f"{corpus.corpus}: {corpus.documents} documents, {corpus.tokens} tokens "
-                f"({corpus.added} documents new, {corpus.duplicates} duplicates and {corpus.empty} empty left out)"
-            )
-        done = report.harvest
-        bars.say(f"harvest: {done.shards} shards new, {done.skipped} whole; {done.activations} activations new")
-        for stage, subject, reason, count in catalog.rows("SELECT * FROM problems ORDER BY ALL"):
-            bars.say(f"left out ({stage}): {subject}: {reason} ({count})")

@@ -4,7 +4,7 @@ import click
 
 from catalog.errors import ForeignCatalog
 from queries.cli.place import catalog_path
-from queries.output import Output, output_options
+from queries.terminal.output import Output, output_options
 
 
 @click.command()

@@ -11,12 +11,12 @@ from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
+from queries.cli.compare import study, sweep
 from queries.cli.failures import argument_problem, check_folder, described_bug, told
 from queries.cli.place import Place, hide_password
 from queries.cli.refresh import plan, refresh
-from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
-from queries.terminal import guarded
+from queries.terminal.control_characters import guarded
 
 
 class _Group(click.Group):

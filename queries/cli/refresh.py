@@ -1,23 +1,57 @@
 """Commands that bring results up to date: plan and refresh."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from queries.cli.lines import show_lines
 from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
-from queries.output import Output, output_options
+from queries.terminal.lines import show_lines
+from queries.terminal.output import Output, output_options
+from queries.terminal.work import allow, run_refresh
 
 if TYPE_CHECKING:
     from catalog import Catalog
-    from catalog.store.location import Location
-    from queries.context import Options
-    from queries.engine import StepResult
+    from queries.refresh.engine import StepResult
+    from queries.refresh.options import Options
 
 _WORK = 3
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """What a person asks of a plan or a refresh."""
+
+    study_file: Path | None
+    where: str | None
+    keep_labels: bool
+    retry: bool
+    max_calls: int | None = None
+    max_cost: float | None = None
+    jobs: int | None = None
+
+    def of_plan(self) -> dict[str, Any]:
+        """The flags that plan has too."""
+        names = ("study_file", "where", "keep_labels", "retry")
+        return {name: getattr(self, name) for name in names}
+
+    def options(self, catalog: "Catalog") -> "Options":
+        """The flags as options of a refresh. Raises InputError for a condition that cannot be."""
+        from catalog.study.file import Study
+        from queries.refresh.options import Options, settings_of, where
+
+        return Options(
+            settings=dict(Study.load(self.study_file).steps) if self.study_file else settings_of(catalog),
+            retry=self.retry,
+            keep=frozenset({"labels"} if self.keep_labels else ()),
+            where=where(self.where, catalog) if self.where else None,
+            max_calls=self.max_calls,
+            max_cost=self.max_cost,
+            jobs=self.jobs,
+        )
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,26 +84,25 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def plan(
     context: click.Context,
+    /,
     steps: tuple[str, ...],
-    study_file: Path | None,
-    where: str | None,
-    keep_labels: bool,
-    retry: bool,
     explain: str | None,
     exit_code: bool,
     output: Output,
+    **flags: Any,
 ) -> None:
     """What `refresh` would do: new, changed and gone rows of each step, why, and the calls and money it takes.
 
     Nothing is written. Counts that depend on labels which nobody has seen yet are the most there can be.
     """
     from catalog import Catalog
-    from queries.cli.progress import say
-    from queries.planning import explained, explanation_text, left_out, plan_rows, planned
-    from queries.terminal import visible
+    from queries.refresh.explain import explained, explanation_text, left_out, plan_rows, planned
+    from queries.terminal.control_characters import visible
+    from queries.terminal.progress import say
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
-        options = _read(catalog, study_file, where, keep_labels, retry)
+        asked = _Flags(**flags)
+        study_file, options = asked.study_file, asked.options(catalog)
         results = planned(catalog, (explain,) if explain else steps, options, study_file)
         if explain:
             said = explained(catalog, explain, results)
@@ -109,18 +142,13 @@ def plan(
 @click.pass_context
 def refresh(
     context: click.Context,
+    /,
     steps: tuple[str, ...],
-    study_file: Path | None,
-    where: str | None,
-    keep_labels: bool,
-    retry: bool,
-    max_calls: int | None,
-    max_cost: float | None,
-    jobs: int | None,
     dry_run: bool,
     endpoints: tuple[str, ...],
     wait: float,
     output: Output,
+    **flags: Any,
 ) -> None:
     """Recompute what is stale: all steps, or the named ones with those that they read from.
 
@@ -130,116 +158,22 @@ def refresh(
     With --json, --csv or --parquet the steps that had work are printed as rows.
     """
     allow(endpoints)
+    asked = _Flags(**flags)
     if dry_run:
-        names = {"study_file": study_file, "where": where, "keep_labels": keep_labels, "retry": retry}
-        context.invoke(plan, steps=steps, **names, explain=None, exit_code=False)
+        context.invoke(plan, steps=steps, explain=None, exit_code=False, **asked.of_plan())
         return
-
-    def chosen(catalog: "Catalog") -> "Options":
-        return _read(catalog, study_file, where, keep_labels, retry, max_calls, max_cost, jobs)
-
-    results = run_refresh(catalog_path(context), steps, wait, chosen, study_file)
+    results = run_refresh(catalog_path(context), steps, wait, asked.options, asked.study_file)
     if output.asked:
-        from queries.planning import refresh_rows
+        from queries.refresh.explain import refresh_rows
 
         output.show(refresh_rows(results))
     if any(result.state in ("failed", "waiting") for result in results):
         context.exit(1)
 
 
-def run_refresh(
-    root: "Path | Location",
-    steps: tuple[str, ...] = (),
-    wait: float = 0.0,
-    chosen: "Callable[[Catalog], Options] | None" = None,
-    study_file: Path | None = None,
-) -> "list[StepResult]":
-    """Refresh with progress on stderr; without `chosen`, with the parameters of the catalog's study."""
-    from catalog import Catalog
-    from queries.cli.progress import Bars
-    from queries.context import Options, settings_of
-    from queries.engine import Listener, refresh
-    from queries.planning import configure, left_out
-
-    with Catalog.writable(root) as catalog, Bars() as bars:
-        if study_file is not None:
-            allow_study(study_file)
-            configure(catalog, study_file, wait)
-        options = chosen(catalog) if chosen else Options(settings=settings_of(catalog))
-        results = refresh(catalog, steps, options, Listener(bars.step, bars.advance, bars.result), wait)
-        said = {
-            "done": "refreshed",
-            "current": "up to date",
-            "part": "done in part",
-            "failed": "failed",
-            "waiting": "not run",
-        }
-        counts = {state: sum(result.state == state for result in results) for state in said}
-        bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
-        for line in left_out(catalog):
-            bars.say(line)
-        if any(result.state == "part" for result in results):
-            left = sum(result.left for result in results)
-            bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")
-    return results
-
-
-def allow(endpoints: tuple[str, ...]) -> None:
-    """Allow these endpoints on this machine, and say so."""
-    from catalog.trust.endpoints import allow_endpoint
-
-    for url in endpoints:
-        _say_allowed(allow_endpoint(url), "--allow-endpoint")
-
-
-def allow_study(path: Path) -> None:
-    """Allow the endpoints that a study file names, and say so: only for a file that the user has passed."""
-    from catalog.study.file import Study
-    from catalog.trust.endpoints import allow_named
-
-    for name in allow_named(Study.load(path)):
-        _say_allowed(name, str(path))
-
-
-def _say_allowed(name: str | None, why: str) -> None:
-    from queries.cli.progress import say
-    from queries.terminal import visible
-
-    if name is not None:
-        plain = "; it is plain http, which others can read on the way" if name.startswith("http:") else ""
-        said = f"{name} may get text and OPENAI_API_KEY from now on ({why}; saeql's allowed.json keeps the list){plain}"
-        say(visible(said))
-
-
-def _read(
-    catalog: "Catalog",
-    study_file: Path | None,
-    where: str | None,
-    keep_labels: bool,
-    retry: bool,
-    max_calls: int | None = None,
-    max_cost: float | None = None,
-    jobs: int | None = None,
-) -> "Options":
-    """The flags as options of a refresh. Raises InputError for a condition that cannot be."""
-    from catalog.study.file import Study
-    from queries.context import Options, settings_of
-    from queries.context import where as condition
-
-    return Options(
-        settings=dict(Study.load(study_file).steps) if study_file else settings_of(catalog),
-        retry=retry,
-        keep=frozenset({"labels"} if keep_labels else ()),
-        where=condition(where, catalog) if where else None,
-        max_calls=max_calls,
-        max_cost=max_cost,
-        jobs=jobs,
-    )
-
-
 def _say_totals(results: "list[StepResult]", rows: list[dict[str, Any]]) -> None:
-    from queries.cli.progress import say
-    from queries.terminal import visible
+    from queries.terminal.control_characters import visible
+    from queries.terminal.progress import say
 
     estimates = [result.estimate for result in results if result.estimate and result.state != "current"]
     if any(estimate.calls or estimate.stored for estimate in estimates):

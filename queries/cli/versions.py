@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from queries.cli.lines import show_lines
 from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
-from queries.cli.progress import say
-from queries.output import Output, output_options
+from queries.terminal.lines import show_lines
+from queries.terminal.output import Output, output_options
+from queries.terminal.progress import say
 
 _LOG = ("snapshot", "time", "message", "tags", "added", "changed", "removed", "failed", "calls", "cost", "why")
 
@@ -25,7 +25,7 @@ def log(context: click.Context, limit: int, step: str | None, table: str | None,
     """The snapshots: when, what, which tables, how many rows, what they cost, and their tags."""
     from catalog import Catalog
     from catalog.versions.log import snapshots
-    from queries.step import packaged_steps
+    from queries.refresh.step import packaged_steps
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
         steps = [known.name for known in packaged_steps()]
@@ -46,7 +46,7 @@ def diff(context: click.Context, a: str, b: str | None, table: str | None, limit
     """
     from catalog import Catalog
     from catalog.store.snapshots import resolve
-    from queries.versions import difference_rows, table_rows
+    from queries.terminal.result_rows import difference_rows, table_rows
 
     with Catalog(catalog_path(context), read_only=True) as catalog:
         first, second = resolve(catalog, a), catalog.newest() if b is None else resolve(catalog, b)
@@ -72,7 +72,7 @@ def rollback(context: click.Context, step: str, to: str, downstream: bool, wait:
     The next refresh makes them again from what they are made of: roll back what that is, too, or tag and compare.
     """
     from catalog import Catalog
-    from queries.rollback import rollback as roll_back
+    from queries.refresh.rollback import rollback as roll_back
 
     root = catalog_path(context)
     with Catalog.writable(root) as catalog:
@@ -108,7 +108,7 @@ def tag(context: click.Context, name: str | None, at: str | None, move: bool, de
     """
     from catalog import Catalog
     from catalog.versions.tags import delete_tag, set_tag
-    from queries.versions import tag_rows
+    from queries.terminal.result_rows import tag_rows
 
     root = catalog_path(context)
     if delete and (name is None or at is not None or move):
@@ -155,7 +155,7 @@ def gc(context: click.Context, keep_days: float, dry_run: bool, wait: float, out
     """
     from catalog import Catalog
     from catalog.versions.gc import collect_garbage
-    from queries.versions import freed_rows
+    from queries.terminal.result_rows import freed_rows
 
     root = catalog_path(context)
     with Catalog(root, read_only=True) if dry_run else Catalog.writable(root) as catalog:

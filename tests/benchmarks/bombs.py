@@ -199,7 +199,7 @@ def measure(sql: str, catalog: Path, wait: float, memory: str) -> dict[str, Any]
 def main() -> int:
     """Run the bombs; 1 if one of them broke a bound."""
     from catalog import Catalog
-    from queries.limits import in_bytes, process_bytes
+    from queries.ask.limits import in_bytes, process_bytes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only those whose name contains it")

@@ -171,7 +171,7 @@ def random_sae() -> Any:
 def steps(_tokens: int, root: Path) -> dict[str, Any]:
     """The SQL steps over the harvested catalog: seconds, milliseconds per feature, peak memory."""
     from catalog import Catalog
-    from queries.engine import Options, refresh
+    from queries.refresh.engine import Options, refresh
 
     settings = {"shortlist.min_firings": 1}
     with Catalog(root / "catalog") as catalog:

@@ -176,7 +176,7 @@ class Took:
 
 def refreshed(catalog: Any, *names: str) -> Took:
     """Refresh. Raises ClickException if a step failed."""
-    from queries.engine import Listener, refresh
+    from queries.refresh.engine import Listener, refresh
 
     moments: list[tuple[float, float]] = []
 
@@ -210,7 +210,7 @@ def command_seconds(root: Path, *arguments: str) -> float:
 
 def shares(catalog: Any) -> dict[str, Any]:
     """Of each explainer: labels that have to be asked for again, as a share of the shortlist."""
-    from queries.engine import plan
+    from queries.refresh.engine import plan
 
     labels = next(result for result in plan(catalog, ("labels",)) if result.step == "labels")
     kept = {feature for (feature,) in catalog.rows("SELECT feature FROM labels")}
@@ -264,7 +264,7 @@ def measure_text(root: Path, server: Server) -> dict[str, Any]:
 _REFRESH = """
 import sys
 from catalog import Catalog
-from queries.engine import refresh
+from queries.refresh.engine import refresh
 refresh(Catalog(sys.argv[1]), ("labels",))
 """
 

@@ -18,9 +18,9 @@ import pyarrow.dataset  # noqa: F401
 import ingest.sae.model  # noqa: F401
 from catalog import Catalog
 from ingest.model.text_encoder import load_encoder
-from queries.engine import refresh
-from queries.source import kernel_source
-from queries.step import packaged_steps
+from queries.refresh.engine import refresh
+from queries.refresh.fingerprint import kernel_source
+from queries.refresh.step import packaged_steps
 from scoring.kernels import judgements, labels
 from tests.ingest.killed import kill_at
 from tests.unsigned import trust_extensions

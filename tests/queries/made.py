@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from catalog import Catalog
 from ingest.text.splits import document_hash, shingles, split_of
-from queries.engine import Options, StepResult, refresh
+from queries.refresh.engine import Options, StepResult, refresh
 from tests.catalog.small_catalog import shard
 from tests.empty import make_empty
 

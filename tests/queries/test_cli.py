@@ -17,7 +17,7 @@ from catalog import Catalog
 from catalog.store.locks import locked
 from catalog.study.file import Study
 from queries.cli.main import main
-from queries.engine import refresh
+from queries.refresh.engine import refresh
 
 REPOSITORY = Path(__file__).parents[2]
 QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY separation DESC LIMIT 10"

@@ -21,7 +21,7 @@ from catalog.vectors.references import name_version
 from catalog.versions.gc import collect_garbage
 from queries.cli.failures import told
 from queries.cli.main import main
-from queries.engine import plan, refresh
+from queries.refresh.engine import plan, refresh
 from queries.session import Session
 
 QUERY = ("sql", "SELECT count(*) FROM features")

@@ -15,8 +15,8 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import InputError, QueryRefused, QueryStopped, SaeqlError
-from queries.door import ask
-from queries.limits import in_bytes, process_bytes, timeout
+from queries.ask.door import ask
+from queries.ask.limits import in_bytes, process_bytes, timeout
 from queries.session import Session
 
 DEAF = "SELECT damerau_levenshtein(repeat('a', 8000), repeat(range::VARCHAR, 8000)) AS x FROM range(1000)"
@@ -127,8 +127,8 @@ def test_a_killed_caller_leaves_no_query_and_no_file(place: Path, tmp_path: Path
     code = f"""
 import sys
 from pathlib import Path
-from queries.output import Output
-from queries.door import ask
+from queries.terminal.output import Output
+from queries.ask.door import ask
 from catalog import Location
 reader = ask(Location.parse({str(place)!r}), "SELECT hash(range) AS x FROM range(100000000000)")
 reader.read_next_batch()
@@ -152,7 +152,7 @@ for _ in reader: pass
 
 
 def test_types_and_nulls_come_through_as_the_engine_gives_them(place: Path) -> None:
-    from queries.guard import execute
+    from queries.ask.guard import execute
 
     sql = (
         "SELECT 1::TINYINT a, 2::UBIGINT b, 170141183460469231731687303715884105727::HUGEINT c, 1.5::DECIMAL(5, 2) d, "

@@ -18,8 +18,8 @@ from catalog.study.tables import configuration_rows
 from catalog.trust.endpoints import endpoint as endpoint_of
 from catalog.trust.permissions import is_allowed
 from queries.cli.main import main
-from queries.engine import plan, refresh
-from queries.planning import plan_rows, planned
+from queries.refresh.engine import plan, refresh
+from queries.refresh.explain import plan_rows, planned
 from scoring.client.budget import Budget
 from scoring.client.chat import LLMError
 from scoring.client.request import sampler
@@ -198,7 +198,7 @@ def test_a_sweep_allows_only_what_a_study_that_was_passed_names(tmp_path: Path) 
 def test_ingest_allows_what_its_study_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     monkeypatch.setattr(
-        "queries.cli.build.run_ingest", lambda *_: ran.append(is_allowed("endpoints", endpoint_of(EVIL).name))
+        "queries.terminal.work.run_ingest", lambda *_: ran.append(is_allowed("endpoints", endpoint_of(EVIL).name))
     )
     (tmp_path / "s.toml").write_text(study(EVIL))
     assert saeql("-C", tmp_path / "c", "ingest", tmp_path / "s.toml").exit_code == 0

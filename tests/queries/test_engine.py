@@ -14,9 +14,9 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import CatalogLocked, StepError
-from queries import engine
-from queries.engine import Listener, Options, refresh
-from queries.step import packaged_steps, parse_step
+from queries.refresh import engine
+from queries.refresh.engine import Listener, Options, refresh
+from queries.refresh.step import packaged_steps, parse_step
 from tests.forked import Forked
 from tests.queries.made import CONCEPT, STEPS, refresh_made
 
@@ -194,7 +194,7 @@ with locked(Path(sys.argv[1]) / "refresh.lock", wait=0):
 REFRESH = """
 import sys
 from catalog import Catalog
-from queries.engine import Listener, Options, refresh
+from queries.refresh.engine import Listener, Options, refresh
 from scoring.kernels import judgements, labels
 labels.BATCH = judgements.BATCH = 1
 def say(*words):

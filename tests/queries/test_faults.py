@@ -19,8 +19,8 @@ from catalog.vectors.collections import Vectors
 from catalog.versions.diff import diff
 from catalog.versions.gc import collect_garbage
 from catalog.versions.log import snapshots
-from queries.engine import Listener, StepResult, plan, refresh
-from queries.step import Step, packaged_steps, parse_step
+from queries.refresh.engine import Listener, StepResult, plan, refresh
+from queries.refresh.step import Step, packaged_steps, parse_step
 from tests.once import once
 from tests.queries.disturbed import (
     ENVIRONMENT,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from queries.figures import curves, draw_figures
-from queries.guard import run
-from queries.ssae import table
+from queries.ask.guard import run
+from queries.studies.ssae.figures import curves, draw_figures
+from queries.studies.ssae.study import table
 from tests.empty import make_empty
 from tests.queries.swept import sweep
 

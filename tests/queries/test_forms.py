@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from catalog import Catalog
 from catalog.errors import QueryRefused
+from queries.ask.forms import MOST_PIVOTED
+from queries.ask.guard import execute
 from queries.cli.main import main
-from queries.forms import MOST_PIVOTED
-from queries.guard import execute
-from queries.output import Output
+from queries.terminal.output import Output
 
 ROWS = [("tokenise", "a", 1), ("tokenise", "b", 2), ("it's", "a", 3), ("harvest", "b", 10), ("harvest", "b", 4)]
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from catalog import Catalog
 from catalog.errors import ForeignCatalog, InputError, QueryRefused, SaeqlError, UnknownName
 from catalog.store.location import Server
-from queries.functions import FUNCTIONS, TABLE_FUNCTIONS
-from queries.guard import check, lock_down, run
+from queries.ask.allowed import FUNCTIONS, TABLE_FUNCTIONS
+from queries.ask.guard import check, lock_down, run
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.usefixtures("two_threads")

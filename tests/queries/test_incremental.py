@@ -10,10 +10,10 @@ import pytest
 from catalog import Catalog
 from catalog.doctor.examine import examine
 from catalog.errors import SaeqlError
-from queries.context import Options, where
-from queries.engine import StepResult, plan, refresh
-from queries.rollback import rollback
-from queries.step import Step, packaged_steps, parse_step
+from queries.refresh.engine import StepResult, plan, refresh
+from queries.refresh.options import Options, where
+from queries.refresh.rollback import rollback
+from queries.refresh.step import Step, packaged_steps, parse_step
 from tests.once import once
 from tests.queries.made import STEPS, Document, documents, grow, make
 

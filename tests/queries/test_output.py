@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.errors import InputError
-from queries import output
-from queries.output import Output, output_options, plain, visible
+from queries.terminal import output
+from queries.terminal.output import Output, output_options, plain, visible
 
 HOSTILE = "\x1b[31m[bold]x[/bold]\x9b2J\u202e:smile:\n\ttail"
 

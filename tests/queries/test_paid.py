@@ -12,8 +12,8 @@ import pytest
 from catalog import Catalog
 from catalog.answers import Answers
 from catalog.study.tables import record_configurations
-from queries.context import Options
-from queries.engine import StepResult, plan, refresh
+from queries.refresh.engine import StepResult, plan, refresh
+from queries.refresh.options import Options
 from tests.forked import Forked
 from tests.once import once
 from tests.queries.made import explainer, make, scorer
@@ -195,7 +195,7 @@ def test_a_second_explainer_lives_beside_the_first(paid: Catalog) -> None:
 _REFRESH = """
 import sys
 from catalog import Catalog
-from queries.engine import refresh
+from queries.refresh.engine import refresh
 refresh(Catalog(sys.argv[1]), ("labels",))
 """
 
@@ -232,8 +232,8 @@ def test_a_killed_refresh_pays_for_no_stored_answer_again(
 
 def test_the_study_file_brings_new_explainers_into_plan_and_refresh(paid: Catalog, tmp_path: Path) -> None:
     from catalog.study.file import Study
-    from queries.planning import configure as take
-    from queries.planning import planned
+    from queries.refresh.explain import configure as take
+    from queries.refresh.explain import planned
 
     study = tmp_path / "study.toml"
     study.write_text(

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from catalog import Catalog
 from queries.cli.main import main
-from queries.engine import plan, refresh
+from queries.refresh.engine import plan, refresh
+from queries.refresh.unjudged import unjudged
 from queries.session import Session
-from queries.unjudged import unjudged
 from tests.catalog.small_catalog import shard
 from tests.queries.made import explainer, scorer
 
@@ -38,7 +38,7 @@ def test_a_pair_that_cannot_be_judged_is_no_job_but_one_problem(paired: Catalog)
         ("judgements", "explainer llm, scorer detection", 1)
     ]
     # The step's own query asks for every other pair, and for that one never.
-    from queries.step import packaged_steps
+    from queries.refresh.step import packaged_steps
 
     step = next(step for step in packaged_steps() if step.name == "judgements")
     pairs = paired.rows(f"SELECT DISTINCT explainer, scorer FROM ({step.query}) ORDER BY ALL")

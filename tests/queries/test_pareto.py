@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from queries.guard import run
+from queries.ask.guard import run
 from tests.empty import make_empty
 from tests.queries.swept import evaluation, sweep
 

@@ -1,6 +1,6 @@
 """What a plan shows on a terminal."""
 
-from queries.cli.lines import aligned
+from queries.terminal.lines import aligned
 
 
 def test_lines_are_cut_at_the_width_and_numbers_stand_on_the_right() -> None:

@@ -14,9 +14,9 @@ import pytest
 from catalog import Catalog, Location
 from catalog.doctor.examine import CHECKS, examine
 from catalog.errors import CatalogError
-from queries.guard import run
+from queries.ask.guard import run
+from queries.refresh.step import packaged_steps
 from queries.session import connect
-from queries.step import packaged_steps
 from tests.postgres import PASSWORD, Postgres, copied, programs, running
 from tests.queries.made import make, refresh_made
 

@@ -6,7 +6,7 @@ from typing import Any
 from catalog import Catalog
 from catalog.study.file import Study
 from ingest.pipeline import ingest_study
-from queries.engine import refresh
+from queries.refresh.engine import refresh
 from tests.empty import make_empty
 from tests.ingest.tiny import save_model, texts, write_lines
 

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from queries.context import Context, Options
-from queries.engine import Listener, refresh
-from queries.lineage import ordered, parent_tables
-from queries.relations import Relations
-from queries.result import StepResult
-from queries.schedule import LITTLE, side_by_side
-from queries.sizes import rows_to_read
-from queries.step import Step, packaged_steps
+from queries.refresh.context import Context
+from queries.refresh.engine import Listener, refresh
+from queries.refresh.options import Options
+from queries.refresh.order import ordered
+from queries.refresh.reads import parent_tables
+from queries.refresh.relations import Relations
+from queries.refresh.result import StepResult
+from queries.refresh.schedule import LITTLE, side_by_side
+from queries.refresh.sizes import rows_to_read
+from queries.refresh.step import Step, packaged_steps
 from tests.queries.made import documents, grow, make, refresh_made
 
 pytestmark = pytest.mark.usefixtures("two_threads")

@@ -12,8 +12,8 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.study.file import Study, template
 from queries.cli.main import main
-from queries.ssae import write_code
-from queries.ssae_file import FAMILIES, Options, check_same, check_width, study_text
+from queries.studies.ssae.study import write_code
+from queries.studies.ssae.study_file import FAMILIES, Options, check_same, check_width, study_text
 from tests.empty import make_empty
 
 WORDS = {
@@ -215,8 +215,8 @@ def test_the_text_of_another_form_holds_no_docstring(tmp_path: Path) -> None:
 def test_the_study_runs_to_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two of the five L0 and five of the seven families: what is made of them is the same.
     families = {name: FAMILIES[name] for name in ("full", "seed", "dense", "dense-tracin", "dense-term")}
-    monkeypatch.setattr("queries.ssae_file.FAMILIES", families)
-    monkeypatch.setattr("queries.ssae_file.L0_VALUES", (65, 100))
+    monkeypatch.setattr("queries.studies.ssae.study_file.FAMILIES", families)
+    monkeypatch.setattr("queries.studies.ssae.study_file.L0_VALUES", (65, 100))
     files = [write_texts(tmp_path, name, n) for name, n in (("pool", 120), ("seed", 60), ("ood", 60))]
     root = tmp_path / "ssae"
     arguments = ["--pool", files[0], "--seed", files[1], "--ood", files[2], "--scale", 0.02, "--width", 110]

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from catalog.errors import StepError
-from queries import source as source_module
-from queries import step as step_module
-from queries.lineage import check_steps, column_sources, ordered
-from queries.source import kernel_source
-from queries.step import Step, packaged_steps, parse_step
-from queries.step import fingerprint as fingerprint_of
+from queries.refresh import fingerprint as source_module
+from queries.refresh import step as step_module
+from queries.refresh.fingerprint import kernel_source
+from queries.refresh.order import check_steps, ordered
+from queries.refresh.reads import column_sources
+from queries.refresh.step import Step, packaged_steps, parse_step
+from queries.refresh.step import fingerprint as fingerprint_of
 
 TEXT = """-- step: shout
 -- writes: shouts

@@ -14,9 +14,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from catalog import Catalog
-from queries.cli.progress import described
-from queries.engine import refresh
-from queries.step import packaged_steps
+from queries.refresh.engine import refresh
+from queries.refresh.step import packaged_steps
+from queries.terminal.progress import described
 from tests.empty import make_empty
 from tests.queries import made as m
 from tests.queries.made import CONCEPT, Document, make, refresh_made

@@ -12,8 +12,8 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import StepError
-from queries.engine import Options, plan, refresh
-from queries.step import packaged_steps
+from queries.refresh.engine import Options, plan, refresh
+from queries.refresh.step import packaged_steps
 from tests.catalog.small_catalog import shard
 from tests.queries.made import WIDTH, WORDS
 

@@ -21,10 +21,10 @@ from catalog import Catalog
 from catalog.errors import InputError
 from queries.cli import main as cli
 from queries.cli.main import main
-from queries.cli.progress import Bars
-from queries.console import SafeConsole
-from queries.output import Output, output_options
-from queries.terminal import Guarded, guarded, read_input, readable, visible
+from queries.terminal.console import SafeConsole
+from queries.terminal.control_characters import Guarded, guarded, read_input, readable, visible
+from queries.terminal.output import Output, output_options
+from queries.terminal.progress import Bars
 
 EVIL = "a\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\x85\u202eb\u200b\U000e0041\ud83d\rc"
 SPELLED = "a\\x1b]52;c;ZXZpbA==\\x07\\x1b[2J\\x9b31m\\x85\\u202eb\\u200b\\U000e0041\\ud83d\\rc"

@@ -18,8 +18,8 @@ from catalog.versions.diff import diff
 from catalog.versions.gc import collect_garbage
 from catalog.versions.log import snapshots
 from catalog.versions.tags import delete_tag, open_at, set_tag
-from queries.guard import check, run
-from queries.rollback import rollback
+from queries.ask.guard import check, run
+from queries.refresh.rollback import rollback
 from queries.session import connect
 from tests.catalog.small_catalog import decoder
 from tests.queries.made import refresh_made

@@ -13,7 +13,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.answers import Answers
-from queries.engine import Options, refresh
+from queries.refresh.engine import Options, refresh
 from tests.forked import Forked
 from tests.once import once
 from tests.queries.made import STEPS, explainer, make, refresh_made, scorer
@@ -180,7 +180,7 @@ def test_a_second_run_pays_for_nothing(catalog: Catalog, endpoint: Endpoint) -> 
 REFRESH = """
 import sys
 from catalog import Catalog
-from queries.engine import refresh
+from queries.refresh.engine import refresh
 refresh(Catalog(sys.argv[1]), tuple(sys.argv[2:]))
 """
 

@@ -1,0 +1,1 @@
+"""Which steps are stale, and how they become current."""

@@ -1,0 +1,1 @@
+"""Whole studies: the demo, and specialized SAEs."""

@@ -1,0 +1,112 @@
+"""The demo: docstrings of installed packages -> the embedded model -> an SAE -> labelled, searchable features.
+
+It runs the same functions as `ingest`, `refresh`, `search` and `sql`, and prints what a person can do next.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from catalog import Catalog, Location
+from catalog.errors import StepError
+from catalog.study.file import Study
+from queries.session import connect
+from queries.terminal.card import highlighted, label_line, visible
+from queries.terminal.console import SafeConsole
+from queries.terminal.work import STUDY, run_ingest, run_refresh
+
+SEARCH = "string formatting"
+TOP = 8
+_QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY separation DESC LIMIT 10"
+
+
+def run_demo(place: Path | Location) -> None:
+    """Build the demo's catalog in a folder or at an address, or bring it up to date, and print a tour of it.
+
+    Raises StepError if a step of the refresh failed.
+    """
+    location = Location.parse(place)
+    root = location.root
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / STUDY
+    if not path.exists():
+        path.write_text((resources.files("queries.studies") / "demo.toml").read_text(), encoding="utf-8")
+    study = Study.load(path)
+    run_ingest(location, study)
+    failed = [result for result in run_refresh(root) if result.state == "failed"]
+    if failed:
+        raise StepError(f"step {failed[0].step} failed: {failed[0].error}")
+    out = SafeConsole(soft_wrap=True)
+    with Catalog(root, read_only=True) as catalog:
+        _print_figures(out, catalog)
+        features = _best_features(catalog)
+    _print_features(out, root, study, features)
+    _print_search(out, root)
+    where = "" if root == Path("demo") else f"-C {root} "
+    out.print("\nNext:", style="bold")
+    for line in (f'saeql {where}sql "{_QUERY}"', f"saeql {where}show {features[0]}" if features else ""):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _print_figures(out: Console, catalog: Catalog) -> None:
+    model, layers, d = catalog.rows("SELECT model, layers, d_model FROM models")[0]
+    documents, tokens = catalog.rows("SELECT sum(documents), sum(tokens) FROM corpora")[0]
+    activations, size = catalog.rows(
+        "SELECT sum(rows)::BIGINT, sum(bytes)::BIGINT FROM shards WHERE relation = 'activations'"
+    )[0]
+    out.print(f"\nmodel {model}: {layers} layers, d {d}; text: {documents} documents, {tokens} tokens")
+    for sae, hookpoint, width, k, l0, fve, dead, held_out in catalog.rows(
+        "SELECT sae, hookpoint, width, k, l0, fve, dead, held_out FROM saes ORDER BY sae"
+    ):
+        out.print(
+            f"SAE {sae} on {hookpoint}: {width} latents, k {k}; on {held_out} held-out tokens "
+            f"L0 {l0:.1f}, FVE {fve:.3f}, dead {dead} ({dead / width:.1%})",
+            markup=False,
+        )
+    out.print(f"{activations} activations in {size / 1e6:.1f} MB ({size / activations:.2f} bytes each)")
+    windows, leaked = catalog.rows(
+        "SELECT sum(windows)::BIGINT, sum(leaked_windows)::BIGINT FROM splits WHERE split <> 'train'"
+    )[0]
+    out.print(f"{leaked} of {windows} val and test windows repeat train text and score nothing")
+    scored, good, mean, null = catalog.rows(
+        "SELECT count(f1), count(*) FILTER (f1 > 0.7), avg(f1), avg(f1_null) FROM features"
+    )[0]
+    shares = catalog.rows("SELECT count(*), count(*) FILTER (problem IS NOT NULL) FROM labels")[0]
+    out.print(
+        f"labels: {shares[0]} asked, {shares[1]} without an answer; {scored} scored, {good} with F1 > 0.7, "
+        f"mean F1 {mean or 0:.2f}, of another feature's label {null or 0:.2f}"
+    )
+
+
+def _best_features(catalog: Catalog) -> list[int]:
+    rows = catalog.rows(
+        "SELECT l.feature FROM shortlist AS l JOIN study AS y ON y.concept = l.concept ORDER BY l.rank, l.sae LIMIT ?",
+        [TOP],
+    )
+    return [int(row[0]) for row in rows]
+
+
+def _print_features(out: Console, root: Path, study: Study, features: list[int]) -> None:
+    concept = study.primary.concept
+    out.print(f"\nThe {len(features)} features that separate {concept} best", style="bold", markup=False)
+    session = connect(root)
+    sae = study.saes[0].name
+    for number in features:
+        card = session.feature(number, sae, contexts=1)
+        out.print(
+            Text(f"{number:>5}", style="bold")
+            + Text(f"  separation {card.row['separation']:.3g}, AUROC {card.row['concept_auroc']:.3f}")
+        )
+        for label in card.labels:
+            out.print(Text("       ") + label_line(label))
+        for context in card.contexts:
+            out.print(Text("       ") + highlighted(context))
+
+
+def _print_search(out: Console, root: Path) -> None:
+    out.print(f'\nsaeql search "{SEARCH}"', style="bold", markup=False)
+    for row in connect(root).search(SEARCH, 3):
+        f1 = "not scored" if row["f1"] is None else f"F1 {row['f1']:.2f}"
+        out.print(Text(f"{row['feature']:>5}  {row['similarity']:.2f}  {visible(row['label'], quoted=False)}  ({f1})"))

@@ -1,0 +1,1 @@
+"""Specialized SAEs by ways of selecting text (Muhamed et al. 2024)."""

@@ -1,0 +1,144 @@
+"""Progress on stderr: a bar on a terminal, else one line for each thing that was done."""
+
+import sys
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO, cast
+
+import click
+
+from queries.terminal.control_characters import visible
+
+# rich takes a tenth of a second to import, which a command that asks has no use for.
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from queries.refresh.engine import StepResult
+    from queries.refresh.step import Step
+    from queries.terminal.console import Lines
+
+_SHOWN_AFTER = 1.0
+
+
+class Bars:
+    """One bar at a time, named after what is being done; of the steps of a refresh one each, as they run together."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from queries.terminal.console import SafeConsole
+
+        self._console = SafeConsole(stderr=True)
+        self._live = self._console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            transient=True,
+            # Rich would obey the colours and links in what others write meanwhile; `Lines` shows it as text.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._others: tuple[TextIO, Lines] | None = None
+        self._task: TaskID | None = None
+        self._steps: dict[str, TaskID] = {}
+        self._what, self._figures, self._begun = "", "", time.monotonic()
+        self._told = self._begun
+
+    def __enter__(self) -> Self:
+        if self._live:
+            from queries.terminal.console import Lines
+
+            self._bars.start()
+            lines = Lines(self.say)
+            self._others = (sys.stderr, lines)
+            sys.stderr = cast(TextIO, lines)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish(done=kind is None)
+        if self._others:
+            stderr, lines = self._others
+            sys.stderr = stderr
+            lines.close()
+        if self._live:
+            self._bars.stop()
+
+    def show(self, what: str, done: int, total: int | None, figures: str = "") -> None:
+        """Say how far `what` is; another `what` closes the bar before."""
+
+        if what != self._what:
+            self._finish(done=True)
+            self._what, self._begun = what, time.monotonic()
+            self._told = self._begun
+            if self._live:
+                self._task = self._bars.add_task(visible(what), total=total, figures="")
+        else:
+            self._told = time.monotonic()
+        self._figures = figures
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, figures=visible(figures))
+
+    def step(self, step: "Step") -> None:
+        """A refresh step begins."""
+        self._finish(done=True)
+        if self._live:
+            self._steps[step.name] = self._bars.add_task(f"refreshing {visible(step.name)}", total=None, figures="")
+
+    def advance(self, step: "Step", done: int, total: int) -> None:
+        """A refresh step goes on; also said from its own thread."""
+        if step.name in self._steps:
+            self._bars.update(self._steps[step.name], completed=done, total=total)
+
+    def result(self, result: "StepResult") -> None:
+        """A refresh step ended: a line, unless there was nothing to do."""
+        if result.step in self._steps:
+            self._bars.remove_task(self._steps.pop(result.step))
+        if result.state == "current":
+            return
+        self.say(described(result))
+
+    def say(self, line: str) -> None:
+        """A line of text above the bars."""
+        with suppress(BrokenPipeError):
+            self._console.print(visible(line), soft_wrap=True)
+
+    def _finish(self, *, done: bool) -> None:
+        # What lies between its last word and the next thing's first belongs to neither: it may be another's beginning.
+        last = self._told if self._told > self._begun else time.monotonic()
+        seconds = last - self._begun
+        if done and self._what and seconds >= _SHOWN_AFTER:
+            self.say(f"{self._what}: {seconds:.1f} s" + (f", {self._figures}" if self._figures else ""))
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task, self._what = None, ""
+
+
+def described(result: "StepResult") -> str:
+    """A line about a refresh step that had work, and one for each of its warnings."""
+    if result.state == "failed":
+        return f"{result.step}: FAILED: {' '.join(str(result.error).split())}"
+    if result.state == "waiting":
+        return f"{result.step}: not run, a step that it reads from failed"
+    changes = result.changes
+    parts = [f"+{changes.added} ~{changes.changed} -{changes.removed} rows"]
+    if result.failed:
+        parts.append(f"{result.failed} with a problem")
+    if result.calls:
+        parts.append(f"{result.calls} calls, cost {result.cost:.4f}")
+    lines = [f"{result.step}: {', '.join(parts)} ({result.seconds:.1f} s)"]
+    return "\n".join([*lines, *(f"{result.step}: warning: {warning}" for warning in result.warnings)])
+
+
+def say(line: str) -> None:
+    """A message to the person, on stderr."""
+    click.echo(line, err=True, color=True)

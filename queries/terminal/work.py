@@ -1,0 +1,97 @@
+"""Ingest and refresh with their progress on the terminal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from catalog import Catalog
+    from catalog.store.location import Location
+    from catalog.study.file import Study
+    from queries.refresh.engine import StepResult
+    from queries.refresh.options import Options
+
+STUDY = "study.toml"
+
+
+def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> None:
+    """Ingest with progress on stderr, and say at the end what was left out."""
+    from catalog import Catalog
+    from ingest.pipeline import ingest_study
+    from queries.terminal.progress import Bars
+
+    with Catalog.create(root) as catalog, Bars() as bars:
+        report = ingest_study(catalog, study, bars.show, wait)
+        for corpus in report.corpora:
+            bars.say(
+                f"{corpus.corpus}: {corpus.documents} documents, {corpus.tokens} tokens "
+                f"({corpus.added} documents new, {corpus.duplicates} duplicates and {corpus.empty} empty left out)"
+            )
+        done = report.harvest
+        bars.say(f"harvest: {done.shards} shards new, {done.skipped} whole; {done.activations} activations new")
+        for stage, subject, reason, count in catalog.rows("SELECT * FROM problems ORDER BY ALL"):
+            bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
+
+
+def run_refresh(
+    root: "Path | Location",
+    steps: tuple[str, ...] = (),
+    wait: float = 0.0,
+    chosen: "Callable[[Catalog], Options] | None" = None,
+    study_file: Path | None = None,
+) -> "list[StepResult]":
+    """Refresh with progress on stderr; without `chosen`, with the parameters of the catalog's study."""
+    from catalog import Catalog
+    from queries.refresh.engine import Listener, refresh
+    from queries.refresh.explain import configure, left_out
+    from queries.refresh.options import Options, settings_of
+    from queries.terminal.progress import Bars
+
+    with Catalog.writable(root) as catalog, Bars() as bars:
+        if study_file is not None:
+            allow_study(study_file)
+            configure(catalog, study_file, wait)
+        options = chosen(catalog) if chosen else Options(settings=settings_of(catalog))
+        results = refresh(catalog, steps, options, Listener(bars.step, bars.advance, bars.result), wait)
+        said = {
+            "done": "refreshed",
+            "current": "up to date",
+            "part": "done in part",
+            "failed": "failed",
+            "waiting": "not run",
+        }
+        counts = {state: sum(result.state == state for result in results) for state in said}
+        bars.say("steps: " + ", ".join(f"{n} {said[state]}" for state, n in counts.items() if n))
+        for line in left_out(catalog):
+            bars.say(line)
+        if any(result.state == "part" for result in results):
+            left = sum(result.left for result in results)
+            bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")
+    return results
+
+
+def allow(endpoints: tuple[str, ...]) -> None:
+    """Allow these endpoints on this machine, and say so."""
+    from catalog.trust.endpoints import allow_endpoint
+
+    for url in endpoints:
+        _say_allowed(allow_endpoint(url), "--allow-endpoint")
+
+
+def allow_study(path: Path) -> None:
+    """Allow the endpoints that a study file names, and say so: only for a file that the user has passed."""
+    from catalog.study.file import Study
+    from catalog.trust.endpoints import allow_named
+
+    for name in allow_named(Study.load(path)):
+        _say_allowed(name, str(path))
+
+
+def _say_allowed(name: str | None, why: str) -> None:
+    from queries.terminal.control_characters import visible
+    from queries.terminal.progress import say
+
+    if name is not None:
+        plain = "; it is plain http, which others can read on the way" if name.startswith("http:") else ""
+        said = f"{name} may get text and OPENAI_API_KEY from now on ({why}; saeql's allowed.json keeps the list){plain}"
+        say(visible(said))
