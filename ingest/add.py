@@ -21,7 +21,8 @@ from ingest.model.identity import differences
 from ingest.model.language_model import LanguageModel
 from ingest.sae.model import SAE
 from ingest.stored.reader import Reader
-from ingest.text.corpus import CorpusReport, append_documents
+from ingest.text.corpus import append_documents
+from ingest.text.corpus_rows import CorpusReport
 from ingest.text.text_files import SUFFIXES
 
 Progress = Callable[[str, int, int | None, str], None]

@@ -30,7 +30,8 @@ from ingest.model.identity import record_model
 from ingest.model.language_model import LanguageModel, load_model
 from ingest.model.splice import check_hookpoints
 from ingest.stored.reader import Reader
-from ingest.text.corpus import CorpusReport, ingest_corpus
+from ingest.text.corpus import ingest_corpus
+from ingest.text.corpus_rows import CorpusReport
 
 _NO_ROOM = 1 << 18
 """Bytes: SQLite calls it an I/O error when its log cannot grow by a few pages."""

@@ -10,8 +10,7 @@ lance takes 0.7 s to import, so it is imported when a vector is touched. A colle
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -23,6 +22,16 @@ import pyarrow as pa
 from catalog.errors import CatalogError, InputError, StepError, UnknownName
 from catalog.store.locks import locked
 from catalog.vectors.changed_rows import VECTOR, checked, difference
+from catalog.vectors.lance_files import (
+    drop_versions,
+    full_disk,
+    lance_error,
+    made_at,
+    numbered_above,
+    open_dataset,
+    opened,
+    tag_version,
+)
 
 if TYPE_CHECKING:
     import lance
@@ -36,8 +45,6 @@ _SMALL_FRAGMENT = 8192
 _LAST_VERSION = 2**64 - 1
 """Lance names a version's manifest after what is left up to here, so that the newest comes first."""
 _DATA_FILE = re.compile(rb"[0-9A-Za-z-]+\.lance")
-_MOST_VERSIONS = 10_000
-"""So many versions are gone over at most to reach one that was lost; each costs milliseconds."""
 _UPSERT_SHARE = 0.5
 """Above this share of touched rows a collection is written anew: as many bytes, and no holes."""
 
@@ -98,12 +105,12 @@ class Vectors:
         rows = checked(collection, rows, key)
         path = self._path(collection)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), _full_disk(path):
-            dataset, there = _opened(path)
+        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), full_disk(path):
+            dataset, there = opened(path)
             if dataset is None or there is None or dataset.version < above:
                 mode = "create" if dataset is None else "overwrite"
                 return _tagged(
-                    collection, _numbered_above(lance.write_dataset(rows, str(path), mode=mode), above), len(rows)
+                    collection, numbered_above(lance.write_dataset(rows, str(path), mode=mode), above), len(rows)
                 )
             if there.schema.remove_metadata() != rows.schema.remove_metadata():
                 dataset = lance.write_dataset(rows, str(path), mode="overwrite")
@@ -122,7 +129,7 @@ class Vectors:
                 upsert.execute(touched)
             made = _tagged(collection, dataset, **counts)
             if between is not None:
-                _drop(dataset, [between])
+                drop_versions(dataset, [between])
             return made
 
     def append(self, collection: str, rows: pa.Table, key: Sequence[str], version: int | None) -> Version:
@@ -137,7 +144,7 @@ class Vectors:
         rows = checked(collection, rows, key)
         path = self._path(collection)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), _full_disk(path):
+        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), full_disk(path):
             if version is None:
                 mode = "overwrite" if (path / "_versions").exists() else "create"
                 return _tagged(collection, lance.write_dataset(rows, str(path), mode=mode), added=len(rows))
@@ -157,7 +164,7 @@ class Vectors:
                 restored = dataset.version
             made = _tagged(collection, lance.write_dataset(rows, str(path), mode="append"), added=len(rows))
             if restored is not None:
-                _drop(self.open(collection, made.version), [restored])
+                drop_versions(self.open(collection, made.version), [restored])
             return made
 
     def read(
@@ -235,10 +242,10 @@ class Vectors:
             known = ", ".join(self.collections()) or "none"
             raise UnknownName(f"there is no collection {collection!r} under {self.folder}; known: {known}")
         try:
-            return _dataset(path, version)
+            return open_dataset(path, version)
         except (OSError, ValueError) as error:
             # Lance says where in its own source it was noticed, over several lines.
-            said = _said(error)
+            said = lance_error(error)
             raise CatalogError(f"{path} has no version {version}: {said}; `saeql refresh` makes it anew") from error
 
     def unreferenced(
@@ -253,7 +260,7 @@ class Vectors:
         before = datetime.now(UTC) - age
         for collection in self.collections():
             try:
-                dataset = _dataset(self._path(collection))
+                dataset = open_dataset(self._path(collection))
             except (OSError, ValueError):
                 continue  # what cannot be opened is damaged, not garbage
             entries = dataset.versions()
@@ -261,7 +268,7 @@ class Vectors:
             stale = []
             for entry in entries:
                 version = int(entry["version"])
-                if version in kept or _made(entry) > before:
+                if version in kept or made_at(entry) > before:
                     continue
                 if version != dataset.version or not self._files(collection, [version]) <= self._files(
                     collection, kept
@@ -284,7 +291,7 @@ class Vectors:
             found = self.unreferenced(referenced, age=age)
             for collection, stale in found.items():
                 kept = referenced.get(collection, set())
-                dataset = _dataset(self._path(collection))
+                dataset = open_dataset(self._path(collection))
                 there = {int(entry["version"]) for entry in dataset.versions()}
                 if not kept:
                     if there == set(stale):
@@ -294,25 +301,25 @@ class Vectors:
                     missing = ", ".join(map(str, sorted(kept - there)))
                     raise CatalogError(f"{self._path(collection)} lacks version {missing}: nothing of it was dropped")
                 for version in kept:
-                    _tag(dataset, version)
+                    tag_version(dataset, version)
                 for tag, details in dataset.tags.list().items():
                     if details["version"] in stale:
                         dataset.tags.delete(tag)
                 if dataset.version in stale:
                     # The newest cannot be dropped: put a copy of a named one, which shares its files, on top.
                     self.open(collection, max(kept)).restore()  # type: ignore[no-untyped-call]
-                    dataset = _dataset(self._path(collection))
-                _drop(dataset, stale)
+                    dataset = open_dataset(self._path(collection))
+                drop_versions(dataset, stale)
             return found
 
     def tagged(self, collection: str) -> set[int]:
         """Versions of the collection that carry a tag."""
 
-        return {int(details["version"]) for details in _dataset(self._path(collection)).tags.list().values()}
+        return {int(details["version"]) for details in open_dataset(self._path(collection)).tags.list().values()}
 
     def tag(self, collection: str, version: int) -> None:
         """Protect a version from clean-ups."""
-        _tag(self.open(collection, version), version)
+        tag_version(self.open(collection, version), version)
 
     def only_in(self, collection: str, versions: Iterable[int], kept: Iterable[int]) -> list[Path]:
         """The data files that would go with `versions`, as long as `kept` stay."""
@@ -327,7 +334,7 @@ class Vectors:
     def _unreadable(self, collection: str, version: int, error: Exception) -> CatalogError:
         path = self._path(collection)
         return CatalogError(
-            f"{path} cannot be read at version {version}: {_said(error)}; `saeql refresh` makes it anew"
+            f"{path} cannot be read at version {version}: {lance_error(error)}; `saeql refresh` makes it anew"
         )
 
     def _path(self, collection: str) -> Path:
@@ -336,82 +343,8 @@ class Vectors:
         return self.folder / f"{collection}.lance"
 
 
-def _dataset(path: Path, version: int | None = None) -> "lance.LanceDataset":
-    """The collection in a folder. Raises CatalogError if its files are to be looked for anywhere else."""
-    import lance
-
-    dataset = lance.dataset(str(path), version=version)
-    for fragment in dataset.get_fragments():
-        for file in fragment.data_files():
-            # A manifest may name other folders; the catalog may be somebody else's.
-            if file.base_id is not None or Path(file.path).name != file.path:
-                raise CatalogError(f"{path} takes vectors from {file.path!r}, which is not a file of its own")
-    return dataset
-
-
-def _said(error: Exception) -> str:
-    """Lance's error without the place in its own source."""
-    return str(error).strip().partition("\n")[0].partition(", /")[0]
-
-
-def _made(entry: Mapping[str, Any]) -> datetime:
-    """When a version was written; Lance gives local time without a zone."""
-    made: datetime = entry["timestamp"]
-    return made.astimezone(UTC)
-
-
 def _tagged(
     collection: str, dataset: "lance.LanceDataset", added: int = 0, changed: int = 0, removed: int = 0
 ) -> Version:
-    _tag(dataset, dataset.version)
+    tag_version(dataset, dataset.version)
     return Version(collection, int(dataset.version), dataset.count_rows(), added, changed, removed)
-
-
-def _opened(path: Path) -> "tuple[lance.LanceDataset | None, pa.Table | None]":
-    """(The newest version, its rows) of a collection, None for what is not there or cannot be read."""
-    if not (path / "_versions").exists():
-        return None, None
-    try:
-        dataset = _dataset(path)
-    except (OSError, ValueError):
-        aside = path.with_suffix(".damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-        return None, None
-    try:
-        return dataset, dataset.to_table()
-    except (OSError, ValueError):
-        return dataset, None
-
-
-def _numbered_above(dataset: "lance.LanceDataset", above: int) -> "lance.LanceDataset":
-    """The same rows as a version whose number is above `above`. Raises CatalogError for a number that none has."""
-    if above - dataset.version > _MOST_VERSIONS:
-        raise CatalogError(f"the catalog names version {above} of {dataset.uri}, which no such catalog comes to")
-    between = []
-    while dataset.version <= above:
-        between.append(dataset.version)
-        dataset.restore()  # type: ignore[no-untyped-call]
-    if between:
-        _drop(dataset, between)
-    return dataset
-
-
-def _tag(dataset: "lance.LanceDataset", version: int) -> None:
-    if f"v{version}" not in dataset.tags.list():
-        dataset.tags.create(f"v{version}", version)
-
-
-def _drop(dataset: "lance.LanceDataset", versions: list[int]) -> None:
-    """Versions that are neither tagged nor the newest, with the files that only they use."""
-    dataset.cleanup_old_versions(versions=versions, error_if_tagged_old_versions=False, delete_unverified=True)
-
-
-@contextmanager
-def _full_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if "No space left" in str(error):
-            raise InputError(f"the disk that holds {path} is full: make room, run again") from error
-        raise

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from catalog import Catalog
 from catalog.errors import UnknownName
-from catalog.quote import quoted
-from catalog.store.transaction import Transaction
 from ingest.activations.finite import checked, default_batch
+from ingest.dictionaries.evaluation_rows import STAGE, delete_rows, record_problem, store_rows
 from ingest.model.batches import Batch, Sequences, batches, load_sequences
 from ingest.model.language_model import LanguageModel
 from ingest.model.splice import CleanPass, run_clean, run_replaced, splice_problem
@@ -27,7 +26,6 @@ from ingest.stored.reader import Reader
 from ingest.text.held_out import MeasuredText, measured_text
 
 SPLITS = ("train", "val", "test")
-_STAGE = "evaluation"
 _MEASURES = 2
 """Part of the inputs' digest: a change of what is measured raises it, and everything is measured again."""
 
@@ -80,7 +78,7 @@ def evaluate_text(
         for split in splits:
             text = measured_text(catalog, corpus, split, max_tokens)
             reason = _unmeasurable(model) or text.unusable(model.bos is not None)
-            gone = _record_problem(catalog, corpus, split, reason, [reader.name for reader in readers])
+            gone = record_problem(catalog, corpus, split, reason, [reader.name for reader in readers])
             report.dropped += [(sae, corpus, split) for sae in gone]
             if reason:
                 report.left_out.append((corpus, split, reason))
@@ -102,7 +100,7 @@ def evaluate_text(
             if progress:
                 progress(report.tokens, total)
         rows = [row | {"max_tokens": max_tokens, "inputs": inputs[str(row["sae"])]} for row in run.rows()]
-        report.dropped += _store(catalog, text, rows, run.unexplained(), run.failed)
+        report.dropped += store_rows(catalog, text, rows, run.unexplained(), run.failed)
         report.failed += [(sae, text.corpus, text.split, reason) for sae, reason in run.failed.items()]
         report.evaluated += [(str(row["sae"]), text.corpus, text.split) for row in rows]
     return report
@@ -136,7 +134,7 @@ def drop_stale(
         gone[corpus, split] = [r.name for r in ours if r.name in rows and rows[r.name] != now.get(r.name)]
         for sae in rows.keys() - set(gone[corpus, split]):
             known[sae].add(f"{corpus}:{split}")
-    said = [subject for (subject,) in catalog.rows("SELECT subject FROM problems WHERE stage = ?", [_STAGE])]
+    said = [subject for (subject,) in catalog.rows("SELECT subject FROM problems WHERE stage = ?", [STAGE])]
     # A problem of a text names no SAE.
     places = {subject: subject.rpartition(" on ")[::2] for subject in said}
     stale = [subject for subject, (sae, text) in places.items() if sae in known and text not in known[sae]]
@@ -145,8 +143,8 @@ def drop_stale(
         return 0
     with catalog.write(f"{count} evaluations that are neither asked for nor up to date", removed=count) as tx:
         for (corpus, split), saes in gone.items():
-            _delete(tx, corpus, split, saes)
-        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [_STAGE, stale])
+            delete_rows(tx, corpus, split, saes)
+        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [STAGE, stale])
     return count
 
 
@@ -293,69 +291,7 @@ def _predicted(batch: Batch, measured: Tensor) -> Tensor:
     return of[:, 1:][batch.real[:, 1:].to(measured.device)]
 
 
-def _record_problem(catalog: Catalog, corpus: str, split: str, reason: str | None, saes: list[str]) -> list[str]:
-    """Say why nothing can be measured on a text, or no longer; those of `saes` whose rows on it were deleted."""
-    subject, gone = f"{corpus}:{split}", []
-    if reason:
-        sql = "SELECT sae FROM evaluations WHERE corpus = ? AND split = ? AND list_contains(?, sae) ORDER BY sae"
-        gone = [sae for (sae,) in catalog.rows(sql, [corpus, split, saes])]
-    there = catalog.rows("SELECT reason FROM problems WHERE stage = ? AND subject = ?", [_STAGE, subject])
-    if not gone and there == ([(reason,)] if reason else []):
-        return gone
-    with catalog.write(f"evaluation of {corpus}, split {split}: {reason or 'possible now'}", removed=len(gone)) as tx:
-        _delete(tx, corpus, split, gone)
-        tx.execute("DELETE FROM lake.problems WHERE stage = ? AND subject = ?", [_STAGE, subject])
-        if reason:
-            tx.insert("problems", [{"stage": _STAGE, "subject": subject, "reason": reason, "count": 1}])
-    return gone
-
-
-def _delete(tx: Transaction, corpus: str, split: str, saes: list[str]) -> None:
-    """What was measured of some SAEs on one text, and what was said of it."""
-    tx.execute(
-        "DELETE FROM lake.evaluations WHERE corpus = ? AND split = ? AND list_contains(?, sae)", [corpus, split, saes]
-    )
-    subjects = [_subject(sae, corpus, split) for sae in saes]
-    tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [_STAGE, subjects])
-
-
-def _subject(sae: str, corpus: str, split: str) -> str:
-    """Of a problem of one SAE on one text."""
-    return f"{sae} on {corpus}:{split}"
-
-
 def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
     target = reader.sae.config.target_hookpoint
     said = [_MEASURES, model.digest, str(model.dtype), reader.hookpoint, target, reader.digest, text.digest, max_tokens]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
-
-
-def _store(
-    catalog: Catalog,
-    text: MeasuredText,
-    rows: list[dict[str, object]],
-    unexplained: dict[str, str],
-    failed: dict[str, str],
-) -> list[tuple[str, str, str]]:
-    """The rows of some SAEs on one text, why some of them have no FVE, and others no row; those that lost theirs."""
-    saes = [*(str(row["sae"]) for row in rows), *failed]
-    there = "SELECT sae FROM evaluations WHERE corpus = ? AND split = ? AND list_contains(?, sae) ORDER BY sae"
-    gone = [(sae, text.corpus, text.split) for (sae,) in catalog.rows(there, [text.corpus, text.split, list(failed)])]
-    subjects = {sae: _subject(sae, text.corpus, text.split) for sae in saes}
-    problems = [
-        {"stage": _STAGE, "subject": subjects[sae], "reason": reason, "count": 1}
-        for sae, reason in {**unexplained, **failed}.items()
-    ]
-    said = "SELECT subject, reason FROM problems WHERE stage = ? AND list_contains(?, subject)"
-    known = set(catalog.rows(said, [_STAGE, list(subjects.values())]))
-    if not rows and not gone and known == {(row["subject"], row["reason"]) for row in problems}:
-        return []
-    catalog.stage("evaluations", rows)
-    catalog.stage("problems", problems, "_problems")
-    ours, theirs = (", ".join(map(quoted, names)) for names in (subjects, subjects.values()))
-    scope = f"corpus = {quoted(text.corpus)} AND split = {quoted(text.split)} AND sae IN ({ours})"
-    problem = f"stage = {quoted(_STAGE)} AND subject IN ({theirs})"
-    with catalog.write(f"evaluation on {text.corpus}, split {text.split}", saes=len(rows)) as tx:
-        tx.replace("evaluations", "_fresh", ["sae", "corpus", "split"], scope)
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
-    return gone

@@ -7,37 +7,20 @@ order of the documents, so that the tables end as those of an undisturbed run.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.store.shards import register_shard, write_parquet
-from catalog.store.transaction import Transaction
 from catalog.study.text import Corpus
 from ingest.model.language_model import LanguageModel
 from ingest.model.trial_passes import embedded_tokens, longest
+from ingest.text.corpus_rows import CorpusReport, corpus_row, record_corpus
 from ingest.text.sources import LeftOut, Skips, read_corpus, source_fingerprint
 from ingest.text.splits import document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 
 Progress = Callable[[int, int | None], None]
 """Called with (done, total); total is None where it is not known."""
-
-
-@dataclass(frozen=True)
-class CorpusReport:
-    """What an ingest of one corpus did."""
-
-    corpus: str
-    documents: int
-    """Documents in the corpus now."""
-    added: int
-    duplicates: int
-    empty: int
-    tokens: int
-    known: int = 0
-    """Documents that were there already."""
 
 
 def ingest_corpus(
@@ -80,7 +63,7 @@ def ingest_corpus(
         counts["known"],
     )
     with catalog.write(f"ingest {corpus.name}", documents=documents, tokens=report.tokens) as tx:
-        _record(tx, corpus, model, report, fingerprint, left_out)
+        record_corpus(tx, corpus, model, report, fingerprint, left_out)
     return report
 
 
@@ -274,45 +257,7 @@ def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builde
         for relation, file in files.items():
             register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
         if not tx.execute("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
-            tx.insert("corpora", [_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
-
-
-def _record(
-    tx: Transaction,
-    corpus: Corpus,
-    model: LanguageModel,
-    report: CorpusReport,
-    fingerprint: str,
-    left_out: LeftOut,
-) -> None:
-    there = tx.execute("SELECT source FROM lake.corpora WHERE corpus = ?", [corpus.name])
-    added = json.loads(there[0][0]).get("added", []) if there else []
-    tx.execute("DELETE FROM lake.corpora WHERE corpus = ?", [corpus.name])
-    tx.insert("corpora", [_row(corpus, model, report, fingerprint, added)])
-    stage = f"text:{corpus.name}"
-    tx.execute("DELETE FROM lake.problems WHERE stage = ?", [stage])
-    tx.insert(
-        "problems",
-        [{"stage": stage, "subject": s, "reason": r, "count": n} for (s, r), n in sorted(left_out.items())],
-    )
-
-
-def _row(
-    corpus: Corpus, model: LanguageModel, report: CorpusReport, fingerprint: str, added: list[str]
-) -> dict[str, Any]:
-    source = {"fingerprint": fingerprint, **corpus.model_dump(mode="json", exclude={"name"})}
-    if added:
-        source["added"] = added
-    return {
-        "corpus": corpus.name,
-        "model": model.spec.name,
-        "ctx_len": corpus.ctx_len,
-        "documents": report.documents,
-        "duplicates": report.duplicates,
-        "empty": report.empty,
-        "tokens": report.tokens,
-        "source": json.dumps(source, sort_keys=True),
-    }
+            tx.insert("corpora", [corpus_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
 
 
 __all__ = ["CorpusReport", "Progress", "Tokenised", "ingest_corpus", "register_shard"]

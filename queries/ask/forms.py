@@ -12,7 +12,8 @@ import duckdb
 
 from catalog.errors import QueryRefused
 from catalog.quote import named, quoted
-from queries.ask.walk import Names, parse
+from queries.ask.parse_tree import parse
+from queries.ask.walk import Names
 
 if TYPE_CHECKING:
     import pyarrow as pa

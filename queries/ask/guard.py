@@ -23,8 +23,9 @@ from catalog.store.connection import SEARCH_PATH, answered
 from catalog.store.snapshots import resolve
 from queries.ask.allowed import FUNCTIONS, TABLE_FUNCTIONS
 from queries.ask.forms import explained, filled, list_tables, plan_lines
+from queries.ask.parse_tree import canonical, did_you_mean, first_line, parse, render
 from queries.ask.struct_names import Renamed, all_named
-from queries.ask.walk import Names, Walk, canonical, did_you_mean, first_line, parse, render
+from queries.ask.walk import Names, Walk
 
 if TYPE_CHECKING:
     import pyarrow as pa

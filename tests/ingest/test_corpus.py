@@ -13,7 +13,8 @@ from catalog.errors import InputError
 from catalog.store.shards import file_digest
 from ingest.model.language_model import LanguageModel
 from ingest.text import corpus as corpus_module
-from ingest.text.corpus import CorpusReport, ingest_corpus
+from ingest.text.corpus import ingest_corpus
+from ingest.text.corpus_rows import CorpusReport
 from ingest.text.splits import document_hash, split_of
 from tests.ingest.tiny import content, corpus_of, loaded, texts, write_lines
 

@@ -269,7 +269,7 @@ WHOLE = ("files", "shards", "weights", "keys", "activations", "harvest")
 KILLS = {
     "between the files of a shard and their commit": ("ingest.text.corpus:write_parquet", 4, "after"),
     "inside the commit of a text shard": ("ingest.text.corpus:register_shard", 3, "after"),
-    "before the corpus is recorded": ("ingest.text.corpus:_record", 1, "before"),
+    "before the corpus is recorded": ("ingest.text.corpus:record_corpus", 1, "before"),
     "in the middle of the residual cache": ("ingest.activations.residual_cache:_CacheFolder.append", 2, "after"),
     "in training after a checkpoint": ("ingest.sae.training.adam:UnitDecoderAdam.step", 215, "after"),
     "between the weights and their row": ("ingest.dictionaries.record:evaluate", 1, "before"),
