@@ -6,6 +6,7 @@ from catalog.doctor.finding import Examination, Finding
 from catalog.errors import CatalogError, UnknownName
 from catalog.quote import named
 from catalog.vectors.collections import Vectors
+from catalog.vectors.garbage import collect, unreferenced
 from catalog.vectors.references import referenced_versions
 
 # What the rows of a collection stand for: collection -> (key, query that gives the keys).
@@ -39,9 +40,9 @@ def vector_versions(examination: Examination) -> Iterator[Finding]:
                 detail = "has no tag, so that a clean-up could drop it"
                 yield Finding("vector versions", "warning", subject, detail, fixed=examination.fix)
     if examination.fix:
-        garbage = vectors.collect(referenced, age=examination.age)
+        garbage = collect(vectors, referenced, age=examination.age)
     else:
-        garbage = vectors.unreferenced(referenced, age=examination.age)
+        garbage = unreferenced(vectors, referenced, age=examination.age)
     for collection, stale in sorted(garbage.items()):
         detail = f"versions that no snapshot names: {', '.join(map(str, stale))}"
         yield Finding("vector versions", "warning", collection, detail, fixed=examination.fix)

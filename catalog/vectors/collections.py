@@ -9,10 +9,8 @@ lance takes 0.7 s to import, so it is imported when a vector is touched. A colle
 """
 
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +24,6 @@ from catalog.vectors.lance_files import (
     drop_versions,
     full_disk,
     lance_error,
-    made_at,
     numbered_above,
     open_dataset,
     opened,
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_LOCK_WAIT_SECONDS = 60.0
+LOCK_WAIT_SECONDS = 60.0
 _MAX_FRAGMENTS = 32
 _SMALL_FRAGMENT = 8192
 """Rows: what grows by appending is written anew when it has many fragments that hold fewer, so at a like cost each."""
@@ -76,7 +73,7 @@ class Vectors:
 
         Files are looked for, not opened, and lance is not imported: `doctor` looks further.
         """
-        path = self._path(collection)
+        path = self.path_of(collection)
         manifests = [path / "_versions" / f"{number}.manifest" for number in (_LAST_VERSION - version, version)]
         found = [manifest for manifest in manifests if manifest.is_file()]
         if not found:
@@ -103,9 +100,9 @@ class Vectors:
         import lance
 
         rows = checked(collection, rows, key)
-        path = self._path(collection)
+        path = self.path_of(collection)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), full_disk(path):
+        with locked(self.folder / "lance.lock", wait=LOCK_WAIT_SECONDS), full_disk(path):
             dataset, there = opened(path)
             if dataset is None or there is None or dataset.version < above:
                 mode = "create" if dataset is None else "overwrite"
@@ -142,9 +139,9 @@ class Vectors:
         import lance
 
         rows = checked(collection, rows, key)
-        path = self._path(collection)
+        path = self.path_of(collection)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS), full_disk(path):
+        with locked(self.folder / "lance.lock", wait=LOCK_WAIT_SECONDS), full_disk(path):
             if version is None:
                 mode = "overwrite" if (path / "_versions").exists() else "create"
                 return _tagged(collection, lance.write_dataset(rows, str(path), mode=mode), added=len(rows))
@@ -231,13 +228,13 @@ class Vectors:
 
     def _named(self, collection: str, version: int) -> "lance.LanceDataset":
         """A version that a snapshot names. Raises CatalogError if it is not there."""
-        if not self._path(collection).exists():
-            raise CatalogError(f"{self._path(collection)} is gone: `saeql refresh` makes it anew")
+        if not self.path_of(collection).exists():
+            raise CatalogError(f"{self.path_of(collection)} is gone: `saeql refresh` makes it anew")
         return self.open(collection, version)
 
     def open(self, collection: str, version: int) -> "lance.LanceDataset":
         """The pylance dataset at a version. Raises UnknownName or CatalogError if it is not there."""
-        path = self._path(collection)
+        path = self.path_of(collection)
         if not path.exists():
             known = ", ".join(self.collections()) or "none"
             raise UnknownName(f"there is no collection {collection!r} under {self.folder}; known: {known}")
@@ -248,96 +245,23 @@ class Vectors:
             said = lance_error(error)
             raise CatalogError(f"{path} has no version {version}: {said}; `saeql refresh` makes it anew") from error
 
-    def unreferenced(
-        self, referenced: Mapping[str, set[int]], *, age: timedelta = timedelta(hours=1)
-    ) -> dict[str, list[int]]:
-        """Versions older than `age` that no snapshot names, by collection.
-
-        Lance never drops the newest version; it counts only if it holds files that no named one has.
-        """
-
-        found = {}
-        before = datetime.now(UTC) - age
-        for collection in self.collections():
-            try:
-                dataset = open_dataset(self._path(collection))
-            except (OSError, ValueError):
-                continue  # what cannot be opened is damaged, not garbage
-            entries = dataset.versions()
-            kept = referenced.get(collection, set()) & {int(entry["version"]) for entry in entries}
-            stale = []
-            for entry in entries:
-                version = int(entry["version"])
-                if version in kept or made_at(entry) > before:
-                    continue
-                if version != dataset.version or not self._files(collection, [version]) <= self._files(
-                    collection, kept
-                ):
-                    stale.append(version)
-            if stale:
-                found[collection] = stale
-        return found
-
-    def collect(
-        self, referenced: Mapping[str, set[int]], *, age: timedelta = timedelta(hours=1)
-    ) -> dict[str, list[int]]:
-        """Drop what `unreferenced` finds, and its files; returns it. A version in `referenced` is never touched.
-
-        Hold `refresh.lock`: a version that is written but not yet committed is named by nobody. Raises
-        CatalogError, and drops nothing of that collection, if a referenced version is not there.
-        """
-
-        with locked(self.folder / "lance.lock", wait=_LOCK_WAIT_SECONDS):
-            found = self.unreferenced(referenced, age=age)
-            for collection, stale in found.items():
-                kept = referenced.get(collection, set())
-                dataset = open_dataset(self._path(collection))
-                there = {int(entry["version"]) for entry in dataset.versions()}
-                if not kept:
-                    if there == set(stale):
-                        shutil.rmtree(self._path(collection))
-                    continue
-                if not kept <= there:
-                    missing = ", ".join(map(str, sorted(kept - there)))
-                    raise CatalogError(f"{self._path(collection)} lacks version {missing}: nothing of it was dropped")
-                for version in kept:
-                    tag_version(dataset, version)
-                for tag, details in dataset.tags.list().items():
-                    if details["version"] in stale:
-                        dataset.tags.delete(tag)
-                if dataset.version in stale:
-                    # The newest cannot be dropped: put a copy of a named one, which shares its files, on top.
-                    self.open(collection, max(kept)).restore()  # type: ignore[no-untyped-call]
-                    dataset = open_dataset(self._path(collection))
-                drop_versions(dataset, stale)
-            return found
-
     def tagged(self, collection: str) -> set[int]:
         """Versions of the collection that carry a tag."""
 
-        return {int(details["version"]) for details in open_dataset(self._path(collection)).tags.list().values()}
+        return {int(details["version"]) for details in open_dataset(self.path_of(collection)).tags.list().values()}
 
     def tag(self, collection: str, version: int) -> None:
         """Protect a version from clean-ups."""
         tag_version(self.open(collection, version), version)
 
-    def only_in(self, collection: str, versions: Iterable[int], kept: Iterable[int]) -> list[Path]:
-        """The data files that would go with `versions`, as long as `kept` stay."""
-        names = self._files(collection, versions) - self._files(collection, kept)
-        paths = [self._path(collection) / "data" / name for name in sorted(names)]
-        return [path for path in paths if path.exists()]
-
-    def _files(self, collection: str, versions: Iterable[int]) -> set[str]:
-        fragments = (f for version in versions for f in self.open(collection, version).get_fragments())
-        return {file.path for fragment in fragments for file in fragment.data_files()}
-
     def _unreadable(self, collection: str, version: int, error: Exception) -> CatalogError:
-        path = self._path(collection)
+        path = self.path_of(collection)
         return CatalogError(
             f"{path} cannot be read at version {version}: {lance_error(error)}; `saeql refresh` makes it anew"
         )
 
-    def _path(self, collection: str) -> Path:
+    def path_of(self, collection: str) -> Path:
+        """The folder of a collection. Raises CatalogError for what is no name of one."""
         if not re.fullmatch(r"[A-Za-z0-9_-]+", collection):
             raise CatalogError(f"{collection!r} is no name for a collection: use letters, digits, _ and -")
         return self.folder / f"{collection}.lance"

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from catalog.errors import CatalogError, InputError
 from catalog.quote import TABLES
-from catalog.store.catalog import COMMIT_WAIT_SECONDS, WRITING, Catalog
+from catalog.store.catalog import Catalog
+from catalog.store.commits import COMMIT_WAIT_SECONDS, WRITING
 from catalog.store.locks import locked
 from catalog.store.snapshots import spans, states, tags
 from catalog.trust.paths import inside
 from catalog.vectors.collections import Vectors
+from catalog.vectors.garbage import collect, only_in, unreferenced
 from catalog.vectors.references import referenced_versions
 
 
@@ -81,7 +83,7 @@ def collect_garbage(
         files, size = _unlink_files(catalog)
         vectors = Vectors(catalog.vectors)
         vector_files, vector_bytes = _measure(vectors.folder)
-        versions = vectors.collect(referenced_versions(catalog.connection), age=timedelta(0))
+        versions = collect(vectors, referenced_versions(catalog.connection), age=timedelta(0))
         left_files, left_bytes = _measure(vectors.folder)
         gone = sorted(before - _weights(catalog, _snapshots(catalog)))
         weight_files, weight_bytes = _remove_folders(catalog.weights, gone)
@@ -121,8 +123,8 @@ def _foreseen(catalog: Catalog, stale: list[int], held: dict[str, int], remainin
     sizes += [size for _, size in catalog.rows(_sql("files_to_free"), {"kept": remaining})]
     vectors = Vectors(catalog.vectors)
     referenced = referenced_versions(catalog.connection, remaining)
-    versions = vectors.unreferenced(referenced, age=timedelta(0))
-    lost = [path for name, gone in versions.items() for path in vectors.only_in(name, gone, referenced.get(name, ()))]
+    versions = unreferenced(vectors, referenced, age=timedelta(0))
+    lost = [path for name, gone in versions.items() for path in only_in(vectors, name, gone, referenced.get(name, ()))]
     gone = sorted(_weights(catalog, [*stale, *remaining]) - _weights(catalog, remaining))
     folders = [_measure(catalog.weights_of(name)) for name in gone]
     return Freed(

@@ -47,7 +47,10 @@ def _sequence_of(sequences: Sequences, position: int) -> int:
 
 
 def default_batch(model: LanguageModel, asked: int | None = None) -> int:
-    """Tokens of a forward pass: `asked`, else by where the model is; 1, one sequence, if rows depend on others."""
+    """Tokens of a forward pass: `asked`, else as the model says, else by where it is.
+
+    1, one sequence, if rows depend on others of their batch.
+    """
     if model.layout.alone:
         return 1
-    return asked or (BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS)
+    return asked or model.batch_tokens or (BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS)

@@ -55,7 +55,6 @@ def evaluate_text(
     corpora: list[str],
     splits: tuple[str, ...] = ("val", "test"),
     max_tokens: int | None = None,
-    batch_tokens: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> EvaluationReport:
     """Bring the table `evaluations` up to date for every SAE on each split of the corpora, each committed when done.
@@ -94,7 +93,7 @@ def evaluate_text(
     total = sum(text.tokens for text, _, _ in work)
     blocked = _unspliceable(model, [reader for _, stale, _ in work for reader in stale])
     for text, stale, inputs in work:
-        run = _Run(catalog, model, stale, text, default_batch(model, batch_tokens), blocked)
+        run = _Run(catalog, model, stale, text, default_batch(model), blocked)
         for tokens in run.batches():
             report.tokens += tokens
             if progress:

@@ -42,6 +42,8 @@ class LanguageModel:
     """BLAKE2b-128 of weights and tokenizer: two models with one name differ here."""
     layout: Layout
     """What trial passes found."""
+    batch_tokens: int | None = None
+    """Tokens of a forward pass; None for what suits the device."""
     _called_once: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Inputs that a whole pass came by once."""
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def select_documents(
         from ingest.selection.tracin import check_supported
 
         check_supported(loaded.config)
-    chosen = _choose(catalog, model, spec, seed, loaded, report, clock, progress)
+    chosen = _choose(catalog, model, spec, seed, loaded, _Told(report, clock, progress))
     if not len(chosen.order):
         raise InputError(
             f"selection {spec.name!r} is empty: no document of {spec.pool!r} shares a word with the seed documents"
@@ -83,11 +83,10 @@ def _choose(
     spec: Selection,
     seed: Documents | None,
     parent: SAE | None,
-    report: SelectionReport,
-    clock: "_Clock",
-    progress: Progress | None,
+    told: "_Told",
 ) -> Chosen:
     """What the method takes."""
+    report, clock, progress = told
     budget = int(spec.tokens or 0)
     if spec.method == "seed" and seed is not None:
         often = passes(seed.tokens, budget)
@@ -190,6 +189,14 @@ def _inputs(catalog: Catalog, model: LanguageModel, spec: Selection, seed: Docum
     if spec.reranked:
         said.append(catalog.rows("SELECT hookpoint, sparsity FROM saes WHERE sae = ?", [spec.parent]))
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+class _Told(NamedTuple):
+    """Who is told how a selection goes."""
+
+    report: SelectionReport
+    clock: "_Clock"
+    progress: Progress | None
 
 
 class _Clock:

@@ -7,6 +7,7 @@ order of the documents, so that the tables end as those of an undisturbed run.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import InputError
@@ -15,9 +16,10 @@ from catalog.study.text import Corpus
 from ingest.model.language_model import LanguageModel
 from ingest.model.trial_passes import embedded_tokens, longest
 from ingest.text.corpus_rows import CorpusReport, corpus_row, record_corpus
-from ingest.text.sources import LeftOut, Skips, read_corpus, source_fingerprint
+from ingest.text.sources import read_corpus, source_fingerprint
 from ingest.text.splits import document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
+from ingest.text.unusable import LeftOut, Skips
 
 Progress = Callable[[int, int | None], None]
 """Called with (done, total); total is None where it is not known."""
@@ -49,7 +51,7 @@ def ingest_corpus(
     if corpus.max_tokens is not None:
         fresh = iter(sorted(fresh, key=lambda document: document[0][16:]))
     budget = _Budget(corpus.max_tokens, int(_total(catalog, corpus.name, "sum(tokens)")))
-    _append(catalog, corpus, model, fresh, counts, left_out, budget, progress)
+    _append(catalog, corpus, model, fresh, _Tally(counts, left_out, budget), progress)
     documents = int(_total(catalog, corpus.name, "count(*)"))
     if not documents:
         raise InputError(_nothing_in(corpus, counts["empty"], left_out))
@@ -88,7 +90,7 @@ def append_documents(
     counts: Counter[str] = Counter()
     fresh = _distinct((pair for section in files for pair in read_corpus(section, left_out)), counts)
     _check_tokenizer(catalog, files[0], model)
-    _append(catalog, files[0], model, fresh, counts, left_out, _Budget(None, 0), progress)
+    _append(catalog, files[0], model, fresh, _Tally(counts, left_out, _Budget(None, 0)), progress)
     counted = "SELECT documents, tokens, duplicates, empty, source FROM corpora WHERE corpus = ?"
     *before, duplicates, empty, said = catalog.rows(counted, [name])[0]
     report = CorpusReport(
@@ -124,12 +126,11 @@ def _append(
     corpus: Corpus,
     model: LanguageModel,
     fresh: Iterator[tuple[str, str, str]],
-    counts: Counter[str],
-    left_out: LeftOut,
-    budget: "_Budget",
+    tally: "_Tally",
     progress: Progress | None,
 ) -> None:
     """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
+    counts, left_out, budget = tally
     there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
     builder = _next_shard(catalog, corpus, model)
     skips = Skips(left_out)
@@ -164,6 +165,14 @@ def _unknown(
             counts["known"] += 1
         else:
             yield document
+
+
+class _Tally(NamedTuple):
+    """What is counted as documents go by."""
+
+    counts: Counter[str]
+    left_out: LeftOut
+    budget: "_Budget"
 
 
 class _Budget:

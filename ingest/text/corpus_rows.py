@@ -7,7 +7,7 @@ from typing import Any
 from catalog.store.transaction import Transaction
 from catalog.study.text import Corpus
 from ingest.model.language_model import LanguageModel
-from ingest.text.sources import LeftOut
+from ingest.text.unusable import LeftOut
 
 
 @dataclass(frozen=True)

@@ -11,49 +11,16 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
 from catalog.study.text import Corpus
 from ingest.text.docstrings import STDLIB, file_docstrings, package_files
+from ingest.text.parquet_text import parquet_documents
 from ingest.text.text_files import lines, whole
-
-LeftOut = Counter[tuple[str, str]]
-"""(subject, reason) -> how many."""
-_BATCH_BYTES, _BATCH_ROWS = 16_000_000, 4096
-_NAMED = 100
-"""Lines of a file that are named one by one under each reason; the rest are counted under the file."""
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """What stands for the text of a place that has none."""
-
-    reason: str
-    """Why, in the same words for every such place."""
-    detail: str = ""
-    """What is wrong with this one, and what to do."""
-
-
-class Skips:
-    """Counts what is left out, by place."""
-
-    def __init__(self, left_out: LeftOut):
-        self._left_out = left_out
-        self._named: LeftOut = Counter()
-
-    def add(self, place: str, reason: str) -> None:
-        """Leave out what stands at this place, such as `notes.jsonl:7`."""
-        name, colon, number = place.rpartition(":")
-        if colon and number.isdigit():
-            self._named[name, reason] += 1
-            if self._named[name, reason] > _NAMED:
-                place = name
-        self._left_out[place, reason] += 1
+from ingest.text.unusable import LeftOut, Skips, Unusable, decoded, is_unicode, too_long
 
 
 def read_corpus(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
@@ -65,7 +32,7 @@ def read_corpus(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     """
     skips, used, first = Skips(left_out), False, ""
     for place, text in _documents(corpus, left_out):
-        if isinstance(text, str) and not _is_unicode(text):
+        if isinstance(text, str) and not is_unicode(text):
             # An escape such as \ud800 in JSON or in a literal: no file and no table can hold it as UTF-8.
             text = Unusable("text with half of a surrogate pair")
         if isinstance(text, str):
@@ -78,21 +45,13 @@ def read_corpus(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
         raise InputError(f"corpus {corpus.name!r} holds nothing that can be used: {first}")
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str | Unusable]]:
     if corpus.kind == "docstrings":
         yield from _docstrings(corpus, left_out)
     elif corpus.kind == "dataset":
         yield from _dataset(corpus)
     else:
-        readers = {"text": _text, "jsonl": _json_lines, "parquet": _parquet}
+        readers = {"text": _text, "jsonl": _json_lines, "parquet": parquet_documents}
         for path in matched_files(corpus):
             yield from readers[corpus.kind](path, corpus)
 
@@ -158,11 +117,11 @@ def _docstrings(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
 def _text(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
     raw = whole(path, corpus.max_line_bytes)
     if raw is None:
-        yield path.name, _too_long(str(path), corpus)
+        yield path.name, too_long(str(path), corpus)
     elif not raw.strip():
         yield path.name, Unusable("empty file", f"{path} is empty: it holds no text for corpus {corpus.name!r}")
     else:
-        yield path.name, _decoded(raw, str(path), 0)
+        yield path.name, decoded(raw, str(path), 0)
 
 
 def _json_lines(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
@@ -181,8 +140,8 @@ def _json_lines(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusabl
 def _line(raw: bytes | None, where: str, offset: int, corpus: Corpus) -> str | Unusable:
     """The text of a line of JSON."""
     if raw is None:
-        return _too_long(where, corpus)
-    text = _decoded(raw, where, offset)
+        return too_long(where, corpus)
+    text = decoded(raw, where, offset)
     if isinstance(text, Unusable):
         return text
     try:
@@ -212,86 +171,6 @@ def _stands_twice(line: str, key: str) -> bool:
     json.loads(line, object_pairs_hook=seen)
     # The outermost object ends last.
     return sum(name == key for name, _ in last) > 1
-
-
-def _decoded(raw: bytes, where: str, offset: int) -> str | Unusable:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = f"byte 0x{raw[error.start]:02x} at offset {offset + error.start}"
-        return Unusable("text that is not UTF-8", f"{where} is not UTF-8: {at}; convert the file")
-
-
-def _too_long(where: str, corpus: Corpus) -> Unusable:
-    limit = f"{corpus.max_line_bytes:,} bytes"
-    return Unusable(f"text of more than {limit}", f"{where} is longer than {limit}: set `max_line_bytes`")
-
-
-def _parquet(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a Parquet file: {error}") from error
-    with file:
-        schema = file.schema_arrow
-        if schema.names.count(corpus.field) != 1:
-            times = f"{schema.names.count(corpus.field)} columns" if corpus.field in schema.names else "no column"
-            raise InputError(f"{path} has {times} {corpus.field!r}; it has {schema.names}: set `field`")
-        kind = schema.field(corpus.field).type
-        if not _holds_text(kind):
-            raise InputError(f"{path}: its column {corpus.field!r} is of type {kind}, not text: set `field`")
-        if not file.metadata.num_rows:
-            yield path.name, Unusable("empty file", f"{path} is empty: it holds no row for corpus {corpus.name!r}")
-        number = 0
-        for values in _column(file, path, corpus):
-            for value in values:
-                number += 1
-                yield f"{path.name}:{number}", _row(value, f"{path}, row {number}", corpus)
-
-
-def _row(value: bytes | None, where: str, corpus: Corpus) -> str | Unusable:
-    """The text of a row of Parquet."""
-    if value is None:
-        return Unusable(f"no text under {corpus.field!r}", f"{where}: no text under {corpus.field!r}")
-    if len(value) > corpus.max_line_bytes:
-        return _too_long(where, corpus)
-    return _decoded(value, where, 0)
-
-
-def _holds_text(kind: Any) -> bool:
-    """Whether a column of this Arrow type holds text or bytes, in any of their layouts."""
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        return _holds_text(kind.value_type)
-    layouts = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view, types.is_null)
-    return (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_string_view(kind)
-        or any(holds(kind) for holds in layouts)
-    )
-
-
-def _column(file: Any, path: Path, corpus: Corpus) -> Iterator[list[bytes | None]]:
-    """The values of one column of an open ParquetFile as bytes, some megabytes at a time."""
-    import pyarrow as pa
-
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
-    rows = min(max(_BATCH_BYTES // max(largest, 1), 1), _BATCH_ROWS)
-    try:
-        for batch in file.iter_batches(batch_size=rows, columns=[corpus.field]):
-            values = batch.column(0)
-            if pa.types.is_dictionary(values.type):
-                values = values.dictionary_decode()
-            # As bytes: Arrow does not look whether its strings are UTF-8.
-            yield values.cast(pa.large_binary()).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _dataset(corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:

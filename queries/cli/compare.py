@@ -52,15 +52,12 @@ def _scale(_context: click.Context, parameter: click.Parameter, value: float | N
 @click.pass_context
 def sweep(
     context: click.Context,
+    /,
     sae: str,
-    setting: str,
-    values: tuple[float, ...],
-    seeds: tuple[int, ...],
     name: str | None,
-    l0_low: float,
-    l0_high: float,
     study_file: Path | None,
     wait: float,
+    **varied: Any,
 ) -> None:
     """Train SAE of the study at several values of one setting, and compare the runs at equal L0.
 
@@ -73,15 +70,9 @@ def sweep(
     study = Study.load(study_file or root.root / STUDY)
     if study_file is not None:
         allow_study(study_file)
-    asked = {
-        "name": name or f"{sae}-{setting}",
-        "saes": [sae],
-        "setting": setting,
-        "values": list(values),
-        "seeds": list(seeds),
-        "l0_low": l0_low,
-        "l0_high": l0_high,
-    }
+    # `varied` has the section's own keys: setting, values, seeds and the range of L0.
+    asked = {"name": name or f"{sae}-{varied['setting']}", "saes": [sae], **varied}
+    asked |= {key: list(varied[key]) for key in ("values", "seeds")}
     study = study.with_sweep(asked)
     run_ingest(root, study, wait)
     _print(root, _POINTS, asked["name"])

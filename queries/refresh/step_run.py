@@ -8,7 +8,7 @@ shows is what a refresh does. How the rows come about is `QueryRun`'s and `Kerne
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from catalog.store.transaction import Transaction
 from queries.refresh import parts
 from queries.refresh.context import Context
 from queries.refresh.reads import parent_tables
+from queries.refresh.reasons import reasons
 from queries.refresh.result import StepResult
 from queries.refresh.step import Step, fingerprint
 
@@ -93,7 +94,7 @@ class StepRun:
             and not (again or moved or self.lost)
         ):
             return False
-        self.why = tuple(self._reasons(recorded, self.inputs, again))
+        self.why = tuple(reasons(self, recorded, again))
         return True
 
     def _lost_vectors(self) -> str:
@@ -130,41 +131,6 @@ class StepRun:
     def _has_parts(self) -> bool:
         """Whether what the step has made is recorded in parts."""
         return bool(self.step.partition) or (self.step.kernel is not None and not self.keyed)
-
-    def _reasons(
-        self, recorded: tuple[str, dict[str, int], dict[str, Any]] | None, inputs: dict[str, int], again: bool
-    ) -> Iterator[str]:
-        """Why the step has work, in words."""
-        if recorded is None:
-            yield "first run" if not self.context.was_rolled_back(self.step.name) else "rolled back"
-            return
-        fingerprint, before, made = recorded
-        if not fingerprint:
-            yield "the last refresh left some of its rows as they were"
-        if made.get("query") != self.made["query"]:
-            yield "query edited"
-        if made.get("kernel") != self.made["kernel"]:
-            yield f"kernel {self.step.kernel} edited"
-        for name, digest in self.made["prompts"].items():
-            if made.get("prompts", {}).get(name) != digest:
-                yield f"prompt {name} edited"
-        for name, value in self.made["parameters"].items():
-            old = made.get("parameters", {}).get(name)
-            if old != value:
-                yield f"parameter {name}: {old} -> {value}"
-        causes: dict[str, list[str]] = {}
-        for table, snapshot in inputs.items():
-            if before.get(table) != snapshot:
-                causes.setdefault(self.context.changed_by(before.get(table, 0), snapshot, table), []).append(table)
-        for cause, tables in causes.items():
-            yield f"inputs: {', '.join(tables)}: {cause}"
-        expected = sorted(self.reads & self.context.expected)
-        if expected:
-            yield f"inputs: {', '.join(expected)} will change"
-        if self.lost:
-            yield self.lost
-        if again:
-            yield "rows with a problem are tried again"
 
     @property
     def _filter(self) -> str | None:

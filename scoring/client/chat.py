@@ -79,16 +79,33 @@ class Spent:
     cost: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How requests are sent, and what they cost. Raises InputError for numbers that cannot be."""
+
+    jobs: int = 8
+    """Requests at a time."""
+    max_retries: int = 5
+    timeout: float = 120.0
+    """Seconds, per try."""
+    prices: tuple[float, float] = (0.0, 0.0)
+    """Of a million (prompt, completion) tokens."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or self.max_retries < 0 or self.timeout <= 0:
+            said = f"jobs={self.jobs}, max_retries={self.max_retries}, timeout={self.timeout}"
+            raise InputError(f"{said}: need at least 1, at least 0, above 0")
+
+
 class ChatClient:
-    """Asks one model, `jobs` requests at a time.
+    """Asks one model.
 
     `base_url` defaults to OPENAI_BASE_URL, else OpenAI's; an endpoint of one's own needs no key. Without `api_key`, the
     endpoint counts as named by a catalog, and gets prompts and OPENAI_API_KEY as
     `catalog.trust.endpoints.permission` says.
-    429, 5xx, timeouts and lost connections are tried again `max_retries` times with exponential back-off, or after as
-    long as the endpoint asks for, up to two minutes. `timeout` is in seconds, per try.
-    `prices` is the cost of a million (prompt, completion) tokens; `budget` limits what is paid, over all clients that
-    share it.
+    429, 5xx, timeouts and lost connections are tried again as `sending` says, with exponential back-off, or after as
+    long as the endpoint asks for, up to two minutes.
+    `budget` limits what is paid, over all clients that share it.
     Answers are keyed by model name, parameters and messages, not by endpoint.
     """
 
@@ -99,24 +116,18 @@ class ChatClient:
         api_key: str | None = None,
         *,
         answers: Answers,
-        max_retries: int = 5,
-        timeout: float = 120.0,
-        jobs: int = 8,
-        prices: tuple[float, float] = (0.0, 0.0),
+        sending: Sending | None = None,
         budget: Budget | None = None,
     ) -> None:
-        if jobs < 1 or max_retries < 0 or timeout <= 0:
-            raise InputError(
-                f"jobs={jobs}, max_retries={max_retries}, timeout={timeout}: need at least 1, at least 0, above 0"
-            )
+        sending = sending or Sending()
         self.model = model
-        self.jobs = jobs
+        self.jobs = sending.jobs
         self.spent = Spent()
         self._answers = answers
         self._budget = budget or Budget()
         self._base_url, self._api_key = base_url, api_key or None
         self._secrets = [key for key in (api_key, os.environ.get("OPENAI_API_KEY")) if key]
-        self._retries, self._timeout, self._prices = max_retries, timeout, prices
+        self._retries, self._timeout, self._prices = sending.max_retries, sending.timeout, sending.prices
         self._lock = threading.Lock()
         self._openai: openai.OpenAI | None = None
 

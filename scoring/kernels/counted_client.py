@@ -9,7 +9,7 @@ from typing import Any
 from catalog.answers import Answers
 from catalog.errors import CatalogError
 from catalog.study.request_body import check_request
-from scoring.client.chat import ChatClient
+from scoring.client.chat import ChatClient, Sending
 from scoring.kernels.kernel import Run
 
 TIMEOUT = 120.0
@@ -26,11 +26,13 @@ def counted_client(model: str, settings: Mapping[str, Any], run: Run) -> Iterato
             model,
             settings["base_url"],
             answers=answers,
-            jobs=run.jobs or settings["jobs"],
-            prices=prices,
+            sending=Sending(
+                jobs=run.jobs or settings["jobs"],
+                max_retries=settings.get("retries", RETRIES),
+                timeout=settings.get("timeout", TIMEOUT),
+                prices=prices,
+            ),
             budget=run.budget,
-            timeout=settings.get("timeout", TIMEOUT),
-            max_retries=settings.get("retries", RETRIES),
         )
         counter = Counter(client, run)
         try:

@@ -10,6 +10,7 @@ import pytest
 from catalog import Catalog
 from catalog.errors import CatalogError, InputError, StepError, UnknownName
 from catalog.vectors.collections import Vectors
+from catalog.vectors.garbage import collect, unreferenced
 from catalog.vectors.references import name_version, named_version, referenced_versions
 
 KEY = ["sae", "feature"]
@@ -104,8 +105,8 @@ def test_an_append_leaves_out_what_was_written_after_its_version(tmp_path: Path)
         pa.concat_tables([rows([1, 2]), rows([3, 5], salt=1)])
     )
     assert vectors.tagged("labels") == {first, lost, made.version}
-    assert vectors.unreferenced({"labels": {first, made.version}}, age=NOW) == {"labels": [lost]}
-    assert vectors.collect({"labels": {first, made.version}}, age=NOW) == {"labels": [lost]}
+    assert unreferenced(vectors, {"labels": {first, made.version}}, age=NOW) == {"labels": [lost]}
+    assert collect(vectors, {"labels": {first, made.version}}, age=NOW) == {"labels": [lost]}
     assert content(vectors.read("labels", first)) == content(rows([1, 2]))
     assert made.rows == vectors.read("labels", made.version).num_rows == 4
     # One that was killed before its rows were written.
@@ -197,14 +198,14 @@ def test_collect_drops_what_no_snapshot_names_and_nothing_else(tmp_path: Path) -
     made = [vectors.write("labels", state, KEY).version for state in states]
     vectors.write("lost", states[0], KEY)
     named = {"labels": {made[1], made[2]}}
-    assert vectors.unreferenced(named) == {}, "all are younger than the age limit"
+    assert unreferenced(vectors, named) == {}, "all are younger than the age limit"
     before = bytes_of(tmp_path)
-    assert vectors.collect(named, age=NOW) == {"labels": [made[0], made[3]], "lost": [1]}
+    assert collect(vectors, named, age=NOW) == {"labels": [made[0], made[3]], "lost": [1]}
     assert bytes_of(tmp_path) < before * 0.5
     assert vectors.collections() == ["labels"]
     for i in (1, 2):
         assert content(vectors.read("labels", made[i])) == content(states[i])
-    assert vectors.unreferenced(named, age=NOW) == {}
+    assert unreferenced(vectors, named, age=NOW) == {}
     again = vectors.write("labels", states[3], KEY)
     assert content(vectors.read("labels", again.version)) == content(states[3])
     assert vectors.tagged("labels") == {made[1], made[2], again.version}
@@ -214,7 +215,7 @@ def test_collect_touches_nothing_where_a_named_version_is_missing(tmp_path: Path
     vectors = Vectors(tmp_path)
     version = vectors.write("labels", rows([1]), KEY).version
     with pytest.raises(CatalogError, match="lacks version 99"):
-        vectors.collect({"labels": {99}}, age=NOW)
+        collect(vectors, {"labels": {99}}, age=NOW)
     assert vectors.read("labels", version).num_rows == 1
 
 

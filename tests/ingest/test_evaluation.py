@@ -162,7 +162,7 @@ def test_rows_are_those_of_a_loop_over_single_sequences(
     text: Catalog, model: LanguageModel, split: str, batch_tokens: int
 ) -> None:
     readers = [reader("s"), reader("u", 1, "layers.0")]
-    report = evaluate_text(text, model, readers, ["docs"], (split,), batch_tokens=batch_tokens)
+    report = evaluate_text(text, replace(model, batch_tokens=batch_tokens), readers, ["docs"], (split,))
     assert report.evaluated == [("s", "docs", split), ("u", "docs", split)]
     for one in readers:
         row = stored(text, one.name, split=split)
@@ -188,7 +188,7 @@ def copied(text: Catalog, llama: LanguageModel, tmp_path: Path) -> Catalog:
 
 def test_tokens_that_repeat_train_text_are_read_but_not_measured(copied: Catalog, model: LanguageModel) -> None:
     readers = [reader("s"), transcoder()] if model.spec.name == "tiny" and model.bos is not None else [reader("s")]
-    evaluate_text(copied, model, readers, ["copies"], batch_tokens=100)
+    evaluate_text(copied, replace(model, batch_tokens=100), readers, ["copies"])
     for split in ("val", "test"):
         for one in readers:
             row = stored(copied, one.name, "copies", split)

@@ -21,7 +21,8 @@ from catalog.errors import InputError
 from catalog.study.text import Corpus
 from ingest.add import _section
 from ingest.text import text_files
-from ingest.text.sources import LeftOut, read_corpus
+from ingest.text.sources import read_corpus
+from ingest.text.unusable import LeftOut
 
 LINES = b'{"text": "one"}\n{"text": "zwei \xc3\xa4"}\n'
 

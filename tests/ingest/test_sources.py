@@ -12,7 +12,8 @@ import pytest
 
 from catalog.errors import InputError
 from catalog.study.text import Corpus
-from ingest.text.sources import LeftOut, matched_files, read_corpus, source_fingerprint
+from ingest.text.sources import matched_files, read_corpus, source_fingerprint
+from ingest.text.unusable import LeftOut
 
 
 def corpus(kind: str, *files: Path | str, **settings: Any) -> Corpus:

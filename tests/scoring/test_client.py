@@ -5,12 +5,13 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from catalog.answers import Answers
 from catalog.errors import CatalogError, InputError
-from scoring.client.chat import Answer, ChatClient, LLMError
+from scoring.client.chat import Answer, ChatClient, LLMError, Sending
 from tests.scoring.chat_server import Endpoint, Reply
 
 KEY = "sk-secret-0123456789"
@@ -25,8 +26,10 @@ def answers(tmp_path: Path) -> Answers:
     return Answers(tmp_path / "answers.sqlite")
 
 
-def client(endpoint: Endpoint, answers: Answers, **options: object) -> ChatClient:
-    return ChatClient("m", endpoint.url, answers=answers, **{"max_retries": 3, "timeout": 5.0, **options})  # type: ignore[arg-type]
+def client(endpoint: Endpoint, answers: Answers, **options: Any) -> ChatClient:
+    own = {name: options.pop(name) for name in ("api_key", "budget") if name in options}
+    sending = Sending(**{"max_retries": 3, "timeout": 5.0, **options})
+    return ChatClient("m", endpoint.url, answers=answers, sending=sending, **own)
 
 
 def test_an_answer_carries_text_tokens_and_cost(endpoint: Endpoint, answers: Answers) -> None:
@@ -75,7 +78,7 @@ def test_a_hang_is_survived_by_the_next_try(endpoint: Endpoint, answers: Answers
 
 
 def test_nobody_listening_is_an_error_with_a_reason(answers: Answers) -> None:
-    chat = ChatClient("m", "http://127.0.0.1:9/v1", answers=answers, max_retries=0)
+    chat = ChatClient("m", "http://127.0.0.1:9/v1", answers=answers, sending=Sending(max_retries=0))
     with pytest.raises(LLMError, match="m did not answer: APIConnectionError"):
         chat.complete(asked("x"))
 
@@ -196,7 +199,7 @@ def test_the_key_is_nowhere_in_errors_logs_or_the_store(
 
 def test_impossible_options_are_refused(answers: Answers) -> None:
     with pytest.raises(InputError, match="jobs=0"):
-        ChatClient("m", answers=answers, jobs=0)
+        ChatClient("m", answers=answers, sending=Sending(jobs=0))
 
 
 def test_no_module_of_scoring_imports_torch_openai_or_lancedb() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from catalog.answers import Answers
 from catalog.errors import InputError
-from scoring.client.chat import ChatClient
+from scoring.client.chat import ChatClient, Sending
 from scoring.explainers.llm import ExplainSettings, explain, explain_many, shown_examples
 from scoring.scorers.detection import PredictSettings, predict, predict_many
 from scoring.windows import Example, Label
@@ -21,7 +21,7 @@ CLAIM = "[EXPLANATION]: the noun matrix and its plural in texts about linear alg
 @pytest.fixture
 def client(endpoint: Endpoint, tmp_path: Path) -> ChatClient:
     answers = Answers(tmp_path / "answers.sqlite")
-    return ChatClient("m", endpoint.url, answers=answers, max_retries=0, prices=(1e6, 1e6))
+    return ChatClient("m", endpoint.url, answers=answers, sending=Sending(max_retries=0, prices=(1e6, 1e6)))
 
 
 def window(at: int, top: float, text: str = "a matrix", stratum: int | None = None, split: str = "train") -> Example:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from catalog.answers import Answers
 from catalog.errors import EndpointRefused, InputError
-from scoring.client.chat import Answer, ChatClient, LLMError
+from scoring.client.chat import Answer, ChatClient, LLMError, Sending
 from scoring.client.response import Completion, completion, error_in, read_json, tokens_in, whole
 from tests.scoring.chat_server import Endpoint, Reply
 
@@ -61,7 +61,9 @@ def said(content: Any = "fine", **more: Any) -> dict[str, Any]:
 
 
 def client(endpoint: Endpoint, answers: Answers, **options: Any) -> ChatClient:
-    return ChatClient("m", endpoint.url, answers=answers, **{"max_retries": 0, "timeout": 5.0, **options})
+    own = {name: options.pop(name) for name in ("api_key", "budget") if name in options}
+    sending = Sending(**{"max_retries": 0, "timeout": 5.0, **options})
+    return ChatClient("m", endpoint.url, answers=answers, sending=sending, **own)
 
 
 @pytest.mark.parametrize(

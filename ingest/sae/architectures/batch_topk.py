@@ -13,7 +13,8 @@ from torch import Tensor
 from ingest.sae import collectives
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode, ragged
-from ingest.sae.losses.topk_family import encoder_input, kept_loss
+from ingest.sae.losses.auxk import AuxK
+from ingest.sae.losses.topk_family import Kept, encoder_input, kept_loss
 from ingest.sae.products.top_codes import code_above, sampled_pre_activations
 
 SAMPLE_ROWS = 128
@@ -48,17 +49,8 @@ class BatchTopK:
         """The loss and its gradient; `smallest` is the smallest activation kept."""
         x_in = encoder_input(weights, batch.x, self.centred)
         code, smallest = batch_code(x_in, weights.encoder, weights.encoder_bias, self.k)
-        return kept_loss(
-            weights,
-            batch,
-            code,
-            x_in,
-            centred=self.centred,
-            k_aux=self.k_aux,
-            aux_coefficient=self.aux_coefficient,
-            groups=self.groups,
-            smallest=smallest,
-        )
+        kept, aux = Kept(code, x_in, smallest), AuxK(self.k_aux, self.aux_coefficient)
+        return kept_loss(weights, batch, kept, centred=self.centred, aux=aux, groups=self.groups)
 
 
 def batch_code(x_in: Tensor, encoder: Tensor, bias: Tensor, k: int) -> tuple[SparseCode, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode
-from ingest.sae.losses.topk_family import encoder_input, kept_loss
+from ingest.sae.losses.auxk import AuxK
+from ingest.sae.losses.topk_family import Kept, encoder_input, kept_loss
 from ingest.sae.products.top_codes import top_code
 
 
@@ -39,12 +40,5 @@ class TopK:
         """The loss and its gradient."""
         x_in = encoder_input(weights, batch.x, self.centred)
         code = top_code(x_in, weights.encoder, weights.encoder_bias, self.k)
-        return kept_loss(
-            weights,
-            batch,
-            code,
-            x_in,
-            centred=self.centred,
-            k_aux=self.k_aux,
-            aux_coefficient=self.aux_coefficient,
-        )
+        aux = AuxK(self.k_aux, self.aux_coefficient)
+        return kept_loss(weights, batch, Kept(code, x_in), centred=self.centred, aux=aux)

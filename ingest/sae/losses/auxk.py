@@ -6,6 +6,8 @@ where e_hat = z_dead W_dec, and z_dead are the k_aux largest activations of dead
 not many more dead latents than that, plain matrices of all of them are faster than the chosen pairs.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -20,25 +22,27 @@ MATRICES_BELOW = 3
 dead latents, 64 against 88 at 384, 86 against 97 at 512, 156 against 124 at 819; with k_aux 64 even at 300."""
 
 
+class AuxK(NamedTuple):
+    """How dead latents are revived."""
+
+    k: int = 0
+    """Dead latents per row that reconstruct the error; 0 leaves dead latents dead."""
+    coefficient: float = 1 / 32
+    """Weight of the term."""
+
+
 def revive(
-    weights: Weights,
-    gradient: Weights,
-    dead: Tensor,
-    x_in: Tensor,
-    error: Tensor,
-    k_aux: int,
-    coefficient: float,
-    centred: bool,
+    weights: Weights, gradient: Weights, dead: Tensor, x_in: Tensor, error: Tensor, aux: AuxK, centred: bool
 ) -> Tensor:
     """The term above for the latents `dead` [dead] int64; its gradient is added to `gradient` in place.
 
     `x_in` [n, d_in] is what the encoder multiplies, `error` [n, d_out] what the latents left over.
     """
     encoder, bias, decoder = weights.encoder[dead], weights.encoder_bias[dead], weights.decoder[dead]
-    scale = coefficient / (mean_variance(error) * collectives.count(error))
-    matrices = len(dead) < MATRICES_BELOW * k_aux and not use_kernels(decoder)
+    scale = aux.coefficient / (mean_variance(error) * collectives.count(error))
+    matrices = len(dead) < MATRICES_BELOW * aux.k and not use_kernels(decoder)
     path = _by_matrices if matrices else _by_pairs
-    squares, found = path(encoder, bias, decoder, x_in, error, min(k_aux, len(dead)), -2 * scale)
+    squares, found = path(encoder, bias, decoder, x_in, error, min(aux.k, len(dead)), -2 * scale)
     gradient.encoder.index_add_(0, dead, found.encoder)
     gradient.encoder_bias.index_add_(0, dead, found.encoder_bias)
     gradient.decoder.index_add_(0, dead, found.decoder)

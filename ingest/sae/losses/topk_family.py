@@ -16,7 +16,7 @@ from torch import Tensor
 from ingest.sae import collectives
 from ingest.sae.architecture import Batch, Outcome, Weights
 from ingest.sae.codes import SparseCode, nested
-from ingest.sae.losses.auxk import revive
+from ingest.sae.losses.auxk import AuxK, revive
 from ingest.sae.losses.gradient import Reconstruction, WeightGradients, mean_variance, weight_gradients
 from ingest.sae.losses.tilted import tilted
 
@@ -32,19 +32,28 @@ def decoder_target(weights: Weights, x: Tensor, target: Tensor) -> Tensor:
     return target if weights.skip is None else target - x @ weights.skip.T
 
 
+class Kept(NamedTuple):
+    """What a TopK rule kept of a batch."""
+
+    code: SparseCode
+    """relu(x_in @ encoder.T + bias) at the kept pairs."""
+    x_in: Tensor
+    """What the encoder multiplied, [n, d_in]."""
+    smallest: Tensor | None = None
+    """The smallest activation kept, where one boundary holds for the whole batch."""
+
+
 def kept_loss(
     weights: Weights,
     batch: Batch,
-    code: SparseCode,
-    x_in: Tensor,
+    kept: Kept,
     *,
     centred: bool,
-    k_aux: int,
-    aux_coefficient: float,
+    aux: AuxK,
     groups: tuple[int, ...] = (),
-    smallest: Tensor | None = None,
 ) -> Outcome:
-    """The loss above and its gradient; `code` holds relu(x_in @ encoder.T + bias) at the kept pairs."""
+    """The loss above and its gradient."""
+    code, x_in = kept.code, kept.x_in
     latents = len(weights.encoder)
     target = decoder_target(weights, batch.x, batch.target)
     variance = mean_variance(batch.target)
@@ -69,9 +78,9 @@ def kept_loss(
 
     relative_error = collectives.total(last.squares().sum()) / (variance * collectives.count(target))
     revived = torch.nonzero(batch.dead).flatten()
-    if k_aux and len(revived):
-        loss = loss + revive(weights, gradient, revived, x_in, last.error, k_aux, aux_coefficient, centred)
-    return Outcome(loss, 1 - relative_error, code.fired(latents), gradient, row_losses, smallest)
+    if aux.k and len(revived):
+        loss = loss + revive(weights, gradient, revived, x_in, last.error, aux, centred)
+    return Outcome(loss, 1 - relative_error, code.fired(latents), gradient, row_losses, kept.smallest)
 
 
 class _Part(NamedTuple):

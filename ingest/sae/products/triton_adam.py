@@ -8,6 +8,8 @@ what the projection takes away and what norm is left, and one does all the rest 
 
 # mypy: disable-error-code="no-untyped-def"
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -64,15 +66,21 @@ def squared_rest(decoder: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return along, squares.sum()
 
 
+class Rates(NamedTuple):
+    """Adam's numbers of one step."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    epsilon: float
+
+
 def step_rows(
     weight: Tensor,
     gradient: Tensor,
     state: dict[str, Tensor],
     along: Tensor | None,
     factor: Tensor,
-    learning_rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
+    rates: Rates,
 ) -> None:
     """Adam's step of `weight` [rows, d] down `factor` times `gradient`, in place, as also `state`'s moments and count.
 
@@ -82,10 +90,11 @@ def step_rows(
     # On the host, also after a checkpoint was read: nothing waits for the device.
     state["step"] = state["step"].cpu() + 1
     count = int(state["step"])
+    betas = rates.betas
     first, second = (1 - beta for beta in betas)
-    rate, correction = learning_rate / (1 - betas[0] ** count), (1 - betas[1] ** count) ** -0.5
+    rate, correction = rates.learning_rate / (1 - betas[0] ** count), (1 - betas[1] ** count) ** -0.5
     _adam[(rows,)](
         weight, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"], factor if along is None else along,
-        factor, d, rate, first, second, correction, epsilon,
+        factor, d, rate, first, second, correction, rates.epsilon,
         UNIT=along is not None, COLUMNS=triton.next_power_of_2(d), num_warps=8,
     )  # fmt: skip

@@ -63,13 +63,14 @@ class UnitDecoderAdam:
         others = gradient.named()
         del others["decoder"]
         factor = _factor([squares.sqrt(), *(torch.linalg.vector_norm(slope) for slope in others.values())])
+        rates = triton_adam.Rates(learning_rate, BETAS, EPSILON)
         for name, part in (("encoder", None), ("decoder", along)):
             parameter, slope = self._parameters[name], getattr(gradient, name)
             state = self._adam.state[parameter]
             if not state:
                 state.update(step=torch.zeros(()))
                 state.update({key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")})
-            triton_adam.step_rows(parameter, slope, state, part, factor, learning_rate, BETAS, EPSILON)
+            triton_adam.step_rows(parameter, slope, state, part, factor, rates)
         del others["encoder"]
         self._step_by_torch(others, factor, learning_rate)
 
