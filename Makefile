@@ -29,13 +29,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	# Two processes: without its cache it takes more than a minute of CPU time.
 	$(BIN)/mypy -n 2 .
+	$(BIN)/lint-imports --no-logo
 
 bench: $(INSTALLED) peers
-	$(BIN)/python tests/benchmarks/harvest.py
-	test ! -d .peers || export SAEQL_PEERS=$${SAEQL_PEERS:-.peers}; $(BIN)/python tests/benchmarks/train.py --loss
+	$(BIN)/python tests/benchmarks/harvest_rate.py
+	test ! -d .peers || export SAEQL_PEERS=$${SAEQL_PEERS:-.peers}; $(BIN)/python tests/benchmarks/train_step.py --loss
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(BIN)/python tests/benchmarks/train_gpu.py; else echo "no GPU: nothing of it is measured"; fi
-	$(BIN)/python tests/benchmarks/selection.py
+	$(BIN)/python tests/benchmarks/selection_cost.py
 	$(BIN)/python tests/benchmarks/concurrency.py
 
 # Whole or not at all, and never a reason for `make bench` to fail: rows of what is missing say so.

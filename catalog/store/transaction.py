@@ -7,7 +7,7 @@ import duckdb
 
 from catalog.errors import CatalogError
 from catalog.quote import TABLES, named, quoted
-from catalog.store.compare import DIFFERING, Changes, compare
+from catalog.store.comparison import DIFFERING, Changes, compare
 
 
 class Transaction:

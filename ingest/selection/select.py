@@ -16,10 +16,10 @@ from ingest.model.batches import text_shards
 from ingest.model.language_model import LanguageModel
 from ingest.model.text_encoder import encoder_digest
 from ingest.sae.model import SAE
-from ingest.selection.budget import best_first, by_hash, passes, within
 from ingest.selection.compared_parent import Parent, compared_parent, hookpoint_of, sparsity_of
 from ingest.selection.documents import Documents, check_corpora, read_pool, read_seed
 from ingest.selection.selected import Chosen, Scores, SelectionReport, as_before, record, row_of
+from ingest.selection.token_budget import best_first, by_hash, passes, within
 from ingest.stored.parent import FolderDigests
 
 Progress = Callable[[int, int | None], None]

@@ -13,7 +13,7 @@ from catalog import Catalog
 from catalog.errors import CatalogError
 from catalog.quote import TABLES
 from catalog.schema.keys import KEYS
-from catalog.store.compare import compare
+from catalog.store.comparison import compare
 from queries.refresh import parts
 from queries.refresh.options import Options
 from queries.refresh.reads import tables_read

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from catalog import Catalog
 from catalog.errors import StepError
 from catalog.quote import named
-from catalog.store.compare import Changes
+from catalog.store.comparison import Changes
 from catalog.store.transaction import Transaction
 from queries.refresh import parts
 from queries.refresh.result import Key, StepResult

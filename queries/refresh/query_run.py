@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 
 from catalog.quote import content, named
-from catalog.store.compare import Changes
+from catalog.store.comparison import Changes
 from catalog.store.transaction import Transaction
 from queries.refresh import parts
 from queries.refresh.reads import KEPT

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catalog.errors import SaeqlError
-from catalog.store.compare import Changes
+from catalog.store.comparison import Changes
 from scoring.client.estimate import Estimate
 
 Key = tuple[Any, ...]

@@ -12,7 +12,7 @@ import duckdb
 from catalog import Catalog
 from catalog.errors import CatalogError, StepError
 from catalog.quote import named
-from catalog.store.compare import Changes
+from catalog.store.comparison import Changes
 from catalog.store.locks import locked
 from catalog.store.snapshots import resolve
 from catalog.store.transaction import Transaction

@@ -16,7 +16,7 @@ import duckdb
 
 from catalog.errors import InputsMoved, SaeqlError, StepError
 from catalog.quote import named
-from catalog.store.compare import Changes, Comparison, compare
+from catalog.store.comparison import Changes, Comparison, compare
 from catalog.store.transaction import Transaction
 from queries.refresh import parts
 from queries.refresh.context import Context

@@ -16,7 +16,7 @@ from catalog.vectors.collections import Vectors
 from ingest.model.language_model import LanguageModel
 from ingest.selection.dense import collection_of
 from ingest.selection.select import select_documents
-from tests.ingest.killed import kill_at
+from tests.ingest.killed_ingest import kill_at
 from tests.ingest.test_select_run import chosen, ingested, spec
 from tests.ingest.tiny import loaded
 

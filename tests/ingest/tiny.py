@@ -154,7 +154,7 @@ def run_killed(study: Path, jobs: dict[str, tuple[Path, str, int, str]]) -> dict
     """
     said = {name: [str(root), *rest] for name, (root, *rest) in jobs.items()}
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed.py")), str(study)],
+        [sys.executable, str(Path(__file__).with_name("killed_ingest.py")), str(study)],
         input=json.dumps(said),
         capture_output=True,
         text=True,

@@ -128,7 +128,7 @@ class Killer:
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("killed.py"))],
+            [sys.executable, str(Path(__file__).with_name("killed_refresh.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

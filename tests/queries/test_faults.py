@@ -35,7 +35,7 @@ from tests.queries.disturbed import (
     sent,
     stored,
 )
-from tests.queries.killed import BATCHES, STEPS, refresh_all
+from tests.queries.killed_refresh import BATCHES, STEPS, refresh_all
 from tests.scoring.chat_server import Endpoint, answer, serving
 
 

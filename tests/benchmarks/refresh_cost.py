@@ -1,6 +1,6 @@
 """Refresh: nothing to do, one percent more text, an edited prompt, each against the full build.
 
-    python tests/benchmarks/refresh.py [--tokens 1000000] [--keep DIR] [--seconds 60] [--json]
+    python tests/benchmarks/refresh_cost.py [--tokens 1000000] [--keep DIR] [--seconds 60] [--json]
 
 A GPT-NeoX of 4 layers x d 256 with random weights and a random TopK SAE of 8,192 latents, k 32, as in harvest.py.
 The text is docstrings: those with the smallest hashes up to `--tokens`, then the next percent, which `add` brings.
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import click
 
-from tests.benchmarks.harvest import CTX, HOOKPOINT, WIDTH, K, make_model, random_sae
+from tests.benchmarks.harvest_rate import CTX, HOOKPOINT, WIDTH, K, make_model, random_sae
 
 WORDS = ["matrix", "matrices", "eigenvalue", "eigenvalues", "linear", "diagonal", "vector", "vectors"]
 SHORTLIST = 200

@@ -1,6 +1,6 @@
 """One optimiser step of every architecture beside the encoder's product, and beside the peers' steps.
 
-    SAEQL_PEERS=.peers python tests/benchmarks/train.py [--rounds 5] [--only topk] [--loss] [--json]
+    SAEQL_PEERS=.peers python tests/benchmarks/train_step.py [--rounds 5] [--only topk] [--loss] [--json]
 
 The task is the one that the peers were measured on: d 256, 8,192 latents, k 32, a batch of 4,096 rows, fp32, one core.
 Each part runs in a process of its own, so that its peak memory is its own. Times are CPU time. Steps and products

@@ -1,6 +1,6 @@
 """Data selection: BM25 over 20 MB, documents embedded per second, TracIn over 640,000 tokens.
 
-    python tests/benchmarks/selection.py [--threads 2] [--documents 500] [--json]
+    python tests/benchmarks/selection_cost.py [--threads 2] [--documents 500] [--json]
 
 Each part runs in a process of its own. Text is docstrings of installed packages; where they are fewer than asked,
 copies with their words in another order fill up. Compare ratios, not seconds, on a machine that others use:

@@ -1,6 +1,6 @@
 """Harvest and the steps over it: tokens/s, memory, bytes per activation, milliseconds per feature.
 
-    python tests/benchmarks/harvest.py [--tokens 250000 --tokens 1000000] [--steps] [--json]
+    python tests/benchmarks/harvest_rate.py [--tokens 250000 --tokens 1000000] [--steps] [--json]
 
 The task is the one that the peers were measured on: a GPT-NeoX of 4 layers x d 256 with 4,096 tokens, a TopK
 SAE of 8,192 latents and k 32 on layer 2, ctx 256, one core. Weights are random, text is docstrings. Each size

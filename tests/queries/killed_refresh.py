@@ -22,7 +22,7 @@ from queries.refresh.engine import refresh
 from queries.refresh.fingerprint import kernel_source
 from queries.refresh.step import packaged_steps
 from scoring.kernels import judgements, labels
-from tests.ingest.killed import kill_at
+from tests.ingest.killed_ingest import kill_at
 from tests.unsigned import trust_extensions
 
 STEPS = ("scores", "contexts_top", "label_vectors", "decoder_vectors")
