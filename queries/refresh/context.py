@@ -10,7 +10,7 @@ import sqlglot
 from sqlglot import exp
 
 from catalog import Catalog
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, StepError
 from catalog.quote import TABLES
 from catalog.schema.keys import KEYS
 from catalog.store.comparison import compare
@@ -173,7 +173,10 @@ class Context:
 
     def type_of(self, column: str) -> str:
         """The type of a partition column, which is the same in all tables that have it."""
-        return next(columns[column] for columns in self.schema.values() if column in columns)
+        types = [columns[column] for columns in self.schema.values() if column in columns]
+        if not types:
+            raise StepError(f"no table has the column {column!r}, by which a step is partitioned")
+        return types[0]
 
 
 def view_parents(catalog: Catalog) -> dict[str, set[str]]:

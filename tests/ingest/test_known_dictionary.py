@@ -14,8 +14,8 @@ from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 from ingest.sae.training.adam import UnitDecoderAdam
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 
 sys.path.insert(0, str(Path(__file__).parent))
 from known_dictionary import SUPPORT, D, Known, oracle_fve, recovered
