@@ -141,10 +141,10 @@ def need(column: Column, width: int) -> int:
 def _least(column: Column, size: int, width: int) -> int:
     """What a column must have to be worth showing: numbers all of their digits, text a beginning."""
     floor = NARROWEST if width >= 60 else 8 if width >= 40 else 4
+    heading = min(cell_len(cut(column.name, width)), floor + 8)
     if column.right:
-        cells = max((cell_len(cut(text, width)) for text in column.cells), default=0)
-        return min(size, max(cells, floor))
-    return min(size, max(floor, min(cell_len(cut(column.name, width)), floor + 4)))
+        return min(size, max(heading, *(cell_len(cut(text, width)) for text in column.cells), 1))
+    return min(size, max(heading, floor))
 
 
 def _kept(least: Sequence[int], width: int, gap: int) -> tuple[int, int]:

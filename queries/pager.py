@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TextIO, cast
 
 import click
 
@@ -24,7 +24,7 @@ def paged(stream: TextIO, *, wanted: bool) -> Iterator[TextIO]:
         return
     try:
         with suppress(BrokenPipeError):
-            yield process.stdin
+            yield cast(TextIO, process.stdin)
     finally:
         with suppress(OSError):
             process.stdin.close()
@@ -32,9 +32,13 @@ def paged(stream: TextIO, *, wanted: bool) -> Iterator[TextIO]:
 
 
 def _started() -> "subprocess.Popen[str] | None":
-    words = shlex.split(os.environ.get("PAGER") or "less")
+    asked = os.environ.get("PAGER") or "less"
+    try:
+        words = shlex.split(asked)
+    except ValueError:
+        words = []
     if not words or shutil.which(words[0]) is None:
-        click.echo(f"the pager {words[0] if words else '$PAGER'!r} cannot be started: set PAGER", err=True)
+        click.echo(f"the pager {asked!r} cannot be started: set PAGER to the command of one", err=True)
         return None
     sys.stdout.flush()
     # Colours of ours are drawn (R), lines are not broken (S), and what fits on a screen stays on it (F, X).
@@ -42,7 +46,7 @@ def _started() -> "subprocess.Popen[str] | None":
     try:
         return subprocess.Popen(words, stdin=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
     except OSError as error:
-        click.echo(f"the pager {words[0]!r} cannot be started: {error.strerror or error}", err=True)
+        click.echo(f"the pager {asked!r} cannot be started: {error.strerror or error}", err=True)
         return None
 
 
