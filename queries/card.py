@@ -11,6 +11,7 @@ from queries.cells import cell, fitting
 from queries.console import SafeConsole
 from queries.grid import PLAIN, Column, table
 from queries.json_values import plain, safe_json
+from queries.screen import terminal_width
 from queries.session import Context, FeatureCard
 from queries.terminal import Ink
 
@@ -27,7 +28,7 @@ def card_json(card: FeatureCard) -> str:
 def print_card(card: FeatureCard, console: Console | None = None) -> None:
     """Print statistics, labels, separation, contexts, logit lens and neighbours; on a terminal, no wider than it is."""
     out = console or SafeConsole(soft_wrap=True)
-    width = max(out.width, 20) if out.is_terminal else _UNBOUNDED
+    width = terminal_width() if out.is_terminal else _UNBOUNDED
     row = card.row
     _print(out, Text(f"feature {card.feature} of {visible(card.sae, quoted=False)}", style="bold"), width)
     if not row["firings"]:

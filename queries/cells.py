@@ -81,14 +81,20 @@ def numbers(values: Sequence[Any]) -> list[str]:
     if not finite or max(finite) >= 1000 or max(finite) < 1e-3:
         return single
     decimals = 3 - math.floor(math.log10(max(finite)))
-    while decimals and all(abs(v * 10 ** (decimals - 1) - round(v * 10 ** (decimals - 1))) < 1e-9 for v in finite):
+    while decimals and all(_is_exact(value, decimals - 1) for value in finite):
         decimals -= 1
-    if any(v * 10**decimals < 100 and abs(v * 10**decimals - round(v * 10**decimals)) > 1e-9 for v in finite):
+    if any(value * 10**decimals < 100 and not _is_exact(value, decimals) for value in finite):
         return single
     return [
         f"{value:.{decimals}f}" if isinstance(value, float | Decimal) and math.isfinite(value) else text
         for value, text in zip(values, single, strict=True)
     ]
+
+
+def _is_exact(value: float, decimals: int) -> bool:
+    """Whether so many decimals are all that a number has."""
+    scaled = value * 10**decimals
+    return abs(scaled - round(scaled)) <= 1e-9 * scaled
 
 
 def _short(text: str) -> str:

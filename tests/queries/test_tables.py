@@ -81,6 +81,7 @@ def test_a_column_of_numbers_has_the_same_decimals_where_each_keeps_three_digits
     assert numbers([0.75, 0.7222222, 0.05123, None]) == ["0.7500", "0.7222", "0.0512", "NULL"]
     assert numbers([0.75, 0.0007222222]) == ["0.75", "0.0007222"]
     assert numbers([1.0, 2.0, 30.0]) == ["1", "2", "30"]
+    assert numbers([1.0, 1e-30]) == ["1", "1e-30"]
     assert numbers([1, 2, None]) == ["1", "2", "NULL"]
     assert numbers([0.5, math.nan, math.inf]) == ["0.5", "NaN", "inf"]
     assert numbers([Decimal("1.25"), Decimal("2.5")]) == ["1.25", "2.50"]
@@ -163,9 +164,9 @@ def test_text_is_cut_and_columns_of_the_middle_left_out(monkeypatch: pytest.Monk
     ]
     many = {**rows, **{f"column_{i}": [i * 1000] * 12 for i in range(4)}, "f1": [0.5] * 12}
     assert [*picture(pa.table(many))[:3], *picture(pa.table(many))[-3:]] == [
-        "sae │ label      │ … │ column_3 │  f1",
-        "────┼────────────┼───┼──────────┼────",
-        "s   │ all that … │ … │     3000 │ 0.5",
+        "sae │ label         │ … │ column_3 │  f1",
+        "────┼───────────────┼───┼──────────┼────",
+        "s   │ all that thi… │ … │     3000 │ 0.5",
         "3 columns not shown (-x shows all):",
         "column_0, column_1, column_2",
         "12 rows",
@@ -306,7 +307,7 @@ def grids(draw: st.DrawFn) -> list[Column]:
     return columns
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(grids(), st.integers(20, 250))
 def test_no_line_is_too_wide_and_every_column_is_shown_or_said(columns: list[Column], width: int) -> None:
     for look in (TABLE, PLAIN):
@@ -323,7 +324,7 @@ def test_no_line_is_too_wide_and_every_column_is_shown_or_said(columns: list[Col
     assert all(width_of(line) <= width for line in found.lines)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(grids(), st.integers(20, 120))
 def test_the_room_of_a_terminal_is_used_before_a_cell_is_cut(columns: list[Column], width: int) -> None:
     found = table(columns, width)
