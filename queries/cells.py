@@ -94,7 +94,7 @@ def numbers(values: Sequence[Any]) -> list[str]:
 def _is_exact(value: float, decimals: int) -> bool:
     """Whether so many decimals are all that a number has."""
     scaled = value * 10**decimals
-    return abs(scaled - round(scaled)) <= 1e-9 * scaled
+    return bool(abs(scaled - round(scaled)) <= 1e-9 * scaled)
 
 
 def _short(text: str) -> str:

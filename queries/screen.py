@@ -6,6 +6,7 @@ A query's rows are looked at up to the limit, then only counted, and not for lon
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -220,10 +221,12 @@ def _clipped(array: "pa.Array") -> "pa.Array":
     import pyarrow.compute as pc
 
     kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pc.utf8_slice_codeunits(array, 0, LONGEST + 1)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return pc.binary_slice(array, 0, LONGEST + 1)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pc.list_slice(array, 0, _LIST_ITEMS)
+    # What cannot be sliced becomes Python's objects whole, and is cut then.
+    with suppress(pa.ArrowNotImplementedError):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return pc.utf8_slice_codeunits(array, 0, LONGEST + 1)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return pc.binary_slice(array, 0, LONGEST + 1)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return pc.list_slice(array, 0, _LIST_ITEMS)
     return array
