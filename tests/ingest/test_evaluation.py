@@ -57,7 +57,7 @@ def _ingested(tmp_path_factory: pytest.TempPathFactory, llama: LanguageModel) ->
     root = tmp_path_factory.mktemp("evaluated")
     with make_empty(root / "catalog") as catalog:
         for number, name in enumerate(("docs", "more")):
-            lines = write_lines(root / f"{name}.jsonl", texts(36, number))
+            lines = write_lines(root / f"{name}.jsonl", texts(60, number))
             ingest_corpus(catalog, corpus_of(lines, name=name), llama)
     return root / "catalog"
 
