@@ -25,6 +25,8 @@ _VOLATILE = """
     LOCALTIMESTAMP GET_CURRENT_TIMESTAMP TRANSACTION_TIMESTAMP
 """
 _NOT_REPEATABLE = frozenset(_VOLATILE.split())
+_canonical: dict[tuple[str, str], str] = {}
+"""(Digest of a query and of the schema, table) -> the query's one layout: 70 ms each, the same for every catalog."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,12 @@ class Step:
         last = last if last.get("text") == text else {}
         query = last.get("query")
         if query is None:
-            known = {**schema, KEPT: schema[self.writes]}
-            said = canonical(sqlglot.parse_one(self.query, read="duckdb"), known)
+            said = _canonical.get((text, self.writes)) if dialect else None
+            if said is None:
+                known = {**schema, KEPT: schema[self.writes]}
+                said = canonical(sqlglot.parse_one(self.query, read="duckdb"), known)
+                if dialect:
+                    _canonical[text, self.writes] = said
             query = _digest([said, self.slice, list(self.key), list(self.partition), list(self.touches)])
         kernel: str | None = None
         files: dict[str, str] = {}
