@@ -25,9 +25,6 @@ if not torch.cuda.is_available():
 
 from tests.once import once
 from tests.postgres import Postgres, programs, running
-from tests.unsigned import trust_extensions
-
-trust_extensions()
 
 STUDY = """
 name = "small"

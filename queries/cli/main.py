@@ -14,6 +14,7 @@ from queries.cli.care import doctor
 from queries.cli.failures import argument_problem, check_folder, described_bug, told
 from queries.cli.place import Place, hide_password
 from queries.cli.refresh import plan, refresh
+from queries.cli.start import start_early
 from queries.cli.study import study, sweep
 from queries.cli.versions import blame, diff, gc, log, rollback, tag
 from queries.terminal import guarded
@@ -39,7 +40,9 @@ class _Group(click.Group):
             # What the stream holds back may fail to be written, which is an error as any other.
             sys.stdout.flush()
             # Not standalone, click returns the code of `context.exit` instead of leaving with it.
-            sys.exit(code if isinstance(code, int) else 0)
+            code = code if isinstance(code, int) else 0
+            interruption.leave(code)
+            sys.exit(code)
         except click.exceptions.Exit as done:
             sys.exit(done.exit_code)
         except click.ClickException as error:
@@ -110,4 +113,5 @@ for command in (
 __all__ = ["main"]
 
 if __name__ == "__main__":
+    start_early(sys.argv[1:])
     main()
