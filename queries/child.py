@@ -11,7 +11,6 @@ import os
 import pickle
 import select
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

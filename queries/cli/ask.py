@@ -46,9 +46,10 @@ def sql(
 @click.pass_context
 def search(context: click.Context, text: str, k: int, explainer: str | None, at: str | None, output: Output) -> None:
     """The features whose labels mean something like TEXT."""
-    from queries.session import connect
+    from queries.session import Session
 
-    output.show(connect(catalog_path(context)).search(text, k, explainer, at))
+    with Session(catalog_path(context)) as session:
+        output.show(session.search(text, k, explainer, at))
 
 
 @click.command()
@@ -61,9 +62,10 @@ def search(context: click.Context, text: str, k: int, explainer: str | None, at:
 def show(context: click.Context, feature: int, sae: str | None, contexts: int, at: str | None, as_json: bool) -> None:
     """All that is known of one FEATURE: statistics, labels with scores, contexts, logit lens, neighbours."""
     from queries.card import card_json, print_card
-    from queries.session import connect
+    from queries.session import Session
 
-    card = connect(catalog_path(context)).feature(feature, sae, contexts, at)
+    with Session(catalog_path(context)) as session:
+        card = session.feature(feature, sae, contexts, at)
     if as_json:
         click.echo(card_json(card))
     else:
