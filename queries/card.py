@@ -8,8 +8,8 @@ from rich.text import Text
 
 from queries import terminal
 from queries.console import SafeConsole
+from queries.feature import Context, FeatureCard
 from queries.output import plain, safe_json
-from queries.session import Context, FeatureCard
 
 
 def card_json(card: FeatureCard) -> str:
