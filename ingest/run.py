@@ -26,6 +26,7 @@ from ingest.generation import Progress
 from ingest.harvest import HarvestReport, Reader, harvest
 from ingest.identity import record_model
 from ingest.models import LanguageModel, load_model
+from ingest.receipt import inputs_of, write_receipt
 from ingest.recorded import record_lens_problems
 from ingest.recorded_model import remember_trust
 from ingest.saes import prepare_saes
@@ -59,6 +60,7 @@ def ingest_study(
     """
     report = IngestReport()
     with locked(catalog.root / "refresh.lock", wait=wait), _full_disk_named(catalog.root):
+        inputs = inputs_of(study)
         progress(f"loading model {study.model.name}", 0, None, "")
         remember_trust(study.model)
         model = load_model(study.model)
@@ -82,7 +84,8 @@ def ingest_study(
                 _add(report.harvest, part)
         record_sweeps(catalog, study, prepared.missing)
         _measure(catalog, study, model, readers, progress)
-    prepared.check()
+        prepared.check()
+        write_receipt(catalog, inputs, report.harvest.shards + report.harvest.skipped)
     return report
 
 
