@@ -1,9 +1,9 @@
-"""The receipt of an ingest: what decided it and what it left, so that the next one can tell that there is nothing to do.
+"""The receipt of an ingest: what decided it and what it left, so that the next one can tell whether it has work.
 
 Importing this module loads no torch, which takes longer than all the rest. The receipt lies in the catalog's cache. It
 counts only if everything that an ingest looks at is as it was: the study, saeql's own code, the versions of the
-libraries, the files of model, text and checkpoints by size and time, the GPUs, the tables that an ingest writes by their
-last change, and the weights. In doubt there is no receipt, and the ingest looks for itself.
+libraries, the files of model, text and checkpoints by size and time, the GPUs, the tables that an ingest writes by
+their last change, and the weights. In doubt there is no receipt, and the ingest looks for itself.
 """
 
 import hashlib

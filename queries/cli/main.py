@@ -11,6 +11,7 @@ from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
+from queries.cli.examples import epilog
 from queries.cli.failures import argument_problem, check_folder, described_bug, told
 from queries.cli.place import Place, hide_password
 from queries.cli.refresh import plan, refresh
@@ -108,6 +109,7 @@ for command in (
     gc,
     doctor,
 ):
+    command.epilog = epilog(str(command.name))
     main.add_command(command)
 
 __all__ = ["main"]
