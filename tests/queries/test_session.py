@@ -17,6 +17,7 @@ import saeql
 from catalog import Catalog
 from catalog.errors import CatalogError, InputError, SaeqlError, UnknownName
 from queries.answer import Result
+from queries.query_vectors import query_vector
 from queries.session import Session, connect
 
 
@@ -188,3 +189,28 @@ def test_html_holds_no_markup_of_the_data() -> None:
     assert not {"\x1b", "\u202e"} & set(page)
     assert page.count("&lt;script&gt;") == 51
     assert "50 of 60 rows" in page
+
+
+# --- search
+
+
+def test_a_text_that_was_searched_before_needs_no_encoder(mine: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def embed(texts: list[str]) -> np.ndarray:
+        asked.append(texts)
+        return np.eye(1, 384, dtype=np.float32)
+
+    monkeypatch.setattr("scoring.embed.embed", embed)
+    first = query_vector(mine, "a secret")
+    assert np.array_equal(query_vector(mine, "a secret"), first)
+    assert asked == [["a secret"]]
+    (kept,) = (mine.cache / "queries").iterdir()
+    assert "secret" not in kept.name
+    for damaged in (b"", b"abc", kept.read_bytes() * 2, np.full(384, np.nan, "<f4").tobytes()):
+        kept.write_bytes(damaged)
+        assert np.array_equal(query_vector(mine, "a secret"), first)
+    assert len(asked) == 5
+    monkeypatch.setattr("queries.query_vectors._version", lambda package: "0")
+    query_vector(mine, "a secret")
+    assert len(asked) == 6
