@@ -94,14 +94,14 @@ def inputs_of(study: Study) -> str | None:
 
     A model or checkpoint on a hub, code beside a model, and a selection's encoder cannot.
     """
-    folders = [sae.checkpoint or sae.parent for sae in study.saes]
-    folders = [folder for folder in folders if folder and is_folder(folder)]
+    origins = [sae.checkpoint or sae.parent for sae in study.saes]
+    folders = [str(origin) for origin in origins if origin and is_folder(origin)]
     source = str(MODEL_DIR) if study.model.source == "embedded" else study.model.source
     if study.selections or study.model.trust_remote_code or not all(Path(path).is_dir() for path in (source, *folders)):
         return None
     try:
         texts = [source_fingerprint(corpus) for corpus in study.corpora]
-        files = [_files([Path(folder)]) for folder in (source, *map(str, folders))]
+        files = [_files([Path(folder)]) for folder in (source, *folders)]
     except (InputError, OSError):
         return None
     gpus = [sorted(glob("/dev/nvidia[0-9]*")), os.environ.get("CUDA_VISIBLE_DEVICES")]

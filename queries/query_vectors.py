@@ -24,7 +24,7 @@ def query_vector(catalog: Catalog, text: str) -> npt.NDArray[np.float32]:
     """The embedding of one text, float32 `[dim]` of norm 1, encoded or as it was before."""
     path = catalog.cache / "queries" / f"{_key(text)}.f32"
     with suppress(OSError, ValueError):
-        kept = np.frombuffer(path.read_bytes(), "<f4").astype(np.float32)
+        kept: npt.NDArray[np.float32] = np.frombuffer(path.read_bytes(), "<f4").astype(np.float32)
         # What somebody else put there may be anything; NaN is not near 1 either.
         if abs(float(np.linalg.norm(kept.astype(np.float64))) - 1) < 1e-3:
             return kept
