@@ -48,7 +48,7 @@ def main() -> None:
     threading.Thread(target=_end_with_caller, daemon=True).start()
     without_numpy()
     # Imported while the engine attaches the catalog, which does not hold the interpreter.
-    threading.Thread(target=_load, daemon=True).start()
+    _loading.start()
     opened = _Opened()
     while request := _request(opened):
         if not _answer(request, opened, answers):
@@ -61,6 +61,9 @@ def _load() -> None:
     import_module("queries.guard")
     gc.freeze()
     gc.enable()
+
+
+_loading = threading.Thread(target=_load, daemon=True)
 
 
 def _unpickled(request: bytes) -> Any:
@@ -118,6 +121,9 @@ class _Opened:
             os.environ["SAEQL_SPILL"] = str(_spill)
             self.catalog, self.key = Catalog(location, read_only=True, snapshot=key[1]), key
             self.engine_bytes = _bound(self.catalog)
+            # What is imported maps memory too, and is no query's.
+            if _loading.ident:
+                _loading.join()
             self.mapped = self.mapped or _mapped()
         return self.catalog
 
