@@ -1,6 +1,13 @@
 """saeql from Python: `saeql.connect("demo").sql("SELECT ...")`.
 
-Nothing is imported before it is used: no engine, no PyTorch.
+Nothing is imported before it is used: no engine, no PyTorch. Below, `root` is the folder of a small catalog.
+
+>>> import saeql
+>>> with saeql.connect(root) as cat:
+...     cat.sql("SELECT feature FROM features WHERE feature < $most ORDER BY feature", most=2)
+feature
+      0
+      1
 """
 
 from importlib import import_module
@@ -10,15 +17,18 @@ if TYPE_CHECKING:
     from catalog.errors import SaeqlError
     from catalog.store.catalog import Catalog
     from catalog.study.file import Study
-    from queries.session import connect
+    from queries.session import Session, connect
+    from queries.terminal.answer import Result
 
     __version__: str
 
-__all__ = ["Catalog", "SaeqlError", "Study", "__version__", "connect"]
+__all__ = ["Catalog", "Result", "SaeqlError", "Session", "Study", "__version__", "connect"]
 
 _HOMES = {
     "Catalog": "catalog.store.catalog",
+    "Result": "queries.terminal.answer",
     "SaeqlError": "catalog.errors",
+    "Session": "queries.session",
     "Study": "catalog.study.file",
     "connect": "queries.session",
 }

@@ -29,6 +29,7 @@ from ingest.model.catalog_model import remember_trust
 from ingest.model.identity import record_model
 from ingest.model.language_model import LanguageModel, load_model
 from ingest.model.splice import check_hookpoints
+from ingest.receipt import inputs_of, write_receipt
 from ingest.stored.reader import Reader
 from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
@@ -62,6 +63,7 @@ def ingest_study(
     """
     report = IngestReport()
     with locked(catalog.root / "refresh.lock", wait=wait), _full_disk_named(catalog.root):
+        inputs = inputs_of(study)
         progress(f"loading model {study.model.name}", 0, None, "")
         remember_trust(study.model)
         model = load_model(study.model)
@@ -85,7 +87,8 @@ def ingest_study(
                 _add(report.harvest, part)
         record_sweeps(catalog, study, prepared.missing)
         _measure(catalog, study, model, readers, progress)
-    prepared.check()
+        prepared.check()
+        write_receipt(catalog, inputs, report.harvest.shards + report.harvest.skipped)
     return report
 
 

@@ -1,91 +1,87 @@
-"""What a person holds in Python: `queries.connect(path)` with `.sql()`, `.search()`, `.feature()`, `.refresh()`."""
+"""What a person holds in Python: `queries.connect(path)` with `.sql()`, `.search()`, `.feature()`, `.refresh()`.
 
-from dataclasses import dataclass
-from importlib import resources
+The examples below run on a small catalog: `cat` is a session on it, and `root` its folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from catalog import Catalog, Location
-from catalog.errors import InputError, UnknownName
-from catalog.quote import quoted
-from catalog.store.connection import answered
-from catalog.versions.tags import open_at
+from catalog.errors import InputError
+from catalog.store.snapshots import resolve
+from queries.ask.feature import Context, FeatureCard, chosen_sae, feature_card
+from queries.ask.held import HeldCatalog
+from queries.terminal.answer import Result
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from queries.refresh.engine import StepResult
-
-_MOST_CONTEXTS = 1_000_000
-"""More than any feature has; the engine's numbers end somewhere."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """A window of text and what the feature does on each of its tokens."""
-
-    corpus: str
-    activation: float
-    """At the peak, the largest of the window."""
-    kind: str
-    split: str
-    rank: int
-    """From 1, over the corpora together."""
-    source: str
-    tokens: tuple[str, ...]
-    activations: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class FeatureCard:
-    """All that is known of one feature."""
-
-    sae: str
-    feature: int
-    row: dict[str, Any]
-    """Its row of the view `features`."""
-    deciles: list[float] | None
-    histogram: list[int]
-    labels: list[dict[str, Any]]
-    """Its rows of the view `label_scores`: every explainer and scorer."""
-    separation: list[dict[str, Any]]
-    """Its separation from each concept."""
-    promoted: list[tuple[str, float]]
-    """Tokens that its decoder direction writes for, with logits."""
-    suppressed: list[tuple[str, float]]
-    contexts: list[Context]
-    """The strongest of all corpora."""
-    neighbours: list[tuple[int, float, str | None]]
-    """Features with the most similar decoder directions: feature, cosine, label."""
 
 
 class Session:
-    """An open catalog. Queries read; only `refresh` writes."""
+    """An open catalog. Queries read; only `refresh` writes.
 
-    def __init__(self, root: str | Path | Location):
+    It has one connection, which is opened when it is first needed, may be used by several threads, and sees what
+    others commit. Every method raises CatalogError if the session is closed or its catalog is gone.
+    """
+
+    def __init__(self, root: str | Path | Location, snapshot: int | None = None):
         self.location = Location.parse(root)
+        self.snapshot = snapshot
+        """The snapshot that is read, None for the newest there is."""
+        self._held = HeldCatalog(self.location, snapshot)
 
     def __enter__(self) -> Self:
+        self._held.check()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<saeql catalog {self.location}{'' if self.snapshot is None else f' at snapshot {self.snapshot}'}>"
+
+    def reading(self) -> AbstractContextManager[Catalog]:
+        """The open catalog for reads of saeql's own, on a cursor of the caller's; a user's query goes to `sql`."""
+        return self._held.reading()
+
+    def close(self) -> None:
+        """Close the connection. Whatever is asked afterwards raises CatalogError."""
+        self._held.close()
 
     def sql(
-        self, query: str, parameters: Any = None, at: int | str | None = None, timeout: float | None = None
-    ) -> "pa.Table":
-        """The rows of one SELECT, as an Arrow table; `at` is a snapshot or tag, to read the catalog as it was.
+        self,
+        query: str,
+        /,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        at: int | str | None = None,
+        timeout: float | None = None,
+        **named: Any,
+    ) -> Result:
+        """The rows of one SELECT; `at` is a snapshot or tag, to read the catalog as it was.
 
+        Keyword arguments fill `$name`, or `parameters` does: a list for `?`, a dict for names that are taken here.
         `timeout` is in seconds, 0 for none; left out, it is SAEQL_TIMEOUT or 60. The query runs in another process.
         Raises QueryRefused for anything but reading the catalog, UnknownName for a snapshot that there is not,
         QueryStopped for a query over a limit, also if its result is larger than SAEQL_MEMORY.
+
+        >>> cat.sql("SELECT feature FROM features WHERE feature < $most ORDER BY feature", most=2).rows()
+        [{'feature': 0}, {'feature': 1}]
+        >>> cat.sql("SELECT ? + ? AS sum", [1, 2]).rows()
+        [{'sum': 3}]
         """
         from queries.ask.door import ask
 
-        return ask(self.location, query, parameters, at=at, timeout=timeout, whole=True).read_all()
+        self._held.check()
+        if parameters is not None and named:
+            raise InputError(f"give parameters= or keyword arguments ({', '.join(named)}), not both")
+        values = _plain_numbers(named or parameters)
+        at = self.snapshot if at is None else at
+        return Result(ask(self.location, query, values, at=at, timeout=timeout, whole=True).read_all())
 
     def search(
         self, text: str, k: int = 10, explainer: str | None = None, at: int | str | None = None
@@ -94,12 +90,18 @@ class Session:
 
         With `at`, the labels, vectors and scores of that snapshot or tag.
         Raises InputError for an empty text, UnknownName if nothing is labelled yet.
+
+        >>> [row["rank"] for row in cat.search("matrix", k=2)]
+        [1, 2]
         """
         from queries.ask.search import search
 
         if not text.strip():
             raise InputError("there is nothing to search for: give some text")
-        with open_at(self.location, at) as catalog:
+        if at is not None:
+            with self.at(at) as then:
+                return then.search(text, k, explainer)
+        with self.reading() as catalog:
             return search(catalog, text, k, explainer)
 
     def feature(
@@ -109,105 +111,115 @@ class Session:
 
         Raises UnknownName, naming the SAEs or the width, if there is no such feature; InputError for fewer than 0
         contexts.
+
+        >>> card = cat.feature(64, contexts=3)
+        >>> card.sae, card.feature, len(card.contexts) <= 3
+        ('sae', 64, True)
         """
         if contexts < 0:
             raise InputError(f"contexts is {contexts}; 0 or more can be shown")
-        with open_at(self.location, at) as catalog:
-            return _card(catalog, chosen_sae(catalog, sae), feature, contexts)
+        if at is not None:
+            with self.at(at) as then:
+                return then.feature(feature, sae, contexts)
+        with self.reading() as catalog:
+            return feature_card(catalog, chosen_sae(catalog, sae), feature, contexts)
+
+    def at(self, snapshot: int | str) -> "Session":
+        """A session of its own on the catalog as it was at a snapshot or tag. Raises UnknownName for an unknown one.
+
+        >>> with cat.at(0) as empty:
+        ...     empty.sql("SELECT 1 AS one").rows()
+        [{'one': 1}]
+        """
+        self._held.check()
+        if str(snapshot).isascii() and str(snapshot).isdigit():
+            number = int(snapshot)  # opening at an unknown one raises the same error
+        else:
+            with self.reading() as catalog:
+                number = resolve(catalog, snapshot)
+        then = Session(self.location, number)
+        with then.reading():
+            return then
+
+    def diff(
+        self, a: int | str, b: int | str | None = None, table: str | None = None, limit: int | None = 1000
+    ) -> list[dict[str, Any]]:
+        """What differs from snapshot or tag `a` to `b`, which is left out for the one that the session reads.
+
+        A row for each table that differs, with counts; with `table`, that table's rows that differ, at most `limit`.
+        Raises UnknownName for an unknown snapshot or table.
+
+        >>> [row["table"] for row in cat.diff(0, table=None) if row["table"] in ("labels", "scores")]
+        ['labels', 'scores']
+        """
+        from queries.terminal.result_rows import difference_rows, table_rows
+
+        if self.snapshot is not None:
+            with Session(self.location) as now:
+                return now.diff(a, self.snapshot if b is None else b, table, limit)
+        with self.reading() as catalog:
+            first, second = resolve(catalog, a), catalog.newest() if b is None else resolve(catalog, b)
+            if table is None:
+                return table_rows(catalog, first, second)
+            return difference_rows(catalog, first, second, table, limit)[1]
 
     def plan(self, *steps: str) -> "list[StepResult]":
-        """What `refresh` would do, step by step; nothing is written."""
+        """What `refresh` would do, step by step; nothing is written.
+
+        >>> {result.state for result in cat.plan("feature_sums")}
+        {'current'}
+        """
         from queries.refresh.engine import Options, plan
         from queries.refresh.options import settings_of
 
-        with Catalog(self.location, read_only=True) as catalog:
+        self._check_newest("plan")
+        with self.reading() as catalog:
             return plan(catalog, steps, Options(settings=settings_of(catalog)))
 
     def refresh(self, *steps: str) -> "list[StepResult]":
-        """Run what is stale, with the parameters of the catalog's study; the result of each step."""
+        """Run what is stale, with the parameters of the catalog's study; the result of each step.
+
+        Raises CatalogLocked if another process refreshes.
+        """
         from queries.refresh.engine import Options, refresh
         from queries.refresh.options import settings_of
 
-        with Catalog.create(self.location) as catalog:
-            return refresh(catalog, steps, Options(settings=settings_of(catalog)))
+        self._check_newest("refresh")
+        with Catalog.writable(self.location) as catalog:
+            results = refresh(catalog, steps, Options(settings=settings_of(catalog)))
+        # The schema may be another one now.
+        self._held.forget()
+        return results
+
+    def _check_newest(self, what: str) -> None:
+        self._held.check()
+        if self.snapshot is not None:
+            raise InputError(f"this session reads snapshot {self.snapshot} as it was: {what} is of the newest alone")
 
 
 def connect(root: str | Path | Location) -> Session:
-    """A session on the catalog in the folder or at the address `root`. Raises CatalogError if there is none."""
-    Catalog(root, read_only=True).close()
-    return Session(root)
+    """A session on the catalog in the folder or at the address `root`. Raises CatalogError if there is none.
+
+    >>> with connect(root) as cat:
+    ...     cat.sql("SELECT count(*) AS features FROM features").rows()
+    [{'features': 256}]
+    """
+    session = Session(root)
+    with session.reading():
+        return session
 
 
-def chosen_sae(catalog: Catalog, name: str | None) -> str:
-    """The SAE of that name, or the only one. Raises UnknownName with the known ones."""
-    known = [row[0] for row in catalog.rows("SELECT sae FROM saes ORDER BY sae")]
-    if name is None and len(known) == 1:
-        return str(known[0])
-    if name not in known:
-        asked = f"no SAE {name!r}" if name is not None else "several SAEs: name one with --sae" if known else "no SAE"
-        raise UnknownName(f"the catalog has {asked}; known: {', '.join(known) or 'none'}")
-    return str(name)
+def _plain_numbers(parameters: Any) -> Any:
+    """Parameters with NumPy's numbers as Python's, which the engine takes."""
+    if isinstance(parameters, Mapping):
+        return {name: _plain_number(value) for name, value in parameters.items()}
+    if isinstance(parameters, list | tuple):
+        return [_plain_number(value) for value in parameters]
+    return parameters
 
 
-def _records(catalog: Catalog, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
-    with answered(catalog.location):
-        cursor = catalog.connection.execute(sql, parameters)
-        names = [column[0] for column in cursor.description or []]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _plain_number(value: Any) -> Any:
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
 
 
-def _card(catalog: Catalog, sae: str, feature: int, contexts: int) -> FeatureCard:
-    place = [sae, feature]
-    found = _records(catalog, "SELECT * FROM features WHERE sae = ? AND feature = ?", place)
-    if not found:
-        width = catalog.value("SELECT width FROM saes WHERE sae = ?", [sae])
-        if catalog.value("SELECT count(*) FROM feature_stats WHERE sae = ?", [sae]):
-            raise UnknownName(f"SAE {sae!r} has features 0 to {width - 1}, not {feature}")
-        raise UnknownName(f"nothing is known of SAE {sae!r} yet: run `saeql refresh`")
-    stats = _records(catalog, "SELECT deciles, histogram FROM feature_stats WHERE sae = ? AND feature = ?", place)[0]
-    lens = catalog.rows(
-        "SELECT l.side, v.text, l.logit FROM logit_lens AS l JOIN saes AS s ON s.sae = l.sae "
-        "JOIN vocabulary AS v ON v.model = s.model AND v.token = l.token "
-        "WHERE l.sae = ? AND l.feature = ? ORDER BY l.side, l.rank",
-        place,
-    )
-    return FeatureCard(
-        sae,
-        feature,
-        found[0],
-        stats["deciles"],
-        stats["histogram"],
-        _records(catalog, "SELECT * FROM label_scores WHERE sae = ? AND feature = ? ORDER BY explainer, scorer", place),
-        _records(catalog, "SELECT * FROM separation WHERE sae = ? AND feature = ? ORDER BY concept", place),
-        [(text, logit) for side, text, logit in lens if side == "top"],
-        [(text, logit) for side, text, logit in lens if side == "bottom"],
-        _contexts(catalog, sae, feature, contexts),
-        _neighbours(catalog, sae, feature),
-    )
-
-
-def _contexts(catalog: Catalog, sae: str, feature: int, n: int) -> list[Context]:
-    """The n strongest contexts of all corpora; equal ones stand as within a corpus, by document and place in it."""
-    strongest = (resources.files("queries.ask") / "sql" / "strongest_contexts.sql").read_text(encoding="utf-8")
-    rows = catalog.rows(strongest, {"sae": sae, "feature": feature, "n": min(n, _MOST_CONTEXTS)})
-    return [
-        Context(corpus, activation, "top", split, rank, source, tuple(tokens), tuple(activations))
-        for rank, (corpus, activation, split, source, tokens, activations) in enumerate(rows, start=1)
-    ]
-
-
-def _neighbours(catalog: Catalog, sae: str, feature: int, k: int = 5) -> list[tuple[int, float, str | None]]:
-    version = catalog.value("SELECT version FROM lance WHERE collection = 'decoder'")
-    if version is None:
-        return []
-    from catalog.vectors.collections import Vectors
-
-    vectors = Vectors(catalog.vectors)
-    where = f"sae = {quoted(sae)}"
-    mine = vectors.some("decoder", version, f"{where} AND feature = {feature}")
-    if not mine:
-        return []
-    found = vectors.search("decoder", version, mine[0], k + 1, where=where).to_pylist()
-    near = [(row["feature"], row["similarity"]) for row in found if row["feature"] != feature][:k]
-    labels = dict(catalog.rows("SELECT feature, label FROM features WHERE sae = ? AND label IS NOT NULL", [sae]))
-    return [(number, similarity, labels.get(number)) for number, similarity in near]
+__all__ = ["Context", "FeatureCard", "Session", "chosen_sae", "connect"]

@@ -24,11 +24,11 @@ if not torch.cuda.is_available():
     # The GPU's kernels run in an interpreter. Triton reads this when it is imported, which torch does when it likes.
     os.environ["TRITON_INTERPRET"] = "1"
 
+from tests.no_pandas import without_pandas
 from tests.once import once
 from tests.postgres import Postgres, programs, running
-from tests.unsigned import trust_extensions
 
-trust_extensions()
+without_pandas()
 
 STUDY = """
 name = "small"

@@ -58,9 +58,6 @@ class Forked:
 
 
 def _run(code: str, arguments: list[str], environment: dict[str, str], folder: str, out: Connection) -> None:
-    from tests.unsigned import trust_extensions
-
-    trust_extensions()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

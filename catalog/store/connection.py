@@ -1,4 +1,10 @@
-"""A DuckDB connection with the catalog's DuckLake attached: extensions by file, no network, no autoload."""
+"""A DuckDB connection with the catalog's DuckLake attached: extensions by file, no network, no autoload.
+
+The engine does not check the signatures of the extensions that pip installed beside the engine itself. To check them
+takes 0.3 s at each opening, and guards nothing: who can change those two files can change DuckDB's own library in the
+folder next to them, which Python loads unchecked, and this module as well. Extensions that lie elsewhere are checked.
+After the opening nobody loads anything: `enable_external_access` is off, and `queries.ask.guard` refuses LOAD.
+"""
 
 import atexit
 import importlib.util
@@ -37,6 +43,12 @@ def _extension_file(package: str, name: str) -> str:
     )
 
 
+def _beside_engine(extension: str) -> bool:
+    """Whether an extension's file was installed into the folder of packages that DuckDB itself was loaded from."""
+    packages = Path(duckdb.__file__).resolve().parents[1]
+    return Path(extension).resolve().is_relative_to(packages)
+
+
 def connect(
     location: Location, *, read_only: bool, create: bool = False, snapshot: int | None = None
 ) -> duckdb.DuckDBPyConnection:
@@ -49,12 +61,16 @@ def connect(
     """
     root, server = location.root, location.server
     check_folder(root)
-    connection = _engine()
     kind = "postgres" if server else "sqlite"
+    extensions = [
+        _extension_file(f"duckdb_extension_{kind}_scanner", f"{kind}_scanner"),
+        _extension_file("duckdb_extension_ducklake", "ducklake"),
+    ]
+    connection = _engine(unsigned=all(map(_beside_engine, extensions)))
     # On a terminal the engine would draw a bar of its own into the output.
     connection.execute("SET enable_progress_bar = false")
-    connection.execute(f"LOAD {quoted(_extension_file(f'duckdb_extension_{kind}_scanner', f'{kind}_scanner'))}")
-    connection.execute(f"LOAD {quoted(_extension_file('duckdb_extension_ducklake', 'ducklake'))}")
+    for extension in extensions:
+        connection.execute(f"LOAD {quoted(extension)}")
     # Set by the process of a user's query, so that what it spilled can be removed if it is killed.
     spill = os.environ.get("SAEQL_SPILL") or root / "cache" / "spill"
     connection.execute(f"SET temp_directory = {quoted(spill)}")
@@ -121,14 +137,22 @@ def _reachable(root: Path, *, read_only: bool) -> Path:
     return folder / METADATA
 
 
-def _engine() -> duckdb.DuckDBPyConnection:
-    """An engine within the bounds of SAEQL_MEMORY and SAEQL_THREADS. Raises InputError if one of them is none."""
+def _engine(*, unsigned: bool) -> duckdb.DuckDBPyConnection:
+    """An engine within the bounds of SAEQL_MEMORY and SAEQL_THREADS. Raises InputError if one of them is none.
+
+    `unsigned` has it load extensions without checking their signatures.
+    """
     bounds = {
         "SAEQL_MEMORY": ("memory_limit", os.environ.get("SAEQL_MEMORY") or "4GB", "a size such as 4GB"),
         "SAEQL_THREADS": ("threads", os.environ.get("SAEQL_THREADS") or str(os.cpu_count() or 1), "1 or more"),
     }
     connection = duckdb.connect(
-        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": "1"}
+        config={
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_unsigned_extensions": unsigned,
+            "threads": "1",
+        }
     )
     for variable, (setting, value, form) in bounds.items():
         try:

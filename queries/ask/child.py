@@ -4,6 +4,7 @@
 caller, however it ended, leaves a query behind. Its writable memory is bounded, and no core is dumped.
 """
 
+import gc
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from catalog import Catalog, Location
 from catalog.errors import InputError, QueryRefused, QueryStopped, SaeqlError, UnknownName
 from catalog.store.location import METADATA
 from catalog.store.snapshots import resolve
+from queries.ask.lean import with_numpy, without_numpy
 from queries.ask.limits import in_bytes, process_bytes, value_bytes
 
 if TYPE_CHECKING:
@@ -43,12 +46,31 @@ def main() -> None:
     # What a library prints must not come between the frames.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     threading.Thread(target=_end_with_caller, daemon=True).start()
-    # Arrow is imported while the engine attaches the catalog, which does not hold the interpreter.
-    threading.Thread(target=__import__, args=("pyarrow.ipc",), daemon=True).start()
+    without_numpy()
+    # Imported while the engine attaches the catalog, which does not hold the interpreter.
+    _loading.start()
     opened = _Opened()
     while request := _request(opened):
         if not _answer(request, opened, answers):
             return
+
+
+def _load() -> None:
+    """Import what the first query needs when the catalog is open."""
+    import_module("pyarrow.ipc")
+    import_module("queries.ask.guard")
+    gc.freeze()
+    gc.enable()
+
+
+_loading = threading.Thread(target=_load, daemon=True)
+
+
+def _unpickled(request: bytes) -> Any:
+    """What `door.ask` sent; a parameter may be a number of NumPy's."""
+    if b"numpy" in request:
+        with_numpy()
+    return pickle.loads(request)
 
 
 def _end_with_caller() -> None:
@@ -99,6 +121,9 @@ class _Opened:
             os.environ["SAEQL_SPILL"] = str(_spill)
             self.catalog, self.key = Catalog(location, read_only=True, snapshot=key[1]), key
             self.engine_bytes = _bound(self.catalog)
+            # What is imported maps memory too, and is no query's.
+            if _loading.ident:
+                _loading.join()
             self.mapped = self.mapped or _mapped()
         return self.catalog
 
@@ -133,15 +158,15 @@ def _bound(catalog: Catalog) -> int:
 
 def _answer(request: bytes, opened: _Opened, answers: int) -> bool:
     """Answer one request; returns whether this process can take another."""
-    from queries.ask.guard import execute
-
-    location, sql, parameters, at, sent, whole = pickle.loads(request)
+    location, sql, parameters, at, sent, whole = _unpickled(request)
     told = {}
     try:
         with _told():
             catalog = opened.get(location, at)
             _write(answers, "R", b"")
             import pyarrow as pa
+
+            from queries.ask.guard import execute
 
             tables = {name: pa.ipc.open_stream(body).read_all() for name, body in sent.items()}
             reader = execute(sql, catalog, parameters, tables=tables)

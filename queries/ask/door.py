@@ -33,7 +33,11 @@ _HEAD = 9
 _KEPT = 2
 _OPENING_SECONDS = 60.0
 _PIPE_BYTES = 1 << 20
-_START = "import sys; sys.path[:] = sys.argv.pop().split(chr(10)); from queries.ask.child import main; main()"
+_START = (
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv.pop().split(chr(10)); "
+    "from queries.ask.lean import load_engine; load_engine(); from queries.ask.child import main; main()"
+)
+"""The collector would look at the modules again and again while they are loaded; `main` turns it on."""
 
 
 def ask(
@@ -149,6 +153,8 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Arrow's own allocator maps a gigabyte at once, which would count against the limit of memory.
+            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},
             # A group of its own: a terminal's Ctrl-C goes to the caller, who kills it.
             process_group=0,
             bufsize=0,
@@ -162,9 +168,7 @@ class _Worker:
     @classmethod
     def taken(cls) -> "_Worker":
         """One that waits and was started under the same settings, else a new one."""
-        settings = tuple(
-            sorted((k, v) for k, v in os.environ.items() if k.startswith(("SAEQL_", "PG", "XDG_", "HOME")))
-        )
+        settings = _settings()
         with cls._turn:
             for index, worker in enumerate(cls._idle):
                 if worker.settings == settings and worker.process.poll() is None:
@@ -241,6 +245,18 @@ class _Worker:
                 pipe.close()
         if self.spill and self.spill.exists():
             shutil.rmtree(self.spill, ignore_errors=True)
+
+
+def prepare() -> None:
+    """Start the process that will answer the next query: it loads the engine while the caller reads a command line."""
+    with _Worker._turn:
+        if not _Worker._idle:
+            _Worker._idle.append(_Worker(_settings()))
+
+
+def _settings() -> tuple[tuple[str, str], ...]:
+    """What a process takes from the environment that it is started in."""
+    return tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("SAEQL_", "PG", "XDG_", "HOME"))))
 
 
 def _forget() -> None:

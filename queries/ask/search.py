@@ -13,7 +13,7 @@ def search(catalog: Catalog, text: str, k: int, explainer: str | None = None) ->
     Raises InputError for k below 1, UnknownName if there are no labels to search, or no such explainer.
     """
     from catalog.vectors.collections import Vectors
-    from ingest.model.embed import embed
+    from queries.ask.query_vectors import query_vector
 
     if k < 1:
         raise InputError(f"k is {k}; a search gives at least 1 label")
@@ -26,7 +26,7 @@ def search(catalog: Catalog, text: str, k: int, explainer: str | None = None) ->
         if explainer not in known:
             raise UnknownName(f"there is no explainer {explainer!r}; known: {', '.join(known)}")
         where = f"explainer = {quoted(explainer)}"
-    found = Vectors(catalog.vectors).search("labels", version, embed([text])[0], k, where=where).to_pylist()
+    found = Vectors(catalog.vectors).search("labels", version, query_vector(catalog, text), k, where=where).to_pylist()
     scores = {
         (sae, feature, name): (f1, low, high)
         for sae, feature, name, f1, low, high in catalog.rows(

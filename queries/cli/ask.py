@@ -48,9 +48,10 @@ def sql(
 @click.pass_context
 def search(context: click.Context, text: str, k: int, explainer: str | None, at: str | None, output: Output) -> None:
     """The features whose labels mean something like TEXT."""
-    from queries.session import connect
+    from queries.session import Session
 
-    rows = connect(catalog_path(context)).search(text, k, explainer, at)
+    with Session(catalog_path(context)) as session:
+        rows = session.search(text, k, explainer, at)
     if output.drawn and not output.expanded and rows:
         from queries.terminal.search_lines import search_lines
 
@@ -71,10 +72,11 @@ def show(
     context: click.Context, feature: int, sae: str | None, contexts: int, at: str | None, as_json: bool, pager: bool
 ) -> None:
     """All that is known of one FEATURE: statistics, labels with scores, contexts, logit lens, neighbours."""
-    from queries.session import connect
+    from queries.session import Session
     from queries.terminal.card import card_json, print_card
 
-    card = connect(catalog_path(context)).feature(feature, sae, contexts, at)
+    with Session(catalog_path(context)) as session:
+        card = session.feature(feature, sae, contexts, at)
     if as_json:
         click.echo(card_json(card))
         return

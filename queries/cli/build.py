@@ -1,7 +1,6 @@
 """Commands that make and fill a catalog: demo, init, ingest, add."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +10,6 @@ from queries.cli.place import DEFAULT, Place, catalog_path
 from queries.terminal.output import Output, output_options
 from queries.terminal.work import STUDY, run_ingest
 
-if TYPE_CHECKING:
-    pass
 
 @click.command()
 @click.argument("folder", default=str(DEFAULT), type=Place())

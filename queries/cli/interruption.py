@@ -31,14 +31,14 @@ def reading() -> Iterator[None]:
     yield
 
 
-def leave() -> None:
+def leave(code: int = EXIT_CODE) -> None:
     """End the process now if nothing is left to be done: to unload libraries takes up to half a second."""
     if not _reading:
         return
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(EXIT_CODE)
+    os._exit(code)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

@@ -12,6 +12,8 @@ from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor
 from queries.cli.compare import study, sweep
+from queries.cli.early import start_early
+from queries.cli.examples import epilog
 from queries.cli.failures import argument_problem, check_folder, described_bug, told
 from queries.cli.place import Place, hide_password
 from queries.cli.refresh import plan, refresh
@@ -39,7 +41,9 @@ class _Group(click.Group):
             # What the stream holds back may fail to be written, which is an error as any other.
             sys.stdout.flush()
             # Not standalone, click returns the code of `context.exit` instead of leaving with it.
-            sys.exit(code if isinstance(code, int) else 0)
+            code = code if isinstance(code, int) else 0
+            interruption.leave(code)
+            sys.exit(code)
         except click.exceptions.Exit as done:
             sys.exit(done.exit_code)
         except click.ClickException as error:
@@ -105,9 +109,11 @@ for command in (
     gc,
     doctor,
 ):
+    command.epilog = epilog(str(command.name))
     main.add_command(command)
 
 __all__ = ["main"]
 
 if __name__ == "__main__":
+    start_early(sys.argv[1:])
     main()

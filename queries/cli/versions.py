@@ -143,7 +143,7 @@ def blame(context: click.Context, place: tuple[str, ...], sae: str | None, outpu
     """Each snapshot that changed the label or score of FEATURE, oldest first: from what, to what, and why."""
     from catalog import Catalog
     from catalog.versions.blame import blame as changes
-    from queries.session import chosen_sae
+    from queries.ask.feature import chosen_sae
 
     if len(place) > 2 or (len(place) == 2 and sae is not None):
         raise click.UsageError("give a FEATURE, with its SAE before it or as --sae")

@@ -12,7 +12,7 @@ from rich.text import Text
 from catalog import Catalog, Location
 from catalog.errors import StepError
 from catalog.study.file import Study
-from queries.session import connect
+from queries.session import Session
 from queries.terminal.card import highlighted, label_line, visible
 from queries.terminal.console import SafeConsole
 from queries.terminal.work import STUDY, run_ingest, run_refresh
@@ -39,11 +39,12 @@ def run_demo(place: Path | Location) -> None:
     if failed:
         raise StepError(f"step {failed[0].step} failed: {failed[0].error}")
     out = SafeConsole(soft_wrap=True)
-    with Catalog(root, read_only=True) as catalog:
-        _print_figures(out, catalog)
-        features = _best_features(catalog)
-    _print_features(out, root, study, features)
-    _print_search(out, root)
+    with Session(root) as session:
+        with session.reading() as catalog:
+            _print_figures(out, catalog)
+            features = _best_features(catalog)
+        _print_features(out, session, study, features)
+        _print_search(out, session)
     where = "" if root == Path("demo") else f"-C {root} "
     out.print("\nNext:", style="bold")
     for line in (f'saeql {where}sql "{_QUERY}"', f"saeql {where}show {features[0]}" if features else ""):
@@ -88,10 +89,9 @@ def _best_features(catalog: Catalog) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
-def _print_features(out: Console, root: Path, study: Study, features: list[int]) -> None:
+def _print_features(out: Console, session: Session, study: Study, features: list[int]) -> None:
     concept = study.primary.concept
     out.print(f"\nThe {len(features)} features that separate {concept} best", style="bold", markup=False)
-    session = connect(root)
     sae = study.saes[0].name
     for number in features:
         card = session.feature(number, sae, contexts=1)
@@ -105,8 +105,8 @@ def _print_features(out: Console, root: Path, study: Study, features: list[int])
             out.print(Text("       ") + highlighted(context, marks=out.color_system is None))
 
 
-def _print_search(out: Console, root: Path) -> None:
+def _print_search(out: Console, session: Session) -> None:
     out.print(f'\nsaeql search "{SEARCH}"', style="bold", markup=False)
-    for row in connect(root).search(SEARCH, 3):
+    for row in session.search(SEARCH, 3):
         f1 = "not scored" if row["f1"] is None else f"F1 {row['f1']:.2f}"
         out.print(Text(f"{row['feature']:>5}  {row['similarity']:.2f}  {visible(row['label'], quoted=False)}  ({f1})"))

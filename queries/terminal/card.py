@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from queries.session import Context, FeatureCard
+from queries.ask.feature import Context, FeatureCard
 from queries.terminal import control_characters
 from queries.terminal.cells import cell, fitting
 from queries.terminal.console import SafeConsole

@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from catalog import Catalog
     from catalog.store.location import Location
     from catalog.study.file import Study
+    from ingest.pipeline import IngestReport
     from queries.refresh.engine import StepResult
     from queries.refresh.options import Options
+    from queries.terminal.progress import Bars
 
 STUDY = "study.toml"
 
@@ -17,11 +19,11 @@ STUDY = "study.toml"
 def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> None:
     """Ingest with progress on stderr, and say at the end what was left out."""
     from catalog import Catalog
-    from ingest.pipeline import ingest_study
+    from ingest.receipt import unchanged
     from queries.terminal.progress import Bars
 
     with Catalog.create(root) as catalog, Bars() as bars:
-        report = ingest_study(catalog, study, bars.show, wait)
+        report = unchanged(catalog, study, wait) or _ingested(catalog, study, bars, wait)
         for corpus in report.corpora:
             bars.say(
                 f"{corpus.corpus}: {corpus.documents} documents, {corpus.tokens} tokens "
@@ -31,6 +33,13 @@ def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> No
         bars.say(f"harvest: {done.shards} shards new, {done.skipped} whole; {done.activations} activations new")
         for stage, subject, reason, count in catalog.rows("SELECT * FROM problems ORDER BY ALL"):
             bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
+
+
+def _ingested(catalog: "Catalog", study: "Study", bars: "Bars", wait: float) -> "IngestReport":
+    # Torch and transformers: seconds, which an ingest that has nothing to do does without.
+    from ingest.pipeline import ingest_study
+
+    return ingest_study(catalog, study, bars.show, wait)
 
 
 def run_refresh(

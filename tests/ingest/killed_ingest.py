@@ -12,7 +12,6 @@ from typing import Any
 from catalog import Catalog
 from catalog.study.file import Study
 from ingest.pipeline import ingest_study
-from tests.unsigned import trust_extensions
 
 
 def kill_at(target: str, n: int, when: str, said: str | None = None) -> None:
@@ -41,7 +40,6 @@ def kill_at(target: str, n: int, when: str, said: str | None = None) -> None:
 
 
 def main() -> None:
-    trust_extensions()
     ends = {}
     # Nothing has started a thread yet, so the children are whole; the imports are paid for once.
     for name, (root, target, n, when) in json.load(sys.stdin).items():

@@ -23,7 +23,6 @@ from queries.refresh.fingerprint import kernel_source
 from queries.refresh.step import packaged_steps
 from scoring.kernels import judgements, labels
 from tests.ingest.killed_ingest import kill_at
-from tests.unsigned import trust_extensions
 
 STEPS = ("scores", "contexts_top", "label_vectors", "decoder_vectors")
 """With what these read: every kind of step."""
@@ -53,7 +52,6 @@ def child(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    trust_extensions()
     # Nothing has started a thread yet, so the children are whole; what takes long is loaded once.
     load_encoder()
     for step in packaged_steps():
