@@ -102,7 +102,7 @@ def record(
 
 
 def _short(spec: Selection, chosen: Chosen, report: SelectionReport) -> str | None:
-    """Why a selection stays below its budget; None if it does not, or has none."""
+    """The reason why a selection has fewer tokens than its budget; None if it has them all, or has no budget."""
     if report.tokens >= (spec.tokens or 0):
         return None
     ended = len(chosen.order) == len(chosen.documents)

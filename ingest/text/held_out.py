@@ -106,7 +106,7 @@ def repeated_positions(catalog: Catalog, corpus: str, split: str) -> npt.NDArray
     """
     if split == "train":
         return np.empty(0, np.int64)
-    # Few are held out, most are train: these are looked up among those, and known by what they are not.
+    # Few documents are held out: the query looks shingles up among theirs, and takes every other document as train.
     begins = catalog.rows(
         """
         WITH held_out AS MATERIALIZED (SELECT corpus, document, split FROM documents WHERE split <> 'train'),

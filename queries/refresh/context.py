@@ -66,7 +66,7 @@ class Context:
     def beside(self, catalog: Catalog) -> "Context":
         """The same refresh on another connection, for another thread.
 
-        What was looked up is shared, as what a snapshot has does not change; what was there last is each one's own.
+        Both share what was read from snapshots, which do not change. Each has its own memory of the newest snapshot.
         """
         other = copy(self)
         other.catalog = catalog

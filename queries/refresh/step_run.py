@@ -181,7 +181,7 @@ class StepRun:
             "seconds": round(time.monotonic() - self.begun, 3),
         }
         if not self.partial:
-            # Not `step = ?`: to skip files by it, the engine reads the statistics of all columns of all files first.
+            # Not `step = ?`: DuckLake would read the statistics of all columns of all files, to skip files by them.
             tx.execute("DELETE FROM lake.runs WHERE list_contains([?], step)", [self.step.name])
             tx.insert("runs", [row])
             self._record_parts(tx, now, contents)

@@ -15,7 +15,7 @@ SMALLEST = 1 << 17
 
 
 def fusable(weights: Tensor) -> bool:
-    """Whether `fused` is there and faster for this matrix [m, d]; `torch.backends.mkldnn.flags` can forbid it."""
+    """Whether torch has `fused`, faster for this matrix [m, d]; `torch.backends.mkldnn.flags` can forbid it."""
     return _there() and weights.dtype == torch.float32 and weights.device.type == "cpu" and weights.numel() >= SMALLEST
 
 

@@ -87,7 +87,7 @@ class Run:
         self._begin(source, job.parent, job.skip)
         if resume:
             self._restore()
-        # Who restored the last step drops the checkpoint at once: not before everybody has read it.
+        # A process that restored the last step drops the checkpoint at once, so each waits until all have read it.
         collectives.wait()
         self._time, self._tokens = time.perf_counter(), 0
         if self.step == config.steps:
