@@ -1,4 +1,4 @@
-"""A DuckDB connection with the catalog's DuckLake attached: extensions by file, no network, no autoload."""
+"""Opens DuckDB with the catalog's DuckLake attached: extensions by file, no network, no autoload."""
 
 import atexit
 import importlib.util

@@ -1,4 +1,4 @@
-"""[[sae]] and [[sweep]]: dictionaries that are trained, fine-tuned or loaded, and series of them."""
+"""Reads [[sae]]: dictionaries that are trained, fine-tuned or loaded."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""What decides the weights of an SAE: its section, text, parent and selection; and the SAE that the catalog has so."""
+"""Plans an SAE: what decides its weights (section, text, parent, selection), and whether the catalog has it so."""
 
 import hashlib
 import json

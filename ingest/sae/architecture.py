@@ -1,4 +1,4 @@
-"""What an SAE architecture must offer, so that saving, training and evaluating need to know only this."""
+"""Defines what an SAE architecture offers, so that saving, training and evaluating need to know only this."""
 
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol

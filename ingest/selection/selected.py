@@ -1,4 +1,4 @@
-"""A selection's rows in the catalog: what was chosen, from what, and why its budget is not reached."""
+"""Records a selection's rows: what was chosen, from what, and why its budget is not reached."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The text that SAEs are measured on: held-out documents, less the tokens that repeat train text.
+"""Finds the text that SAEs are measured on: held-out documents, less the tokens that repeat train text.
 
 A docstring is copied from method to method, a licence from file to file. What an SAE has been trained on it
 reconstructs better than new text, the more so the more often it saw it: counted as held out, such text makes an SAE

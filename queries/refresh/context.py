@@ -1,4 +1,4 @@
-"""What the steps of one refresh or plan share: the schema, what changed when, parts, and what a plan expects."""
+"""Holds what the steps of one refresh or plan share: the schema, what changed when, parts, expected rows."""
 
 import hashlib
 import json

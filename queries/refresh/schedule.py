@@ -1,4 +1,4 @@
-"""Which step of a refresh runs when: each after those that write what it reads.
+"""Schedules the steps of a refresh: each after those that write what it reads.
 
 A query over much text has all cores. Of those over little text two run at a time, with one thread each: what they take
 goes mostly into metadata and into pieces too small to share. After 1% more text eleven steps took 0.87 s so,

@@ -1,4 +1,4 @@
-"""A refresh step is a SQL file: its header says what it writes, its query says what it reads."""
+"""Parses a refresh step from its SQL file: the header says what it writes, the query says what it reads."""
 
 import hashlib
 import json

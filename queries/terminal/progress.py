@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, else one line for each thing that was done."""
+"""Shows progress on stderr: a bar on a terminal, else one line for each thing that was done."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""How an SAE whose code is an elementwise function of its pre-activations is defined: ReLU, JumpReLU, Gated.
+"""Defines SAEs whose code is an elementwise function of their pre-activations: ReLU, JumpReLU, Gated.
 
 With p = x_in W_enc^T + b_enc and z = f(p), row i loses
 

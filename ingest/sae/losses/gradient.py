@@ -1,4 +1,4 @@
-"""The gradient of a squared reconstruction error through a sparse code, from its pairs alone.
+"""Computes the gradient of a squared reconstruction error through a sparse code, from its pairs alone.
 
 Every architecture whose code is a list of pairs shares it: only the choice of pairs, and what lies between a
 pre-activation and an activation, differ. With e = target - decoded, s_i the weight of row i, z the code:

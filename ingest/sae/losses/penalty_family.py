@@ -1,4 +1,4 @@
-"""The code and the loss of SAEs with a sparsity penalty, from their elementwise definition.
+"""Computes code and loss of SAEs with a sparsity penalty, from their elementwise definition.
 
 The batch loses the (tilted) mean of the rows' losses, which `elementwise` defines. Two paths lead to the same gradient:
 `by_blocks` computes with whole blocks of pre-activations, `by_pairs` with the pairs that matter.

@@ -1,4 +1,4 @@
-"""One SAE while it is trained: a step that reads top to bottom, its checkpoint, its report.
+"""Trains one SAE: a step that reads top to bottom, its checkpoint, its report.
 
 A run can be killed at any moment. Its checkpoint is replaced atomically, its order of rows follows from seed
 and step, so the resumed run ends in the same bits (on a CPU with the same number of threads). Under `torchrun` every
