@@ -34,6 +34,7 @@ from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
 
 _NO_ROOM = 1 << 18
+_FULL = ("no space left", "disk is full")
 """Bytes: SQLite calls it an I/O error when its log cannot grow by a few pages."""
 
 
@@ -118,8 +119,10 @@ def _full_disk_named(root: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error) as error:
-        full = "No space left" in str(error) or "disk is full" in str(error)
-        if not full and shutil.disk_usage(root).free > _NO_ROOM:
+        said = str(error).lower()
+        full = any(sign in said for sign in _FULL)
+        # Without room, a failed write may say no more than that; any other failure has nothing to do with the disk.
+        if not full and not ("writ" in said and shutil.disk_usage(root).free <= _NO_ROOM):
             raise
         raise InputError(
             f"the disk that holds {root} is full; every finished shard was kept: make room, run again"

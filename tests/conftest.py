@@ -1,5 +1,6 @@
 """What all tests share: no hub, and one small real catalog, built once for the whole run."""
 
+import gc
 import os
 import tempfile
 
@@ -66,6 +67,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         again = getattr(getattr(item, "callspec", None), "params", {}).get("metadata") == "postgres"
         if dear or again or not listed.isdisjoint((name, name.partition("::")[0])):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays to the end: no collection looks at a million objects of torch and of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

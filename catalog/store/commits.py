@@ -144,8 +144,10 @@ class Commits:
         return work(tx)
 
     def _check_writable(self) -> None:
-        if self.read_only or self._writing:
-            raise CatalogError("this catalog is open for reading, or already in a transaction")
+        if self.read_only:
+            raise CatalogError(f"{self.root} is open for reading alone: open it without read_only to write")
+        if self._writing:
+            raise CatalogError(f"{self.root} is in a transaction already: finish that one first")
 
     @contextmanager
     def _commit_lock(self) -> Iterator[None]:

@@ -20,11 +20,11 @@ from ingest.dictionaries.plan import Plan, plan_of, ready, selected_ranges
 from ingest.dictionaries.record import HeldOut, record
 from ingest.model.language_model import LanguageModel
 from ingest.sae.training.job import Job
+from ingest.sae.training.loop import train_saes
 from ingest.sae.training.rows import CachedRows, RowNumbers, RowSource
 from ingest.sae.training.run import Diverged
 from ingest.sae.training.settings import TrainReport
 from ingest.sae.training.torchrun import train_in_processes
-from ingest.sae.training.train import train_saes
 from ingest.stored.adopt import check_asked, named
 from ingest.stored.parent import FolderDigests, Origin, parent_of
 from ingest.stored.reader import Reader

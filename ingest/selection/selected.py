@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from catalog import Catalog
+from catalog.quote import quoted
 from catalog.study.selection import Selection
 from catalog.vectors.collections import Version
 from catalog.vectors.references import name_version
@@ -92,7 +93,7 @@ def record(
     short = _short(spec, chosen, report)
     problems = [{"stage": _STAGE, "subject": spec.name, "reason": short, "count": 1}] if short else []
     catalog.stage("problems", problems, "_problems")
-    mine, ours = f"selection = '{spec.name}'", f"stage = '{_STAGE}' AND subject = '{spec.name}'"
+    mine, ours = f"selection = {quoted(spec.name)}", f"stage = {quoted(_STAGE)} AND subject = {quoted(spec.name)}"
     with catalog.write(f"selection {spec.name}", documents=report.documents, tokens=report.tokens) as tx:
         tx.replace("selected", "_selected", ["selection", "corpus", "document"], mine)
         tx.replace("selections", "_fresh", ["selection"], mine)

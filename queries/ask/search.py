@@ -4,6 +4,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError, UnknownName
+from catalog.quote import quoted
 
 
 def search(catalog: Catalog, text: str, k: int, explainer: str | None = None) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def search(catalog: Catalog, text: str, k: int, explainer: str | None = None) ->
         known = [row[0] for row in catalog.rows("SELECT explainer FROM explainers ORDER BY ALL")]
         if explainer not in known:
             raise UnknownName(f"there is no explainer {explainer!r}; known: {', '.join(known)}")
-        where = f"explainer = '{explainer}'"
+        where = f"explainer = {quoted(explainer)}"
     found = Vectors(catalog.vectors).search("labels", version, embed([text])[0], k, where=where).to_pylist()
     scores = {
         (sae, feature, name): (f1, low, high)

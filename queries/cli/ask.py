@@ -1,5 +1,7 @@
 """Commands that ask: sql, search, show."""
 
+import sys
+
 import click
 
 from queries.cli.interruption import reading
@@ -48,7 +50,13 @@ def search(context: click.Context, text: str, k: int, explainer: str | None, at:
     """The features whose labels mean something like TEXT."""
     from queries.session import connect
 
-    output.show(connect(catalog_path(context)).search(text, k, explainer, at))
+    rows = connect(catalog_path(context)).search(text, k, explainer, at)
+    if output.drawn and not output.expanded and rows:
+        from queries.terminal.search_lines import search_lines
+
+        output.draw(lambda width, ink: search_lines(rows, width, ink))
+    else:
+        output.show(rows)
 
 
 @click.command()
@@ -57,8 +65,11 @@ def search(context: click.Context, text: str, k: int, explainer: str | None, at:
 @click.option("--contexts", default=5, show_default=True, help="How many of the strongest contexts.")
 @_at
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--pager", is_flag=True, help="On a terminal, page through the output with $PAGER, or less.")
 @click.pass_context
-def show(context: click.Context, feature: int, sae: str | None, contexts: int, at: str | None, as_json: bool) -> None:
+def show(
+    context: click.Context, feature: int, sae: str | None, contexts: int, at: str | None, as_json: bool, pager: bool
+) -> None:
     """All that is known of one FEATURE: statistics, labels with scores, contexts, logit lens, neighbours."""
     from queries.session import connect
     from queries.terminal.card import card_json, print_card
@@ -66,5 +77,11 @@ def show(context: click.Context, feature: int, sae: str | None, contexts: int, a
     card = connect(catalog_path(context)).feature(feature, sae, contexts, at)
     if as_json:
         click.echo(card_json(card))
-    else:
-        print_card(card)
+        return
+    from queries.terminal.console import SafeConsole
+    from queries.terminal.control_characters import exact
+    from queries.terminal.pager import paged
+
+    terminal = sys.stdout.isatty()
+    with paged(exact(sys.stdout), wanted=pager) as out:
+        print_card(card, SafeConsole(file=out, force_terminal=terminal or None, soft_wrap=True))

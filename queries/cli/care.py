@@ -13,7 +13,10 @@ from queries.terminal.output import Output, output_options
 @output_options
 @click.pass_context
 def doctor(context: click.Context, fix: bool, everything: bool, output: Output) -> None:
-    """Check that the catalog is whole: files, digests, keys, vectors, views. Exit code 1 if it is not."""
+    """Check that the catalog is whole: files, digests, keys, vectors, views. Exit code 1 if it is not.
+
+    On a terminal only what is wrong is listed; elsewhere each check is a row.
+    """
     from catalog import Catalog
     from catalog.doctor.examine import examine
     from catalog.doctor.finding import Finding
@@ -25,11 +28,16 @@ def doctor(context: click.Context, fix: bool, everything: bool, output: Output) 
     except ForeignCatalog as error:
         # Nothing of it may be read, so this is all that can be examined.
         findings = [Finding("origin", "error", str(root), said) for said in error.found]
-    output.show(
-        [
-            {"check": f.check, "severity": f.severity, "subject": f.subject, "detail": f.detail, "fixed": f.fixed}
-            for f in findings
-        ]
-    )
+    if output.drawn and not output.expanded:
+        from queries.terminal.doctor_lines import doctor_lines
+
+        output.draw(lambda width, ink: doctor_lines(findings, width, ink))
+    else:
+        output.show(
+            [
+                {"check": f.check, "severity": f.severity, "subject": f.subject, "detail": f.detail, "fixed": f.fixed}
+                for f in findings
+            ]
+        )
     if any(f.severity == "error" and not f.fixed for f in findings):
         context.exit(1)

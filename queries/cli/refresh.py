@@ -113,7 +113,11 @@ def plan(
         else:
             rows = plan_rows(results, study_file)
             paid = ("calls", "prompt_tokens", "completion_tokens", "cost") if any(row["calls"] for row in rows) else ()
-            show_lines(rows, ("step", "new", "changed", "gone", "unchanged", *paid, "why"), output)
+            if rows or not output.drawn:
+                columns = ("step", "new", "changed", "gone", "unchanged", *paid, "why")
+                show_lines(
+                    rows, columns, output, ("gone", *paid), ("completion_tokens", "prompt_tokens", "unchanged", "why")
+                )
             _say_totals(results, rows)
             for line in left_out(catalog, study_file):
                 say(line)

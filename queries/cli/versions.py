@@ -10,26 +10,38 @@ from queries.terminal.lines import show_lines
 from queries.terminal.output import Output, output_options
 from queries.terminal.progress import say
 
-_LOG = ("snapshot", "time", "message", "tags", "added", "changed", "removed", "failed", "calls", "cost", "why")
+_LOG = ("snapshot", "time", "message", "rows", "tags", "failed", "calls", "cost", "why")
 
 _BLAME = ("snapshot", "time", "table", "explainer", "change", "old_f1", "new_f1", "new_label", "why")
 
 
 @click.command()
-@click.option("-n", "limit", default=20, show_default=True, help="How many snapshots, newest first.")
+@click.option("-n", "limit", default=20, show_default=True, help="How many snapshots, or lines, newest first.")
 @click.option("--step", help="Only snapshots that this step made.")
 @click.option("--table", help="Only snapshots that changed this table.")
+@click.option("--all", "everything", is_flag=True, help="On a terminal, a line for each batch of a refresh step too.")
 @output_options
 @click.pass_context
-def log(context: click.Context, limit: int, step: str | None, table: str | None, output: Output) -> None:
-    """The snapshots: when, what, which tables, how many rows, what they cost, and their tags."""
+def log(
+    context: click.Context, limit: int, step: str | None, table: str | None, everything: bool, output: Output
+) -> None:
+    """The snapshots: when (UTC), what, which tables, how many rows, what they cost, and their tags.
+
+    On a terminal, the batches in which a refresh step commits its rows are one line.
+    """
     from catalog import Catalog
     from catalog.versions.log import snapshots
     from queries.refresh.step import packaged_steps
+    from queries.terminal.log_lines import log_lines
 
+    drawn = output.drawn and not output.expanded
     with Catalog(catalog_path(context), read_only=True) as catalog:
         steps = [known.name for known in packaged_steps()]
-        show_lines(snapshots(catalog, limit, step, table, steps), _LOG, output)
+        # Lines of several snapshots are counted when they are made.
+        rows = snapshots(catalog, None if drawn and limit > 0 else limit, step, table, steps)
+    if drawn:
+        rows = log_lines(rows, grouped=not everything)[:limit]
+    show_lines(rows, _LOG, output, ("tags", "failed", "calls", "cost"), ("why", "time", "cost", "calls"))
 
 
 @click.command()
@@ -51,7 +63,7 @@ def diff(context: click.Context, a: str, b: str | None, table: str | None, limit
     with Catalog(catalog_path(context), read_only=True) as catalog:
         first, second = resolve(catalog, a), catalog.newest() if b is None else resolve(catalog, b)
         if table is None:
-            output.show(table_rows(catalog, first, second))
+            output.show(table_rows(catalog, first, second), spare=("note",))
             return
         total, rows = difference_rows(catalog, first, second, table, limit or None)
         show_lines(rows, tuple(rows[0]) if rows else (), output)
@@ -139,7 +151,7 @@ def blame(context: click.Context, place: tuple[str, ...], sae: str | None, outpu
         raise click.UsageError(f"{place[-1]!r} is not a valid integer: FEATURE is the number of a latent")
     with Catalog(catalog_path(context), read_only=True) as catalog:
         name = chosen_sae(catalog, place[0] if len(place) == 2 else sae)
-        show_lines(changes(catalog, name, int(place[-1])), _BLAME, output)
+        show_lines(changes(catalog, name, int(place[-1])), _BLAME, output, spare=("why", "table", "time"))
 
 
 @click.command()

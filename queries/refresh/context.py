@@ -3,14 +3,14 @@
 import hashlib
 import json
 from copy import copy
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import sqlglot
-from sqlglot import exp
 
 from catalog import Catalog
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, StepError
 from catalog.quote import TABLES
 from catalog.schema.keys import KEYS
 from catalog.store.comparison import compare
@@ -173,7 +173,10 @@ class Context:
 
     def type_of(self, column: str) -> str:
         """The type of a partition column, which is the same in all tables that have it."""
-        return next(columns[column] for columns in self.schema.values() if column in columns)
+        types = [columns[column] for columns in self.schema.values() if column in columns]
+        if not types:
+            raise StepError(f"no table has the column {column!r}, by which a step is partitioned")
+        return types[0]
 
 
 def view_parents(catalog: Catalog) -> dict[str, set[str]]:
@@ -187,13 +190,17 @@ def _views(catalog: Catalog) -> dict[str, str]:
 
 
 def _parents(bodies: dict[str, str]) -> dict[str, set[str]]:
-    trees: dict[str, exp.Expr] = {}
-    for name, body in bodies.items():
-        try:
-            trees[name] = sqlglot.parse_one(body, read="duckdb")
-        except sqlglot.errors.SqlglotError as error:
-            raise CatalogError(f"the view {name!r} of this catalog is no query: see `saeql doctor`") from error
-    return {name: tables_read(tree, f"view {name}") - {name} for name, tree in trees.items()}
+    return {name: set(_read_by(name, body)) for name, body in bodies.items()}
+
+
+@lru_cache(256)
+def _read_by(name: str, body: str) -> frozenset[str]:
+    """What a view reads, taken apart once for all refreshes and plans of a process."""
+    try:
+        tree = sqlglot.parse_one(body, read="duckdb")
+    except sqlglot.errors.SqlglotError as error:
+        raise CatalogError(f"the view {name!r} of this catalog is no query: see `saeql doctor`") from error
+    return frozenset(tables_read(tree, f"view {name}") - {name})
 
 
 def _schema(catalog: Catalog) -> dict[str, dict[str, str]]:

@@ -79,8 +79,10 @@ def plan(
             if catalog.readable():
                 return results
         # The first step that failed ended the transaction, and all after it with it: again without that step.
-        first = next(result for result in results if result.state == "failed" and result.step not in broken)
-        broken[first.step] = first
+        failed = [result for result in results if result.state == "failed" and result.step not in broken]
+        if not failed:
+            raise CatalogError("the transaction of a plan ended although no step failed: plan again")
+        broken[failed[0].step] = failed[0]
 
 
 def _checked(context: Context, names: tuple[str, ...]) -> list[Step]:

@@ -9,14 +9,28 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from catalog.errors import StepError
+
 _FLOORS = ("scoring", "ingest")
-_OURS = re.compile(rf"({'|'.join(_FLOORS)})(\.[A-Za-z_]\w*)*")
+_OURS = re.compile(r"(catalog|ingest|scoring)(\.[A-Za-z_]\w*)*")
 
 
-def kernel_source(kernel: str) -> dict[str, str]:
-    """The source that a kernel runs: its module and our own modules that it imports, as code without comments."""
+def kernel_source(kernel: str, code: Iterable[str] = ()) -> dict[str, str]:
+    """The source that decides a kernel's rows, by module, as code without comments.
+
+    It is that of the kernel's module, and of `code`: modules, or packages with all that is in them. Where a step names
+    none, it is all of scoring and ingest that the kernel imports, and what that imports. Raises StepError for a name
+    in `code` that is no module of ours.
+    """
     seen: dict[str, str] = {}
     waiting = [kernel.partition(":")[0]]
+    if code := tuple(code):
+        for module in (*waiting, *(inner for name in code for inner in _within(name))):
+            path = _module_file(module)
+            if path is None:
+                raise StepError(f"kernel {kernel}: {module!r} is no module of saeql")
+            seen[module] = _read(path, path.stat().st_mtime_ns)[0]
+        return seen
     while waiting:
         module = waiting.pop()
         path = _module_file(module)
@@ -35,6 +49,14 @@ def source_digests(modules: Iterable[str]) -> dict[str, str]:
         for module, path in sorted(paths.items())
         if path is not None
     }
+
+
+def _within(name: str) -> list[str]:
+    """The module of that name, or the modules of the package."""
+    path = _module_file(name)
+    if path is None or path.name != "__init__.py":
+        return [name]
+    return [f"{name}.{file.stem}" for file in sorted(path.parent.glob("*.py")) if file != path]
 
 
 @cache

@@ -21,7 +21,7 @@ from catalog.store.transaction import Transaction
 from queries.refresh import parts
 from queries.refresh.result import Key, StepResult
 from queries.refresh.step import called
-from queries.refresh.step_run import FRESH, StepRun
+from queries.refresh.step_run import StepRun
 from scoring.client.estimate import Estimate, estimated
 
 if TYPE_CHECKING:
@@ -126,14 +126,14 @@ class KernelStepRun(StepRun):
         scope = self.step.slice
         if not self.whole and found.same:
             shape = {name: self.columns[name] for name in self.step.input}
-            parts.stage_parts(self.catalog, "_keys", shape, [*found.stale, *found.gone])
-            scope = f"({scope}) AND ({columns}) IN (SELECT ({columns}) FROM _keys)"
-        self.catalog.stage(self.step.writes, output)
+            parts.stage_parts(self.catalog, self.keys, shape, [*found.stale, *found.gone])
+            scope = f"({scope}) AND ({columns}) IN (SELECT ({columns}) FROM {self.keys})"
+        self.catalog.stage(self.step.writes, output, self.fresh)
 
         def work(tx: Transaction) -> Changes:
             changes = Changes(0, 0, 0)
             if stale:
-                changes = tx.replace(self.step.writes, FRESH, list(self.step.key), scope)
+                changes = tx.replace(self.step.writes, self.fresh, list(self.step.key), scope)
             self._record(tx, inputs, changes, digests, {})
             if run.problems or found.gone:
                 self._record_problems(tx, run, {str(key[0]) for key in rows})
@@ -184,14 +184,14 @@ class KernelStepRun(StepRun):
         """Replace the rows of these input keys; the last commit records the run."""
         columns = ", ".join(named(name) for name in self.step.input)
         shape = {name: self.columns[name] for name in self.step.input}
-        parts.stage_parts(self.catalog, "_keys", shape, keys)
-        self.catalog.stage(self.step.writes, output)
-        scope = f"({self.step.slice}) AND ({columns}) IN (SELECT ({columns}) FROM _keys)"
+        parts.stage_parts(self.catalog, self.keys, shape, keys)
+        self.catalog.stage(self.step.writes, output, self.fresh)
+        scope = f"({self.step.slice}) AND ({columns}) IN (SELECT ({columns}) FROM {self.keys})"
 
         def work(tx: Transaction) -> Changes:
             changes = Changes(0, 0, 0)
             if keys:
-                changes = tx.replace(self.step.writes, FRESH, list(self.step.key), scope)
+                changes = tx.replace(self.step.writes, self.fresh, list(self.step.key), scope)
             total = self._sum(changes)
             if last:
                 self._record(tx, inputs, total, {}, {})
@@ -271,9 +271,9 @@ class KernelStepRun(StepRun):
     def _stage_expected(self, output: list[dict[str, Any]], found: parts.Difference) -> None:
         columns = ", ".join(named(name) for name in self.step.input)
         shape = {name: self.columns[name] for name in self.step.input}
-        parts.stage_parts(self.catalog, "_keys", shape, [*found.stale, *found.gone])
-        self.catalog.stage(self.step.writes, output)
-        scope = f"({self.step.slice}) AND ({columns}) IN (SELECT ({columns}) FROM _keys)"
+        parts.stage_parts(self.catalog, self.keys, shape, [*found.stale, *found.gone])
+        self.catalog.stage(self.step.writes, output, self.fresh)
+        scope = f"({self.step.slice}) AND ({columns}) IN (SELECT ({columns}) FROM {self.keys})"
         self._expect(scope, self._compared(scope))
 
     def _key(self, row: dict[str, Any]) -> Key:

@@ -9,7 +9,7 @@ from catalog.store.transaction import Transaction
 from queries.refresh import parts
 from queries.refresh.reads import KEPT
 from queries.refresh.result import StepResult
-from queries.refresh.step_run import FRESH, StepRun
+from queries.refresh.step_run import StepRun
 
 
 class QueryRun(StepRun):
@@ -26,7 +26,7 @@ class QueryRun(StepRun):
         def work(tx: Transaction) -> Changes:
             changes = Changes(0, 0, 0)
             if not idle:
-                changes = tx.replace(self.step.writes, FRESH, list(self.step.key), scope)
+                changes = tx.replace(self.step.writes, self.fresh, list(self.step.key), scope)
             self._record(tx, inputs, changes, now, contents)
             return changes
 
@@ -75,7 +75,7 @@ class QueryRun(StepRun):
         return now, parts.select(self.step.partition, self.columns, found, self.step.folds), found
 
     def _query_rows(self, selection: parts.Selection | None) -> str:
-        """Put the query's rows, those of stale parts alone, into `_fresh`; the scope that they replace."""
+        """Put the query's rows, those of stale parts alone, into its new rows' table; the scope that they replace."""
         scope, narrow = self.step.slice, None
         if selection is not None:
             shape = {column: self.context.type_of(column) for column in self.step.partition}
@@ -84,7 +84,7 @@ class QueryRun(StepRun):
             parts.stage_parts(self.catalog, "_parts", shape, selection.read)
             parts.stage_parts(self.catalog, "_grown", grown, selection.grown)
             anew = set(selection.groups) - set(selection.grown)
-            parts.stage_parts(self.catalog, "_groups", grown, sorted(anew))
+            parts.stage_parts(self.catalog, self.groups, grown, sorted(anew))
             parents = self._parted_parents()
 
             def narrow(table: str, relation: str) -> str:
@@ -99,9 +99,9 @@ class QueryRun(StepRun):
 
             if not selection.everything:
                 listed, touched = ", ".join(map(named, kept)), ", ".join(map(named, self.step.touches))
-                replaced = f"({listed}) IN (SELECT ({listed}) FROM _groups)"
+                replaced = f"({listed}) IN (SELECT ({listed}) FROM {self.groups})"
                 if selection.grown:
-                    replaced += f" OR ({touched}) IN (SELECT ({touched}) FROM {FRESH})"
+                    replaced += f" OR ({touched}) IN (SELECT ({touched}) FROM {self.fresh})"
                 scope = f"({scope}) AND ({replaced})"
         tables = sorted({*self.step.parents, KEPT} if self.step.folds else self.step.parents)
         query = self.context.relations.query(self.step.query, tables, narrow)
@@ -110,15 +110,15 @@ class QueryRun(StepRun):
         if self._filter:
             where = self._filter
             scope = f"({scope}) AND ({where})"
-        made = f"CREATE OR REPLACE TEMP TABLE {FRESH} AS SELECT {cast} FROM ({query}\n) WHERE {where}"
+        made = f"CREATE OR REPLACE TEMP TABLE {self.fresh} AS SELECT {cast} FROM ({query}\n) WHERE {where}"
         self.catalog.connection.execute(made, self._named_in(query))
         return scope
 
     def _part_rows(self, selection: parts.Selection | None) -> dict[parts.Part, tuple[int, str]]:
-        """(rows, digest of the rows) of each part in `_fresh`, for a step whose rows say their part."""
+        """(rows, digest of the rows) of each part in its new rows' table, for a step whose rows say their part."""
         if selection is None or not set(self.step.partition) <= self.columns.keys():
             return {}
         listed = ", ".join(map(named, self.step.partition))
-        rows = self.catalog.rows(f"SELECT {listed}, count(*), {content('f')} FROM {FRESH} AS f GROUP BY {listed}")
+        rows = self.catalog.rows(f"SELECT {listed}, count(*), {content('f')} FROM {self.fresh} AS f GROUP BY {listed}")
         found = {tuple(row[:-2]): (int(row[-2]), str(row[-1])) for row in rows}
         return {part: found.get(part, (0, "0")) for part in selection.read}

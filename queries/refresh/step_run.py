@@ -25,8 +25,6 @@ from queries.refresh.reasons import reasons
 from queries.refresh.result import StepResult
 from queries.refresh.step import Step, fingerprint
 
-FRESH = "_fresh"
-"""The temporary table that a step's new rows are put into."""
 _TRIES = 3
 
 
@@ -36,6 +34,8 @@ class StepRun:
     def __init__(self, context: Context, step: Step, parameters: dict[str, Any], advance: Callable[[int, int], None]):
         self.context, self.catalog, self.step = context, context.catalog, step
         self.parameters, self.advance = parameters, advance
+        self.fresh, self.keys, self.groups = (f"_{what}_{step.name}" for what in ("fresh", "keys", "groups"))
+        """Temporary tables of this step alone: its new rows, the input keys and the parts that they replace."""
         self.reads = parent_tables(step.parents, context.view_parents)
         self.made = context.made_of(step, parameters)
         self.fingerprint = fingerprint(self.made)
@@ -79,6 +79,16 @@ class StepRun:
             return self._result("failed", error)
         except (duckdb.Error, OSError) as error:
             return self._result("failed", StepError(f"step {self.step.name}: {error}"))
+        finally:
+            # What a plan expects is read by the steps that follow; what a refresh made is in the catalog.
+            if not self.context.dry:
+                self._drop_scratch()
+
+    def _drop_scratch(self) -> None:
+        for name in (self.fresh, self.keys, self.groups):
+            # After a failure the connection may be of no use any more, which the result says.
+            with suppress(duckdb.Error):
+                self.catalog.connection.execute(f"DROP TABLE IF EXISTS {name}")
 
     def _has_work(self) -> bool:
         """Whether anything is not as in the last run, and `why`."""
@@ -224,20 +234,12 @@ class StepRun:
 
     def _compared(self, scope: str) -> Comparison:
         there = self.context.relations.of(self.step.writes)
-        return compare(self.catalog.connection, self.step.writes, FRESH, list(self.step.key), scope, there)
+        return compare(self.catalog.connection, self.step.writes, self.fresh, list(self.step.key), scope, there)
 
     def _expect(self, scope: str, comparison: Comparison) -> None:
-        """Put the rows in `_fresh` beside the table, if they differ from what is there."""
-        if not comparison.changes:
-            return
-        copy = f"_plan_{self.step.name}"
-        self.catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {copy} AS FROM {FRESH}")
-        scope = scope.replace(f"FROM {FRESH})", f"FROM {copy})")
-        for staged in ("_groups", "_keys"):
-            if f"FROM {staged})" in scope:
-                self.catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {copy}{staged} AS FROM {staged}")
-                scope = scope.replace(f"FROM {staged})", f"FROM {copy}{staged})")
-        self.context.expect(self.step.writes, scope, copy, list(self.columns))
+        """Put the new rows beside the table, if they differ from what is there."""
+        if comparison.changes:
+            self.context.expect(self.step.writes, scope, self.fresh, list(self.columns))
 
     def _named_in(self, query: str) -> dict[str, Any]:
         """The parameters that a query names; the engine refuses others, and a kernel may have some of its own."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from catalog import Catalog
-from catalog.quote import named
+from catalog.quote import named, quoted
 
 _STAGE = "judgements"
 """Stage of problems."""
@@ -33,7 +33,7 @@ def record_unjudged(catalog: Catalog) -> None:
         return
     catalog.stage("problems", rows, "_problems")
     with catalog.write("pairs that cannot be judged") as tx:
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], f"stage = '{_STAGE}'")
+        tx.replace("problems", "_problems", ["stage", "subject", "reason"], f"stage = {quoted(_STAGE)}")
 
 
 def left_out_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -102,7 +102,7 @@ def _print_features(out: Console, root: Path, study: Study, features: list[int])
         for label in card.labels:
             out.print(Text("       ") + label_line(label))
         for context in card.contexts:
-            out.print(Text("       ") + highlighted(context))
+            out.print(Text("       ") + highlighted(context, marks=out.color_system is None))
 
 
 def _print_search(out: Console, root: Path) -> None:

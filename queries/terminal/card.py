@@ -1,15 +1,23 @@
 """Shows one feature as a page on a terminal, or as JSON. Text from corpora and labels is never read as markup."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from queries.session import Context, FeatureCard
 from queries.terminal import control_characters
+from queries.terminal.cells import cell, fitting
 from queries.terminal.console import SafeConsole
-from queries.terminal.output import plain, safe_json
+from queries.terminal.control_characters import Ink
+from queries.terminal.grid import PLAIN, Column, table
+from queries.terminal.json_values import plain, safe_json
+from queries.terminal.screen import terminal_width
+
+_CONTEXT_LINES = 3
+_UNBOUNDED = 100_000
+"""A width that nothing reaches: into a pipe or a file no line is broken or cut."""
 
 
 def card_json(card: FeatureCard) -> str:
@@ -18,43 +26,95 @@ def card_json(card: FeatureCard) -> str:
 
 
 def print_card(card: FeatureCard, console: Console | None = None) -> None:
-    """Print statistics, labels, separation, contexts, logit lens and neighbours."""
+    """Print statistics, labels, separation, contexts, logit lens and neighbours; on a terminal, no wider than it is."""
     out = console or SafeConsole(soft_wrap=True)
+    width = terminal_width() if out.is_terminal else _UNBOUNDED
     row = card.row
-    out.print(Text(f"feature {card.feature} of {card.sae}", style="bold"))
+    _print(out, Text(f"feature {card.feature} of {visible(card.sae, quoted=False)}", style="bold"), width)
     if not row["firings"]:
-        out.print(f"dead: it fires on none of the tokens that {card.sae} was harvested on")
+        _print(out, Text(f"dead: it fires on none of the tokens that {card.sae} was harvested on"), width)
         return
-    out.print(
+    statistics = (
         f"fires on {row['firings']} tokens ({row['density']:.3%}), mean {row['mean']:.3g}, "
         f"max {row['maximum']:.3g}, median {card.deciles[4] if card.deciles else 0:.3g}"
     )
+    _print(out, Text(statistics), width)
     for found in card.separation:
-        out.print(
-            Text(f"separation from {found['concept']}: {found['separation']:.4g}, AUROC {found['auroc']:.3f} ")
-            + Text(f"(fires on {found['rate_positive']:.2%} of it, {found['rate_negative']:.2%} elsewhere)")
-        )
+        concept = visible(found["concept"], quoted=False)
+        line = f"separation from {concept}: {found['separation']:.4g}, AUROC {found['auroc']:.3f} "
+        line += f"(fires on {found['rate_positive']:.2%} of it, {found['rate_negative']:.2%} elsewhere)"
+        _print(out, Text(line), width)
     for label in card.labels:
-        out.print(label_line(label))
-    width = max((len(visible(context.corpus, quoted=False)) for context in card.contexts), default=0)
-    for context in card.contexts:
-        place = f"{visible(context.corpus, quoted=False):<{width}}  {context.split:>5}  {context.activation:>7.4g}  "
-        out.print(Text(place) + highlighted(context))
+        _print(out, label_line(label), width)
+    _print_contexts(out, card, width)
     if card.promoted:
-        out.print(Text("writes for: " + ", ".join(visible(token) for token, _ in card.promoted)))
-        out.print(Text("against:    " + ", ".join(visible(token) for token, _ in card.suppressed)))
+        _print(out, Text("writes for: " + ", ".join(visible(token) for token, _ in card.promoted)), width, 12)
+        _print(out, Text("against:    " + ", ".join(visible(token) for token, _ in card.suppressed)), width, 12)
     if card.neighbours:
-        table = Table("nearest decoder", "cosine", "label", box=None, pad_edge=False)
-        for number, cosine, text in card.neighbours:
-            table.add_row(str(number), f"{cosine:.3f}", Text(visible(text or "", quoted=False)))
-        out.print(table)
+        columns = [
+            Column("nearest decoder", [str(number) for number, _, _ in card.neighbours], right=True),
+            Column("cosine", [f"{cosine:.3f}" for _, cosine, _ in card.neighbours], right=True),
+            Column("label", [cell(text or "") for _, _, text in card.neighbours]),
+        ]
+        for line in table(columns, width, PLAIN, Ink(on=False)).lines:
+            out.print(Text(line))
+
+
+def _print_contexts(out: Console, card: FeatureCard, width: int) -> None:
+    corpora = [visible(context.corpus, quoted=False) for context in card.contexts]
+    size = max(map(cell_len, corpora), default=0)
+    for context, corpus in zip(card.contexts, corpora, strict=True):
+        place = corpus + " " * (size - cell_len(corpus)) + f"  {context.split:>5}  {context.activation:>7.4g}  "
+        indent = cell_len(place) if cell_len(place) <= width // 2 else 2
+        marks = out.color_system is None
+        body = highlighted(_around_peak(context, _CONTEXT_LINES * (width - indent)), marks=marks)
+        if indent == 2:
+            _print(out, Text(place.rstrip()), width)
+            _print(out, Text("  ") + body, width, 2, _CONTEXT_LINES)
+        else:
+            _print(out, Text(place) + body, width, indent, _CONTEXT_LINES)
+
+
+def _print(out: Console, text: Text, width: int, indent: int = 2, most: int = 0) -> None:
+    """Print a text in lines of the terminal's width, the second and later ones indented; at most `most` of them."""
+    lines: list[Text] = []
+    while cell_len(text.plain) > width and (not most or len(lines) < most - 1):
+        end = fitting(text.plain, width)
+        space = text.plain.rfind(" ", indent + 1, end + 1)
+        end = space if space > width // 2 else end
+        head, text = text.divide([end])
+        lines.append(head)
+        text = Text(" " * indent) + _without_space(text)
+    if cell_len(text.plain) > width:
+        text = text.divide([fitting(text.plain, width - 1)])[0] + Text("…")
+    for line in [*lines, text]:
+        out.print(line)
+
+
+def _without_space(text: Text) -> Text:
+    return text.divide([1])[1] if text.plain.startswith(" ") and len(text.plain) > 1 else text
+
+
+def _around_peak(context: Context, room: int) -> Context:
+    """The window from a token on that has about half of the room before the peak; as it is, if it fits."""
+    sizes = [cell_len(visible(token, quoted=False)) for token in context.tokens]
+    if sum(sizes) <= room:
+        return context
+    peak = max(range(len(sizes)), key=context.activations.__getitem__)
+    start = peak
+    while start > 0 and sum(sizes[start - 1 : peak]) <= room // 2:
+        start -= 1
+    if start == 0:
+        return context
+    return replace(context, tokens=("…", *context.tokens[start:]), activations=(0.0, *context.activations[start:]))
 
 
 def label_line(label: dict[str, object]) -> Text:
     """A label with its score, or the reason why there is none."""
+    explainer = visible(str(label["explainer"]), quoted=False)
     if label["label"] is None:
-        return Text(f"{label['explainer']}: no label: {visible(str(label['problem']), quoted=False)}", style="yellow")
-    line = Text(f"{label['explainer']}: ") + Text(visible(str(label["label"]), quoted=False), style="bold cyan")
+        return Text(f"{explainer}: no label: {visible(str(label['problem']), quoted=False)}")
+    line = Text(f"{explainer}: ") + Text(visible(str(label["label"]), quoted=False), style="bold")
     if label["f1"] is None:
         return line + Text("  (not scored)")
     null = "" if label["f1_null"] is None else f", null {label['f1_null']:.2f}"
@@ -64,17 +124,20 @@ def label_line(label: dict[str, object]) -> Text:
     )
 
 
-def highlighted(context: Context) -> Text:
-    """The window's text on one line, the firing tokens in colour, the brighter the stronger; << >> without colour."""
+def highlighted(context: Context, *, marks: bool = True) -> Text:
+    """The window's text on one line, the firing tokens between << >>; without `marks` reversed, weak ones underlined.
+
+    Both can be seen on light and dark backgrounds.
+    """
     top = max(context.activations) or 1.0
     line = Text()
     for token, activation in zip(context.tokens, context.activations, strict=True):
         piece = visible(token, quoted=False)
         if activation > 0:
-            style = "bold black on yellow" if activation > top / 2 else "black on bright_white"
-            line.append(f"<<{piece}>>", style=style)
+            style = "reverse" if activation > top / 2 else "underline"
+            line.append(f"<<{piece}>>" if marks else piece, style=style)
         else:
-            line.append(piece, style="dim")
+            line.append(piece)
     return line
 
 

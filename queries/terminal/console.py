@@ -1,6 +1,7 @@
 """Wraps Rich's console: text is never read as markup, and no control character of data gets through."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,9 @@ class SafeConsole(Console):
 
     def __init__(self, *, stderr: bool = False, file: Any = None, **options: Any) -> None:
         stream = file or exact(sys.stderr if stderr else sys.stdout)
+        if os.environ.get("NO_COLOR"):
+            # Rich leaves bold and dim text as it is.
+            options.setdefault("color_system", None)
         super().__init__(file=stream, markup=False, emoji=False, highlight=False, **options)
 
     def on_broken_pipe(self) -> None:

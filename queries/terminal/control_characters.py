@@ -55,6 +55,26 @@ def read_input() -> str:
     return text
 
 
+def is_coloured(stream: TextIO) -> bool:
+    """Whether bold and dim text may go there: a terminal that knows them, of a person who did not set NO_COLOR."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+class Ink:
+    """Bold and dim, which are readable on light and dark backgrounds alike, where `on`; else the text as it is."""
+
+    def __init__(self, *, on: bool) -> None:
+        self.on = on
+
+    def bold(self, text: str) -> str:
+        """For headings."""
+        return f"\x1b[1m{text}\x1b[0m" if self.on and text else text
+
+    def dim(self, text: str) -> str:
+        """For what is no data."""
+        return f"\x1b[2m{text}\x1b[0m" if self.on and text else text
+
+
 class Exact:
     """A standard stream that takes text as it is. One that cannot be written is an error, or, if `lossy`, silent.
 

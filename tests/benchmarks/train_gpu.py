@@ -36,9 +36,9 @@ from ingest.sae.products.precision import products_in
 from ingest.sae.products.top_codes import top_code
 from ingest.sae.training.adam import UnitDecoderAdam
 from ingest.sae.training.job import Job, Parent
+from ingest.sae.training.loop import train_saes
 from ingest.sae.training.rows import CachedRows
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_saes
 
 WARM_UP = 3
 """Steps that are not counted: the first compiles and allocates."""

@@ -202,8 +202,8 @@ def ours(name: str, rounds: int) -> dict[str, Any]:
     from ingest.sae.architecture import Weights
     from ingest.sae.config import Objective, SAEConfig
     from ingest.sae.training.job import Job, Parent
+    from ingest.sae.training.loop import train_saes
     from ingest.sae.training.settings import TrainConfig
-    from ingest.sae.training.train import train_saes
 
     case, x, decoder = OURS[name], normal_rows(), unit_rows(WIDTH)
     bias, others = torch.zeros(WIDTH), {}
@@ -296,8 +296,8 @@ def loss(name: str, steps: int, rate: float) -> dict[str, Any]:
     from ingest.sae.config import SAEConfig
     from ingest.sae.model import SAE
     from ingest.sae.training.job import Job, Parent
+    from ingest.sae.training.loop import train_saes
     from ingest.sae.training.settings import TrainConfig, learning_rate
-    from ingest.sae.training.train import train_saes
 
     if name != "ours" and (why := missing(name)):
         return {"missing": why}

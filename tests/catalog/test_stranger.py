@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from catalog import Catalog
-from catalog.errors import CatalogError, ForeignCatalog, InputError
+from catalog.errors import CatalogError, ForeignCatalog, InputError, SaeqlError
 from catalog.store.connection import _extension_file
 from catalog.store.locks import locked
 from catalog.trust.metadata import mistakes
@@ -228,9 +228,15 @@ def test_every_command_only_says_what_is_wrong(name: str, stranger: Stranger) ->
     alter(stranger)
     mine = {path: path.read_bytes() for path in stranger.mine.iterdir()}
     there = {path for path in stranger.root.rglob("*") if path.suffix != ".lock"}
-    # All commands go through one opening: each alteration is tried on two and on some of the others.
+    # All commands go through one opening, `sql` through that for reading in a process of its own: each alteration is
+    # tried on that opening, on `doctor` and on some of the others, every fourth on `sql`.
     at = list(ALTERATIONS).index(name)
-    for command in (*COMMANDS[:2], *(COMMANDS[2 + (at + n) % (len(COMMANDS) - 2)] for n in (0, 5))):
+    with pytest.raises(SaeqlError) as refused:
+        Catalog(stranger.root, read_only=True)
+    assert said.partition("\\")[0] in str(refused.value)
+    assert SECRET not in str(refused.value)
+    first = COMMANDS[:2] if at % 4 == 0 else COMMANDS[1:2]
+    for command in (*first, *(COMMANDS[2 + (at + n) % (len(COMMANDS) - 2)] for n in (0, 5))):
         result = CliRunner().invoke(main, ["-C", str(stranger.root), *command])
         assert result.exit_code in (1, 2), (command, result.output)
         assert result.exception is None or isinstance(result.exception, SystemExit), command

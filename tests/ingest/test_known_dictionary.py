@@ -14,8 +14,8 @@ from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 from ingest.sae.training.adam import UnitDecoderAdam
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 
 sys.path.insert(0, str(Path(__file__).parent))
 from known_dictionary import SUPPORT, D, Known, oracle_fve, recovered
@@ -31,12 +31,12 @@ def test_the_atoms_are_recovered(tmp_path: Path, seed: int) -> None:
     config = TrainConfig(
         shape,
         Objective(k_aux=128),
-        steps=2000,
-        batch=1024,
+        steps=1000,
+        batch=512,
         learning_rate=3e-3,
         warmup=50,
-        decay=600,
-        dead_after=50_000,
+        decay=300,
+        dead_after=25_000,
         seed=seed,
     )
     train_sae(config, known, tmp_path)
@@ -44,8 +44,9 @@ def test_the_atoms_are_recovered(tmp_path: Path, seed: int) -> None:
     rows, amplitudes = known.draw(4096, 4)
     fve = evaluate(sae, rows.astype(np.float16)).fve
     cosine, share = recovered(sae.weights.decoder, known.atoms), fve / oracle_fve(known, rows, amplitudes)
-    assert cosine >= 0.99
-    assert share >= 0.930
+    # With a quarter of the rows of a full training: 0.9979, 0.9980 and 0.9979; 0.9289, 0.9326 and 0.9323.
+    assert cosine >= 0.997
+    assert share >= 0.927
     norms = sae.weights.decoder.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(WIDTH), rtol=0, atol=1e-5)
 

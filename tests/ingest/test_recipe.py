@@ -14,9 +14,9 @@ from ingest.dictionaries.configure import beginning
 from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.model import SAE
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.rows import CachedRows
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 
 D, M, K, N, THRESHOLD = 6, 20, 3, 64, 0.7
 Arrays = dict[str, np.ndarray]

@@ -54,7 +54,7 @@ words = ["matrix"]
 """
 
 
-def write_study(folder: Path, model: Path, sae: str = "steps = 230", documents: int = 30) -> Path:
+def write_study(folder: Path, model: Path, sae: str = "steps = 230", documents: int = 20) -> Path:
     write_lines(folder / "docs.jsonl", texts(documents))
     (folder / "study.toml").write_text(STUDY.format(model=model, sae=sae))
     return folder / "study.toml"
@@ -93,7 +93,7 @@ def test_a_study_of_another_model_and_json_lines_fills_the_catalog(undisturbed: 
         assert catalog.rows("SELECT model, source, architecture, d_model, layers, bos FROM models") == [
             ("tiny", str(neox_folder), "GPTNeoXForCausalLM", D, 3, None)
         ]
-        assert catalog.value("SELECT documents FROM corpora") == 30
+        assert catalog.value("SELECT documents FROM corpora") == 20
         sae, width, d, k, digest = catalog.rows("SELECT sae, width, d, k, digest FROM saes")[0]
         assert (sae, width, d, k) == ("s", 48, D, 4)
         assert digest == file_digest(weights(catalog))

@@ -16,8 +16,8 @@ from ingest.sae.evaluate import evaluate
 from ingest.sae.model import SAE
 from ingest.sae.products.exact_topk import above
 from ingest.sae.products.top_codes import code_above
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 from tests.ingest.test_sae_elementwise import (
     N,
     assert_gradients,

@@ -14,9 +14,9 @@ from ingest.sae.checkpoints.load import load_checkpoint_folder
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.model import SAE
 from ingest.sae.training.initial_weights import FIRST_THRESHOLD
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.rows import CachedRows
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 
 D, M, N = 6, 20, 200
 

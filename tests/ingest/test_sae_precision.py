@@ -13,8 +13,8 @@ from ingest.sae.model import SAE
 from ingest.sae.products.precision import products_in
 from ingest.sae.products.top_codes import code_above, pre_activations, top_code
 from ingest.sae.registry import architecture_of
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 
 D, WIDTH, ROWS, K = 24, 96, 64, 6
 

@@ -16,10 +16,10 @@ import pytest
 from catalog.errors import InputError
 from ingest.sae.training.checkpoint import CHECKPOINT_FILE
 from ingest.sae.training.job import Job
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.rows import CachedRows
 from ingest.sae.training.run import Diverged
 from ingest.sae.training.torchrun import train_in_processes
-from ingest.sae.training.train import train_sae
 from tests.ingest.test_sae_train import CONFIG, Stop, sparse_rows, stop_at
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ from pathlib import Path
 from torch import distributed
 from ingest.sae.training import run
 from ingest.sae.training.job import Job
-from ingest.sae.training.train import train_saes
+from ingest.sae.training.loop import train_saes
 from tests.ingest.test_sae_processes import CONFIG, mapped
 distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
 rank, load = distributed.get_rank(), run.load_checkpoint

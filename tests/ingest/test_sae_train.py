@@ -27,11 +27,11 @@ from ingest.sae.training.adam import UnitDecoderAdam
 from ingest.sae.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from ingest.sae.training.initial_weights import unscaled
 from ingest.sae.training.job import Job, Parent, Progress
+from ingest.sae.training.loop import train_sae, train_saes
 from ingest.sae.training.prefetch import Ahead
 from ingest.sae.training.rows import CachedRows, RowSampler
 from ingest.sae.training.run import Diverged
 from ingest.sae.training.settings import TrainConfig, TrainReport, learning_rate
-from ingest.sae.training.train import train_sae, train_saes
 
 SAE_CONFIG = SAEConfig(d_in=24, width=64, k=4, model_name="toy", hookpoint="layers.1")
 CONFIG = TrainConfig(
@@ -113,7 +113,7 @@ def test_a_killed_process_leaves_a_run_that_resumes(tmp_path: Path) -> None:
         "import sys, numpy, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from tests.ingest.test_sae_train import CONFIG, replace\n"
-        "from ingest.sae.training.train import train_sae\n"
+        "from ingest.sae.training.loop import train_sae\n"
         "rows = numpy.load(sys.argv[1], mmap_mode='r')\n"
         "train_sae(replace(CONFIG, steps=4000, checkpoint_every=1), rows, Path(sys.argv[2]))\n"
     )

@@ -12,8 +12,8 @@ from catalog.errors import InputError
 from ingest.sae.checkpoints.load import load_checkpoint_folder
 from ingest.sae.checkpoints.saelens import save_saelens
 from ingest.sae.config import Objective, SAEConfig
+from ingest.sae.training.loop import train_sae
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_sae
 from tests.ingest.test_saes import QUICK, ingest, section
 from tests.ingest.tiny import D
 

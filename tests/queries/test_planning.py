@@ -11,5 +11,5 @@ def test_lines_are_cut_at_the_width_and_numbers_stand_on_the_right() -> None:
     assert aligned(rows, ("step", "new", "cost", "why"), 30).splitlines() == [
         "step    new  cost  why",
         "labels   12   0.5  inputs: \\x…",
-        "scores    -     1  a, b",
+        "scores    -   1.0  a, b",
     ]

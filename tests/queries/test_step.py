@@ -256,6 +256,28 @@ def test_a_kernels_source_has_the_modules_that_it_uses_without_their_comments() 
     assert not [module for module in source if module.startswith("catalog")]
 
 
+@pytest.mark.parametrize(
+    ("step", "counts", "does_not"),
+    [
+        ("decoder_vectors", "catalog.vectors.collections", "ingest.sae.losses.auxk"),
+        ("label_vectors", "ingest.model.text_encoder", "ingest.sae.model"),
+        ("logit_lens", "ingest.sae.layout.fold", "ingest.sae.products.triton_sums"),
+        ("labels", "scoring.explainers.lexical", "catalog.vectors.collections"),
+    ],
+)
+def test_the_code_that_decides_a_kernels_rows_counts_and_no_other(step: str, counts: str, does_not: str) -> None:
+    known = {step.name: step for step in packaged_steps()}[step]
+    source = kernel_source(known.kernel or "", known.code)
+    assert counts in source
+    assert does_not not in source
+    assert set(known.code) <= {module.rpartition(".")[0] for module in source} | source.keys()
+
+
+def test_a_step_whose_code_is_nowhere_is_refused() -> None:
+    with pytest.raises(StepError, match=r"'ingest\.model\.lense' is no module of saeql"):
+        kernel_source("scoring.kernels.logit_lens:logit_lens", ["ingest.model.lense"])
+
+
 def test_an_edit_of_a_helper_of_a_kernel_changes_the_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,10 +29,10 @@ from ingest.sae.architecture import Weights
 from ingest.sae.config import Objective, SAEConfig
 from ingest.sae.layout.packed import packed
 from ingest.sae.training.job import Job, Parent
+from ingest.sae.training.loop import train_saes
 from ingest.sae.training.rows import CachedRows, MappedFile, RowSource
 from ingest.sae.training.run import Diverged, check_share
 from ingest.sae.training.settings import TrainConfig
-from ingest.sae.training.train import train_saes
 
 JOB_FILE, PARENT_FILE, SUBSET_FILE = "job.json", "parent.safetensors", "subset.npy"
 STOPPED_FILES = "stopped-*.json"
