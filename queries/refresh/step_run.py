@@ -1,4 +1,4 @@
-"""One step of a refresh or a plan: whether it is stale and why, what is recorded of it, how a plan expects its rows.
+"""Assesses one step of a refresh or a plan: whether it is stale and why, its record, the rows that a plan expects.
 
 A refresh commits the difference between the rows that a step gives and those that are there; a plan counts it and
 puts the rows beside the table, for the steps that follow. Both go through the same stages, so that what a plan
