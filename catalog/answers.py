@@ -1,4 +1,4 @@
-"""Paid LLM answers, written through at once: an answer that is stored is never paid for again.
+"""Stores paid LLM answers as they arrive: an answer that is stored is never paid for again.
 
 The file lies outside the catalog's versions and is never rolled back: what was paid stays. A key is the hash of
 all that determines an answer (model, parameters, messages); the first answer stored under a key stays its answer,

@@ -1,4 +1,4 @@
-"""SQL text from names and values."""
+"""Makes SQL text from names and values."""
 
 
 

@@ -1,4 +1,4 @@
-"""New text for a corpus: its documents in shards of their own, and the activations of every SAE on those alone.
+"""Adds text to a corpus: documents in shards of their own, and the activations of every SAE on those alone.
 
 Nothing that is there is read again: documents that the corpus has are known by their hash, shards by what they
 were made from. SAEs are not trained again.

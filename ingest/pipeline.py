@@ -1,4 +1,4 @@
-"""A study into the catalog: model -> text -> residuals -> SAEs -> sparse activations -> configurations.
+"""Brings a study into the catalog: model -> text -> residuals -> SAEs -> sparse activations -> configurations.
 
 Each part is skipped when what it is made from did not change, so that a run which was interrupted at any
 moment goes on where it was.

@@ -1,4 +1,4 @@
-"""Terms: what the lexical explainer finds in a window, and what its labels are made of."""
+"""Finds the terms of a window, of which the lexical explainer makes its labels."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What the kernels work on: windows of tokens with their activations, labels, and judgements.
+"""Defines what the kernels work on: windows of tokens with their activations, labels, and judgements.
 
 A label is a claim about a feature; a judgement is one prediction about one window given one label. Both say
 what went wrong (`problem`) instead of being left out, and what they cost.

@@ -1,4 +1,4 @@
-"""Files: each one that the catalog names is there, whole and unaltered; each one that is there has a name."""
+"""Checks files: the catalog's tables name every file, and every named file is there, whole and unaltered."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Parts of tables: their rows are those that were recorded when a refresh made them."""
+"""Checks parts of tables: their rows are those that a refresh recorded when it made them."""
 
 import json
 import random

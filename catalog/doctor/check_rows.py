@@ -1,4 +1,4 @@
-"""Rows: keys stand once, views run, activations lie on tokens of their shard, no harvest is half done."""
+"""Checks rows: keys stand once, views run, activations lie on tokens of their shard, no harvest is half done."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Vectors: each version that a snapshot names opens, tagged and complete, and each vector has its row."""
+"""Checks vectors: each version that a snapshot names opens, tagged and complete, and each vector has its row."""
 
 from collections.abc import Iterator, Mapping
 

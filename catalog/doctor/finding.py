@@ -1,4 +1,4 @@
-"""What `doctor` reports, and what its checks are given."""
+"""Defines a finding of `doctor`, and what each check is given."""
 
 from dataclasses import dataclass
 from datetime import timedelta

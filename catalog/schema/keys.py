@@ -1,4 +1,4 @@
-"""The columns that identify a row of each table. DuckLake has no PRIMARY KEY: steps and `doctor` keep them unique."""
+"""Lists the columns that identify a row of each table; DuckLake has no PRIMARY KEY, so steps and `doctor` see to it."""
 
 KEYS: dict[str, tuple[str, ...]] = {
     "migrations": ("number",),

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever kills the process."""
+"""Writes files that appear whole or not at all, whatever kills the process."""
 
 import os
 import uuid

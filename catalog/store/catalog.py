@@ -1,4 +1,4 @@
-"""The store: one directory of DuckLake tables, Lance vectors and weights, with one commit point.
+"""Opens, reads and writes a catalog: DuckLake tables, Lance vectors and weights in one directory, one commit point.
 
 A snapshot of DuckLake is the only thing that makes results visible. Whatever else belongs to it (Parquet
 shards, Lance versions, weights) is on disk, whole and under a fresh name, before the commit that names it.

@@ -1,4 +1,4 @@
-"""How an open catalog is read and written: one snapshot, whole or not at all, the lock held for the COMMIT alone."""
+"""Reads and writes an open catalog: a snapshot is whole or not there, and only its COMMIT holds the lock."""
 
 import json
 import threading

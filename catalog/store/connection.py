@@ -1,4 +1,4 @@
-"""A DuckDB connection with the catalog's DuckLake attached: extensions by file, no network, no autoload.
+"""Opens DuckDB with the catalog's DuckLake attached: extensions by file, no network, no autoload.
 
 The engine does not check the signatures of the extensions that pip installed beside the engine itself. To check them
 takes 0.3 s at each opening, and guards nothing: who can change those two files can change DuckDB's own library in the

@@ -1,4 +1,4 @@
-"""Where a catalog is: a folder, and its metadata in a SQLite file there or in a PostgreSQL database.
+"""Says where a catalog is: a folder, with its metadata in a SQLite file there or in a PostgreSQL database.
 
 `postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE?data=/shared/folder` names both. The folder keeps a file
 `catalog.postgres` with that address, so that the folder alone names the catalog too. A password is never stored or

@@ -1,4 +1,4 @@
-"""Advisory locks between processes. The kernel drops a lock when its holder dies, so none goes stale."""
+"""Locks between processes, advisory: the kernel drops a lock when its holder dies, so none goes stale."""
 
 import errno
 import fcntl

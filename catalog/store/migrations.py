@@ -1,4 +1,4 @@
-"""Numbered migrations: each `schema/NNNN_name.sql` runs once, in one transaction with its own record."""
+"""Runs the migrations: each `schema/NNNN_name.sql` once, in one transaction with its own record."""
 
 from importlib import resources
 

@@ -1,4 +1,4 @@
-"""Parquet files of the catalog: written whole, digested, registered once."""
+"""Writes Parquet files of the catalog whole, digests them, and registers each once."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What can be done to the tables inside one snapshot: replace rows by key, register a Parquet file."""
+"""Changes tables inside one snapshot: replaces rows by key, registers Parquet files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every section of a study file shares: strictness, names, paths, counts.
+"""Holds what all sections of a study file share: strictness, names, paths, counts.
 
 A check that concerns two keys stands at the later one and reads the earlier one from `info.data`, so that
 one mistake never hides another.

@@ -1,4 +1,4 @@
-"""[[concept]]: a domain, as words, spans or a predicate."""
+"""Reads [[concept]]: a domain, as words, spans or a predicate."""
 
 from typing import Any, Literal
 

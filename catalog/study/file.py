@@ -1,4 +1,4 @@
-"""A study file (TOML): which model, text, SAEs and concepts, who explains, who scores. All mistakes at once."""
+"""Reads a study file (TOML): model, text, SAEs, concepts, explainers, scorers. It reports all mistakes at once."""
 
 import difflib
 import tomllib

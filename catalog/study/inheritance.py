@@ -1,4 +1,4 @@
-"""What a study's SAE has from its parents, what it waits for, and the keys that do not go with either."""
+"""Finds what an SAE of the study takes from its parents, what it waits for, and which of its keys fit neither."""
 
 from collections.abc import Iterable, Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""[[explainer]], [[scorer]] and [primary]: who writes labels, who judges them, whose the view `features` shows."""
+"""Reads [[explainer]], [[scorer]] and [primary]: who labels, who judges, whose labels the view `features` shows."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""The format of a prompt template (TOML: system, user, few-shot [[shots]]), and one of the user's own as it is kept.
+"""Checks a prompt template (TOML: system, user, few-shot [[shots]]), and keeps one of the user's own.
 
 A message of this module quotes nothing of a file: somebody else's study may name any file of this machine.
 """

@@ -1,4 +1,4 @@
-"""`request = { ... }` of an explainer or a scorer: what the body of each request holds besides model and messages."""
+"""Checks `request = { ... }` of an explainer or a scorer: the keys that each request has besides model and messages."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""[[sae]] and [[sweep]]: dictionaries that are trained, fine-tuned or loaded, and series of them."""
+"""Reads [[sae]]: dictionaries that are trained, fine-tuned or loaded."""
 
 from typing import Annotated, Any, Literal
 
@@ -119,7 +119,7 @@ class Sae(Section):
     @field_validator(*NEEDS)
     @classmethod
     def _fits_architecture(cls, value: Any, info: ValidationInfo) -> Any:
-        """A child's architecture may be its parent's: what that does not read, `lineage` finds."""
+        """A child's architecture may be its parent's: what that does not read, `inheritance` finds."""
         architecture, name = info.data.get("architecture"), str(info.field_name)
         default = "topk" if not info.data.get("parent") and not info.data.get("checkpoint") else None
         known = architecture or default

@@ -1,4 +1,4 @@
-"""The section [[selection]] of a study file: which documents of a pool a specialized SAE is trained on.
+"""Reads [[selection]]: the documents of a pool that a specialized SAE is trained on.
 
 The methods are those of Specialized SAEs, section 2.3, with its baselines.
 """

@@ -1,4 +1,4 @@
-"""Small text files that a study names: read whole, but never more than a bound, and never what is no file."""
+"""Reads small text files that a study names: regular files alone, whole, and never more than a bound."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""[[sweep]]: a series of SAEs that differ in one setting and in the seed."""
+"""Reads [[sweep]]: a series of SAEs that differ in one setting and in the seed."""
 
 from typing import Annotated, Any, Literal
 

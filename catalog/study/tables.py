@@ -1,4 +1,4 @@
-"""The study's concepts, explainers, scorers and names as rows, so that the steps can read them."""
+"""Writes the study's concepts, explainers, scorers and names as rows, so that the steps can read them."""
 
 import json
 from pathlib import Path

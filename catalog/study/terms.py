@@ -1,4 +1,4 @@
-"""The names that a study and a training know for the same things."""
+"""Names architectures, schedules, precisions and penalties, for study files and for training alike."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""[model] and [[corpus]]: which language model is read, on which text, and how the text is cut."""
+"""Reads [model] and [[corpus]]: the language model, the text, and how the text is cut."""
 
 from pathlib import Path
 from typing import Any, Literal

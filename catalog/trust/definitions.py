@@ -1,4 +1,4 @@
-"""What saeql's migrations make, as DuckLake stores it: every column and view, and between which migrations it stands.
+"""Reads from a list what saeql's migrations make: every column and view, and between which migrations it stands.
 
 `schema/definitions.json` is that list. `python -m catalog.store.write_definitions` writes it; a test compares it with
 the migrations. `catalog.trust.metadata` holds a catalog against it before any of its tables is read.

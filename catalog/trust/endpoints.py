@@ -1,4 +1,4 @@
-"""Which endpoint an address names, and whether this machine's user lets a catalog send there.
+"""Says which endpoint an address names, and whether this machine's user lets a catalog send there.
 
 A catalog comes from anybody, and so does the `base_url` in it. The prompts are made of the catalog's text, and the key
 is the user's own: neither leaves before the user has named the endpoint. An address is read strictly and put together

@@ -1,4 +1,4 @@
-"""Whether a catalog's metadata is what saeql makes: checked at each opening, before any of its tables is read.
+"""Checks that a catalog's metadata is what saeql makes: at each opening, before any of its tables is read.
 
 People pass catalogs on, and DuckLake's metadata can hold code: a macro named like a built-in function, a view or a
 column's default that calls one, a path to a file elsewhere. saeql makes no macro, and its views, columns and paths are

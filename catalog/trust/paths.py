@@ -1,4 +1,4 @@
-"""Paths that a catalog names lie under the catalog's own folder, or are refused.
+"""Refuses paths that a catalog names and that do not lie under its own folder.
 
 A catalog passed on by somebody else could name a file of its reader: `../../notes`, an absolute path, or a link that
 leads there. So a name from a table becomes a path through `inside` alone, and `links` finds what leads out of a folder.

@@ -1,4 +1,4 @@
-"""Permissions of this machine's user: hosts that may get a key, databases that may get a password, models' code.
+"""Keeps what this machine's user allowed: hosts that may get a key, databases that may get a password, models' code.
 
 A catalog passed on by somebody else names all of them. The list therefore lies with the machine, never in a catalog:
 `SAEQL_CONFIG`, else `$XDG_CONFIG_HOME/saeql` or `~/.config/saeql`.

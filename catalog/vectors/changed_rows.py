@@ -1,4 +1,4 @@
-"""Rows for a Lance collection: checked before they are written, compared with those that are there."""
+"""Checks rows for a Lance collection before they are written, and compares them with those that are there."""
 
 from collections.abc import Sequence
 

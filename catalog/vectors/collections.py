@@ -1,4 +1,4 @@
-"""Vectors in Lance, versioned together with the tables.
+"""Reads and writes vectors in Lance, versioned together with the tables.
 
 Lance is written first, as a new tagged version; the DuckLake commit that follows names it. So the snapshot
 decides which version is read, and a crash in between leaves a version that nobody names, for `collect`.

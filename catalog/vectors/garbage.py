@@ -1,4 +1,4 @@
-"""Versions of collections that no snapshot names: found, and dropped with their files."""
+"""Finds versions of collections that no snapshot names, and drops them with their files."""
 
 import shutil
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A Lance collection as files: opened, tagged, numbered, dropped."""
+"""Opens, tags, numbers and drops a Lance collection as files."""
 
 import shutil
 from collections.abc import Iterator, Mapping

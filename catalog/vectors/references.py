@@ -1,4 +1,4 @@
-"""Which versions of Lance collections the snapshots name."""
+"""Says which versions of Lance collections the snapshots name."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

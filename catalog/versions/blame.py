@@ -1,4 +1,4 @@
-"""Which snapshots changed what a feature is said to be: its labels and its scores, and why."""
+"""Lists the snapshots that changed a feature's labels or scores, and why."""
 
 import json
 from collections.abc import Collection

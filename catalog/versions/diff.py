@@ -1,4 +1,4 @@
-"""What differs between two snapshots, table by table and key by key.
+"""Compares two snapshots, table by table and key by key.
 
 DuckLake's change feed names the keys that were touched in between; only those are read, as they are at either
 end. What changed and changed back is no difference. The bulk tables are compared by their files.

@@ -1,4 +1,4 @@
-"""Forget old snapshots, and free what only they needed: Parquet files, Lance versions, weights.
+"""Forgets old snapshots, and frees what only they needed: Parquet files, Lance versions, weights.
 
 The newest snapshot and those with a tag stay, whatever their age; a snapshot from the future (the clock was set
 back) counts as new. Nothing that a remaining snapshot names is touched. Cut off anywhere, the next run goes on.

@@ -1,4 +1,4 @@
-"""The catalog's snapshots, as rows: what each did, to which tables, and the names it has."""
+"""Lists the catalog's snapshots as rows: what each did, to which tables, and the names it has."""
 
 import json
 from collections.abc import Collection

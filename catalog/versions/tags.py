@@ -1,4 +1,4 @@
-"""Snapshots by number or by name: which there are, which one is meant, and the tags that name them."""
+"""Finds a snapshot by number or by name, and keeps the tags that name snapshots."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sparse activations as Parquet: every (feature, position, activation) above zero, sorted by feature.
+"""Writes sparse activations as Parquet: every (feature, position, activation) above zero, sorted by feature.
 
 Layout, measured at 3.3 bytes per activation: ids delta-packed, activations rounded to half precision,
 byte-split, zstd. A file appears whole or not at all, under a name that is never used again.

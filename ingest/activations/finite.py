@@ -1,4 +1,4 @@
-"""Rows of activations that are finite and fit half precision, and how many go through the model at once."""
+"""Checks that activations are finite and fit half precision, and says how many rows the model takes at once."""
 
 import numpy as np
 import numpy.typing as npt

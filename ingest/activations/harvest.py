@@ -1,4 +1,4 @@
-"""Sparse activations of SAEs over whole corpora: forward -> encode -> sort -> Parquet, a shard at a time.
+"""Harvests sparse activations of SAEs over whole corpora: forward -> encode -> sort -> Parquet, a shard at a time.
 
 Memory does not grow with the corpus: one shard's activations are held, written, registered, dropped.
 A shard that is whole (same text, model and SAE) is skipped, so that an interrupted run goes on.

@@ -1,4 +1,4 @@
-"""Residual activations for training: a memory-mapped half-precision cache, streamed as the model runs.
+"""Keeps residual activations for training in a memory-mapped half-precision cache, written as the model runs.
 
 One folder holds, for one hookpoint, `train.f16` and `val.f16` (rows `[tokens, d]`), the positions of those rows
 in their corpus (`train.pos`, `val.pos`, int64) and `state.json`, which says how many rows of each are whole and

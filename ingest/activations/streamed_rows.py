@@ -1,4 +1,4 @@
-"""Training rows straight from the model, without a cache on disk: a buffer of two shards, refilled as it is used up.
+"""Gives training rows straight from the model, without a cache on disk, from a buffer of two shards.
 
 The order follows from seed and step, as with a cache: each epoch permutes the shards, two of them at a time are read
 by the model and their train rows mixed. What a resumed run needs is computed again.

@@ -1,4 +1,4 @@
-"""From a study's [[sae]] section and its parent to the configuration of a training run."""
+"""Makes the configuration of a training run from a study's [[sae]] section and its parent."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Rows of `evaluations`, and of what could not be measured, into the catalog."""
+"""Writes the rows of `evaluations`, and rows of `problems` for what cannot be measured."""
 
 from catalog import Catalog
 from catalog.quote import quoted

@@ -1,4 +1,4 @@
-"""The study's SAEs in the order that they need each other: a parent before its children and its selections.
+"""Makes the study's SAEs in the order that they need each other: a parent before its children and its selections.
 
 An SAE that the catalog has as the study says is left alone. What waits for one that diverged is left out; all else is
 made.

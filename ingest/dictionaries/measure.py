@@ -1,8 +1,8 @@
-"""SAEs measured on text with the model running: how sparse they are, how much they lose, and what that costs the model.
+"""Measures SAEs on text with the model running: how sparse they are, what they lose, and what that costs the model.
 
 All SAEs of one corpus and split share one pass over its text. A clean pass and one ablated pass per hookpoint are
 run for each batch, and one spliced pass per SAE; nothing is kept but sums (float64). Tokens that repeat train text
-(`measured`) are read as context, and not measured.
+(`held_out`) are read as context, and not measured.
 """
 
 import hashlib

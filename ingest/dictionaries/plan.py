@@ -1,4 +1,4 @@
-"""What decides the weights of an SAE: its section, text, parent and selection; and the SAE that the catalog has so."""
+"""Plans an SAE: what decides its weights (section, text, parent, selection), and whether the catalog has it so."""
 
 import hashlib
 import json
@@ -36,9 +36,9 @@ class Plan:
 
 
 def plan_of(catalog: Catalog, study: Study, model: LanguageModel, sae: Sae, digests: FolderDigests) -> Plan:
-    """What decides the SAE. Text that came after it was made does not: it stays as it is until it is asked anew.
+    """What decides the SAE. Text that was added after its training does not: the SAE stays until its section changes.
 
-    Nor does it matter then that the folder of its checkpoint, or of its parent, is gone.
+    An SAE in the catalog also stays if the folder of its checkpoint, or of its parent, is gone.
     """
     there = catalog.value("SELECT config FROM saes WHERE sae = ?", [sae.name])
     said = json.loads(there) if there else {}

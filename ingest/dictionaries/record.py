@@ -1,4 +1,4 @@
-"""An SAE that was trained or loaded, into the catalog: measured on val tokens, one commit with all that it changes."""
+"""Records an SAE that was trained or loaded: measured on val tokens, in one commit with all that it changes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""SAEs whose parents are all there: loaded, trained or fine-tuned, those that share rows on one pass over them.
+"""Makes the SAEs whose parents are there: loads, trains or fine-tunes them; those that share rows share one pass.
 
 The residuals that they need are read first, all hookpoints of the same text in one pass of the model. One that
 diverges costs the others nothing.

@@ -1,4 +1,4 @@
-"""Interpolated Kneser-Ney n-gram models: the baseline that the embedded model must beat.
+"""Trains interpolated Kneser-Ney n-gram models: the baseline that the embedded model must beat.
 
 p_n(w|h) = max(c(hw) - D, 0) / c(h) + D N1+(h.) / c(h) p_{n-1}(w|h'), with lower orders over
 continuation counts (Chen & Goodman 1999, eq. 24) and D = n1 / (n1 + 2 n2) for each order (1/2 if n1 is 0).

@@ -1,4 +1,4 @@
-"""A shard's sequences in batches of like length, so that hardly any padding is computed.
+"""Groups a shard's sequences in batches of like length, so that hardly any padding is computed.
 
 Each sequence stands alone in its row, after its BOS: no document attends to another. Sorting by length, and
 ending a batch where lengths fall, leaves 2.0% padding on 120,000 tokens of docstrings (4.4% without the second;

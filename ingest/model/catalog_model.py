@@ -1,4 +1,4 @@
-"""Models as a catalog names them: code beside one is run only if the user of this machine allowed that before.
+"""Loads models as a catalog names them: code beside one runs only if this machine's user allowed it before.
 
 A catalog may come from somebody else, and so may the model's folder and the study that it holds.
 """

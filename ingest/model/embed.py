@@ -1,4 +1,4 @@
-"""Text to unit vectors with sentence-transformers; the default model comes with its package and needs no network."""
+"""Embeds text as unit vectors with sentence-transformers; the default model needs no network."""
 
 from collections.abc import Sequence
 

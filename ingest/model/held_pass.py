@@ -1,4 +1,4 @@
-"""Trial passes in which modules answer with what they gave before, so that one place alone is disturbed."""
+"""Runs trial passes in which modules answer with what they gave before, so that one place alone is disturbed."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A hookpoint in a model's forward pass: a module's output, or what goes into it; read there, or put in its place.
+"""Reads or replaces activations at a hookpoint of a model's forward pass: a module's output, or its input.
 
 `layers.3.mlp` is the module's output. `layers.3.mlp.input` is what goes into it: its first positional argument that
 is a tensor, else the keyword `hidden_states`.

@@ -1,4 +1,4 @@
-"""Whether a name means a folder, what lies in the hub's cache, or what the hub gives: asked once, in seconds.
+"""Finds a model by name: a folder, an entry of the hub's cache, or the hub itself, asked once, in seconds.
 
 transformers and sentence-transformers ask the hub for a dozen files, each several times; without a network each of them
 waits for every answer. saeql therefore asks for one file first, and keeps both of them off the network if no answer

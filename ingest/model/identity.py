@@ -1,4 +1,4 @@
-"""Whether a loaded model is the one that a catalog was built from: its weights, tokenizer, BOS and configuration."""
+"""Tells whether a loaded model is the catalog's: its weights, tokenizer, BOS and configuration."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Any transformers causal LM by id or directory: its tokenizer, its hookpoints, a forward pass that stops early."""
+"""Loads a causal LM of transformers: its tokenizer, its hookpoints, and a forward pass that stops early."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""The logit lens of a model, and of which hookpoints: measured in trial passes, never guessed from names.
+"""Measures a model's logit lens, and which hookpoints have one, in trial passes: names decide nothing.
 
 A direction v of the residual stream moves the logits along U v, where U is the head's weight times what stands between
 the last block and the head: a norm's gain (and, for a LayerNorm, its subtraction of the mean), a projection. U is taken

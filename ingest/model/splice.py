@@ -1,4 +1,4 @@
-"""What the next tokens cost a model, in nats, when the output or the input of one of its modules is replaced.
+"""Measures the nats that the next tokens cost a model when a module's output or input is replaced.
 
 A row of a batch is one sequence: what stands at a position predicts the token after it in the same row, so that BOS
 predicts the first token, and no prediction crosses into another document or into padding. Without a BOS, the first

@@ -1,4 +1,4 @@
-"""Text encoders of sentence-transformers, each loaded once per process; the default comes with its package."""
+"""Loads text encoders of sentence-transformers, each once per process; the default comes with its package."""
 
 import hashlib
 import os

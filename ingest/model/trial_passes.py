@@ -1,4 +1,4 @@
-"""Trial passes of a model that was just loaded: its blocks and widths, whether it is causal, what its head reads.
+"""Tries out a model that was just loaded: its blocks and widths, whether it is causal, what its head reads.
 
 Attributes of a configuration name these things differently in every architecture, or not at all; a pass of a few tokens
 does not. Rows that a later token changes are no rows of a causal model, and are refused. Rows that the padding of a

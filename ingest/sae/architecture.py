@@ -1,4 +1,4 @@
-"""What an SAE architecture must offer, so that saving, training and evaluating need to know only this."""
+"""Defines what an SAE architecture offers, so that saving, training and evaluating need to know only this."""
 
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
@@ -76,7 +76,7 @@ class Architecture(Protocol):
     """One way from pre-activations to a sparse code, with the loss that trains it.
 
     An implementation is a frozen dataclass of its hyperparameters. `loss` sums over all processes what is
-    normalised, tilted or selected over the batch (see `world`), and leaves its gradient as this process's share.
+    normalised, tilted or selected over the batch (see `collectives`), and leaves its gradient as this process's share.
     """
 
     def encode(self, weights: Weights, x: Tensor) -> SparseCode:

@@ -1,4 +1,4 @@
-"""What an SAE is, and what its training minimises: the settings that every architecture is built from."""
+"""Configures an SAE and what its training minimises: the settings that every architecture is built from."""
 
 import math
 from dataclasses import dataclass

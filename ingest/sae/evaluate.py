@@ -1,4 +1,4 @@
-"""How well an SAE reconstructs held-out rows, and how sparsely."""
+"""Measures how well an SAE reconstructs held-out rows, and how sparsely."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The architecture that a configuration names."""
+"""Gives the architecture that a configuration names."""
 
 from ingest.sae.architecture import Architecture
 from ingest.sae.architectures.batch_topk import BatchTopK

@@ -1,4 +1,4 @@
-"""BM25 of a pool's documents by a seed set (Robertson and Zaragoza 2009), with bm25s for the words and the index.
+"""Scores a pool's documents by BM25 against a seed set (Robertson and Zaragoza 2009), with bm25s.
 
 Each seed document is a query; a word that it says twice counts twice. BM25 is a sum over the words of the query, so
 the mean over the seed documents orders the pool as one query of the whole seed set would, which is how Specialized

@@ -1,4 +1,4 @@
-"""The SAE whose loss TracIn differentiates: its weights, what identifies it, its hookpoint and its L1 coefficient."""
+"""Loads the SAE whose loss TracIn differentiates: its weights, identity, hookpoint and L1 coefficient."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Cosine of a pool's documents with a seed set, by a sentence-transformers encoder; each document is embedded once.
+"""Scores a pool's documents by cosine with a seed set, and embeds each document once.
 
 The vectors are kept in Lance, a collection per encoder, so that a later selection only compares. A document longer
 than the encoder's window (MiniLM: 256 word pieces, Contriever: 512) is what its first window says: that is what the

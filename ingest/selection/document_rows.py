@@ -1,4 +1,4 @@
-"""Residual rows of chosen documents, as the model reads them: one batch in memory at a time, nothing on disk."""
+"""Gives the residual rows of chosen documents as the model reads them: one batch in memory, nothing on disk."""
 
 from collections.abc import Iterator
 from dataclasses import replace

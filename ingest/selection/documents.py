@@ -1,4 +1,4 @@
-"""The documents that a selection reads: the pool's split train, and the seed set, which must not touch the split test.
+"""Reads the documents of a selection: the pool's split train, and the seed set, which must not touch the split test.
 
 Documents stand in order of their hash, so that a stable sort by score breaks ties by hash.
 """

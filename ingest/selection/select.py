@@ -1,4 +1,4 @@
-"""A selection into the catalog: seed and pool -> scores -> ranks -> what the budget takes -> `selected`."""
+"""Makes a selection: seed and pool -> scores -> ranks -> what the budget takes -> `selected`."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A selection's rows in the catalog: what was chosen, from what, and why its budget is not reached."""
+"""Records a selection's rows: what was chosen, from what, and why its budget is not reached."""
 
 import json
 from dataclasses import dataclass, field
@@ -103,7 +103,7 @@ def record(
 
 
 def _short(spec: Selection, chosen: Chosen, report: SelectionReport) -> str | None:
-    """Why a selection stays below its budget; None if it does not, or has none."""
+    """The reason why a selection has fewer tokens than its budget; None if it has them all, or has no budget."""
     if report.tokens >= (spec.tokens or 0):
         return None
     ended = len(chosen.order) == len(chosen.documents)

@@ -1,4 +1,4 @@
-"""From scores to what is taken: best first until the budget of tokens is reached, the crossing document included."""
+"""Takes the best documents until the budget of tokens is reached, the crossing document included."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""TracIn for SAEs: how far a step on a document would lower the loss on the seed set (Pruthi et al. 2020).
+"""Scores documents by TracIn: how far a step on one would lower an SAE's loss on the seed set (Pruthi et al. 2020).
 
     TracIn(z, z') = grad L_w(z) . grad L_w(z')        (Specialized SAEs, section 2.3; w: the parent's weights)
 

@@ -1,4 +1,4 @@
-"""A checkpoint that a study names: whether it is what the study says, and its hookpoints by the study's names."""
+"""Checks that a checkpoint is what the study says, and gives its hookpoints the study's names."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The SAE that a fine-tuning begins with, by its name in the catalog or by its folder on disk, and what it decides.
+"""Finds the SAE that a fine-tuning begins with, by its name in the catalog or by its folder, and what it decides.
 
 What a plan asks of a parent is answered without its weights: only a training loads them.
 """

@@ -1,4 +1,4 @@
-"""An SAE of the catalog as harvest and evaluation read it: its weights, and the digest of what decides its codes."""
+"""Reads an SAE of the catalog for harvest and evaluation: its weights, and the digest of what decides its codes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The alphabet of byte-level tokenizers (GPT-2): each of the 256 bytes stands as a character that can be printed."""
+"""Maps the 256 bytes to printable characters and back, as byte-level tokenizers (GPT-2) do."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Text into the catalog: documents and tokens of a corpus, shard by shard, each shard one commit.
+"""Writes documents and tokens of a corpus into the catalog, shard by shard, each shard one commit.
 
 A run that was interrupted goes on: documents are known by their hash, shard borders follow from the
 order of the documents, so that the tables end as those of an undisturbed run.

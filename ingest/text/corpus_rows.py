@@ -1,4 +1,4 @@
-"""The rows of a corpus: how many documents it has, where they come from, what was left out."""
+"""Writes the rows of a corpus: how many documents it has, where they come from, what was left out."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Docstrings of installed packages: real text that stands on every machine that runs saeql.
+"""Reads docstrings of installed packages: real text that stands on every machine that runs saeql.
 
 Files are parsed, never imported. A file that does not parse is reported, not hidden.
 """

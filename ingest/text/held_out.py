@@ -1,4 +1,4 @@
-"""The text that SAEs are measured on: held-out documents, less the tokens that repeat train text.
+"""Finds the text that SAEs are measured on: held-out documents, less the tokens that repeat train text.
 
 A docstring is copied from method to method, a licence from file to file. What an SAE has been trained on it
 reconstructs better than new text, the more so the more often it saw it: counted as held out, such text makes an SAE
@@ -106,7 +106,7 @@ def repeated_positions(catalog: Catalog, corpus: str, split: str) -> npt.NDArray
     """
     if split == "train":
         return np.empty(0, np.int64)
-    # Few are held out, most are train: these are looked up among those, and known by what they are not.
+    # Few documents are held out: the query looks shingles up among theirs, and takes every other document as train.
     begins = catalog.rows(
         """
         WITH held_out AS MATERIALIZED (SELECT corpus, document, split FROM documents WHERE split <> 'train'),

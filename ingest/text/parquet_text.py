@@ -1,4 +1,4 @@
-"""Documents in a column of a Parquet file."""
+"""Reads documents from a column of a Parquet file."""
 
 from collections.abc import Iterator
 from pathlib import Path

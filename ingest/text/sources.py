@@ -1,4 +1,4 @@
-"""Where documents come from: docstrings, text files, JSON Lines, Parquet, a `datasets` name.
+"""Reads documents from docstrings, text files, JSON Lines, Parquet, or a `datasets` name.
 
 Every source yields (place, text), in an order that follows from its content. A line, a row or a text file that cannot
 be used costs itself alone and is counted under its place and reason; a file that is missing or damaged is an

@@ -1,4 +1,4 @@
-"""A document's identity and its side of the train/val/test line follow from its content alone.
+"""Gives a document its identity and its split (train, val, test) by its content alone.
 
 Nothing here looks at order, time or neighbours, so a document keeps its split whatever else is added.
 Hashes alone leak: near-copies land on both sides. `shingles` and `leaked_windows` find val and test

@@ -1,4 +1,4 @@
-"""Documents to tokens: ids, character offsets, sequences of at most `ctx_len`, shingles; all as columns."""
+"""Tokenises documents: ids, character offsets, sequences of at most `ctx_len`, shingles; all as columns."""
 
 import json
 from collections.abc import Container, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Text that cannot be used: why, and how often it was left out."""
+"""Counts text that cannot be used, by reason."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The text of every token id as it stands inside a text: "▁a" and "a" differ, and so do bytes that are no character."""
+"""Gives the text of every token id as inside a text: "▁a" and "a" differ, and so do bytes that are no character."""
 
 import json
 import re

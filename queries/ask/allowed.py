@@ -1,4 +1,4 @@
-"""The functions that a query may call: pure ones, reviewed by name. What is not here is refused.
+"""Lists the functions that a query may call: pure ones, reviewed by name. All others are refused.
 
 Left out on purpose: what reads files, settings, variables or the catalog's own tables (read_*, glob, sqlite_*,
 duckdb_*, ducklake_*, pragma_*, current_setting, getvariable), what runs SQL held in a string (query, query_table,

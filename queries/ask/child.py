@@ -1,4 +1,4 @@
-"""The process of a user's query: opens the catalog, checks and runs the query, writes its rows to a pipe.
+"""Runs as the process of a user's query: opens the catalog, checks and runs the query, writes its rows to a pipe.
 
 `door.py` starts it and kills it. It ends itself when the other side of its standard input is gone, so that no
 caller, however it ended, leaves a query behind. Its writable memory is bounded, and no core is dumped.

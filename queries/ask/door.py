@@ -1,4 +1,4 @@
-"""The one door for a user's query: runs it in a process of its own, within a limit of time and one of memory.
+"""Runs a user's query in a process of its own, within a limit of time and one of memory; every query comes this way.
 
 Invariant: whatever the engine does, the caller goes on. A process that is over its time, that crashes, or whose
 caller was interrupted is killed; a process whose caller is gone ends itself (see `child.py`). Processes that ended

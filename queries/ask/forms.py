@@ -1,4 +1,4 @@
-"""Statements that are no SELECT and that a person may ask: EXPLAIN, SHOW TABLES, DESCRIBE, PIVOT without values.
+"""Takes statements that are no SELECT and that a person may ask: EXPLAIN, SHOW TABLES, DESCRIBE, PIVOT without values.
 
 Each becomes a SELECT, which passes the same gate as any other.
 """

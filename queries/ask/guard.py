@@ -1,4 +1,4 @@
-"""The read-only gate: checks a user's query, and runs it on a locked-down connection.
+"""Checks that a user's query only reads, and runs it on a locked-down connection.
 
 Invariant: DuckDB's own parser is the only one that counts. Its tree of the user's text is walked against
 allow-lists, each table is written out as lake.main.NAME, a tag after AT as its snapshot's number, and DuckDB

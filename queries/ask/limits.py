@@ -1,4 +1,4 @@
-"""How long a user's query may take, and how much memory its process may hold."""
+"""Sets how long a user's query may take, and how much memory its process may hold."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""DuckDB's own parse tree of a query, from its text and back."""
+"""Takes DuckDB's own parse tree of a query from its text, and writes the text back."""
 
 import difflib
 import json

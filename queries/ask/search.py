@@ -1,4 +1,4 @@
-"""Search by meaning: the text's embedding against those of the labels, in the version that the snapshot names."""
+"""Searches by meaning: compares the text's embedding with those of the labels, in the version of the snapshot."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Names for the fields of structs without any, such as `(1, 2)`, which no form of output could show."""
+"""Names the fields of structs without any, such as `(1, 2)`, which no form of output could show."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""DuckDB's own parse tree of a query: read, walked against the allow-lists, written out again.
+"""Walks DuckDB's own parse tree of a query against the allow-lists, and writes it out again.
 
 Nothing here runs a query. A node, table or function that is not on a list is refused, so what a later DuckDB adds
 is refused too.

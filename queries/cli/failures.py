@@ -1,4 +1,4 @@
-"""What the command line says of failures that no command foresaw: of the machine, of the engine, and bugs."""
+"""Words failures that no command foresaw: of the machine, of the engine, and bugs."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Numbers on the command line; click's own floats let `nan` through, which is smaller and larger than nothing."""
+"""Reads numbers on the command line; click's own floats let `nan` through, which is smaller and larger than nothing."""
 
 import math
 from typing import Any

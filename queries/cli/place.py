@@ -1,4 +1,4 @@
-"""Which catalog a command works on."""
+"""Finds the catalog that a command works on."""
 
 import os
 import re

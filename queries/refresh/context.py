@@ -1,4 +1,4 @@
-"""What the steps of one refresh or plan share: the schema, what changed when, parts, and what a plan expects."""
+"""Holds what the steps of one refresh or plan share: the schema, what changed when, parts, expected rows."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ class Context:
     def beside(self, catalog: Catalog) -> "Context":
         """The same refresh on another connection, for another thread.
 
-        What was looked up is shared, as what a snapshot has does not change; what was there last is each one's own.
+        Both share what was read from snapshots, which do not change. Each has its own memory of the newest snapshot.
         """
         other = copy(self)
         other.catalog = catalog

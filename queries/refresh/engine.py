@@ -1,4 +1,4 @@
-"""Refresh and plan: the steps in the order of what they read, each run or planned by `StepRun`.
+"""Refreshes and plans: takes the steps in the order of what they read, and runs or plans each by `StepRun`.
 
 A step is skipped when its fingerprint and the last change of every table that it reads are those of its last run.
 A step that fails leaves its table as it was; steps that do not depend on it go on.

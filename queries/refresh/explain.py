@@ -1,4 +1,4 @@
-"""Plans and refreshes as rows, and the study file that may change what they are about."""
+"""Shows plans and refreshes as rows, and applies the study file that may change them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The source text behind a step: its kernel with the modules of our own that it imports, and its prompt templates."""
+"""Finds the source text behind a step: its kernel with the modules of our own that count, and its prompt templates."""
 
 import ast
 import hashlib

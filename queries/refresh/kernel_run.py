@@ -1,4 +1,4 @@
-"""A step with a kernel: only input rows that are new or changed reach it; what a model is asked is counted.
+"""Runs a step with a kernel: only input rows that are new or changed reach it, and paid calls are counted.
 
 Rows that keep the digest of their input in the column `input` are committed batch by batch, so that a run which is
 cut off goes on where it was. A kernel whose rows do not say what they were made from has its digests recorded by

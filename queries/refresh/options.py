@@ -1,4 +1,4 @@
-"""How a refresh or a plan is to be done: flags, a condition over keys, the settings of the study."""
+"""Holds how a refresh or a plan is to be done: flags, a condition over keys, the settings of the study."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The order of the steps: each after those that write what it reads."""
+"""Orders the steps: each after those that write what it reads."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Parts of tables: which a step has to read again.
+"""Finds the parts of tables that a step has to read again.
 
 A part is what belongs to one value of a step's `partition` columns, such as one SAE on one shard of a corpus. Its
 digest follows from the digests of the same part of every table that is parted by some of these columns: files of

@@ -1,4 +1,4 @@
-"""A step that is a query alone: the rows of stale parts, or of all of it."""
+"""Runs a step that is a query alone: the rows of stale parts, or of all of it."""
 
 import json
 from collections.abc import Callable

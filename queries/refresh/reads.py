@@ -1,4 +1,4 @@
-"""What a query reads: its tables and views by scope, the order of the steps, and where each column comes from."""
+"""Finds what a query reads: its tables and views by scope, and where each of its columns comes from."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING

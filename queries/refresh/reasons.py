@@ -1,4 +1,4 @@
-"""Why a step is stale, in words."""
+"""Says in words why a step is stale."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

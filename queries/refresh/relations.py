@@ -1,4 +1,4 @@
-"""What a step's query reads in a run: tables as they are, or as a plan expects them, whole or in stale parts."""
+"""Gives a step's query the tables that it reads: as they are or as a plan expects them, whole or in stale parts."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

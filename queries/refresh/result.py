@@ -1,4 +1,4 @@
-"""What one step of a refresh or a plan came to."""
+"""Holds what one step of a refresh or a plan came to."""
 
 from dataclasses import dataclass, field
 from typing import Any

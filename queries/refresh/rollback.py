@@ -1,4 +1,4 @@
-"""Rollback: a new snapshot in which a step's rows are those of an older one.
+"""Rolls a step back: a new snapshot in which its rows are those of an older one.
 
 The rows of the step's slice are put back by key, so that only what differs is written; a step that fills `lance`
 gets the Lance version back that the older snapshot named. Its record is removed: `plan` shows that the rows are

@@ -1,4 +1,4 @@
-"""Which step of a refresh runs when: each after those that write what it reads.
+"""Schedules the steps of a refresh: each after those that write what it reads.
 
 A query over much text has all cores. Of those over little text two run at a time, with one thread each: what they take
 goes mostly into metadata and into pieces too small to share. After 1% more text eleven steps took 0.87 s so,
@@ -57,8 +57,9 @@ def side_by_side(
 
 
 class _Engine:
-    """The engine's settings for one query, or for several at a time. They change while none runs: to set the number
-    of threads beside a query stops both for ever.
+    """The engine's settings for one query, or for several at a time.
+
+    DuckDB deadlocks if `SET threads` runs beside a query, so the scheduler changes it only while no query runs.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -69,10 +70,10 @@ class _Engine:
         self._open: Catalog | None = None
 
     def for_several(self) -> None:
-        """One thread for each, and with SQLite a transaction that stays open.
+        """Give each query one thread and, if the metadata is in SQLite, keep one transaction open beside them.
 
-        Between two that end and begin at a time it would close its file and open it again, and where those meet, it
-        waits for a whole second.
+        Without an open transaction, DuckDB closes the SQLite file whenever the last query ends. If another query
+        opens the file at that moment, SQLite waits for a whole second.
         """
         if self._several:
             return

@@ -1,4 +1,4 @@
-"""About how much each step of a refresh will read, before any of them has run."""
+"""Estimates how much each step of a refresh will read, before any of them has run."""
 
 from collections.abc import Iterable
 

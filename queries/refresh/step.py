@@ -1,4 +1,4 @@
-"""A refresh step is a SQL file: its header says what it writes, its query says what it reads."""
+"""Parses a refresh step from its SQL file: the header says what it writes, the query says what it reads."""
 
 import hashlib
 import json
@@ -50,9 +50,9 @@ class Step:
     whole: tuple[str, ...] = ()
     """Tables that have these columns and are read whole all the same."""
     touches: tuple[str, ...] = ()
-    """Columns of what `kept` rows are grouped by: the query gives the groups that new parts have something for."""
+    """Columns by which the step groups its own rows, `kept`: the query gives each group that a new part adds to."""
     folds: bool = False
-    """Whether the query reads `kept`, its own rows, so that parts which only grew are added to them."""
+    """Whether the query reads `kept`, the rows that the step made before, and adds new parts to them."""
     parameters: dict[str, Any] = field(default_factory=dict)
     kernel: str | None = None
     """`module:function` that turns the query's rows into the table's."""

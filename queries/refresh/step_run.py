@@ -1,4 +1,4 @@
-"""One step of a refresh or a plan: whether it is stale and why, what is recorded of it, how a plan expects its rows.
+"""Assesses one step of a refresh or a plan: whether it is stale and why, its record, the rows that a plan expects.
 
 A refresh commits the difference between the rows that a step gives and those that are there; a plan counts it and
 puts the rows beside the table, for the steps that follow. Both go through the same stages, so that what a plan
@@ -191,7 +191,7 @@ class StepRun:
             "seconds": round(time.monotonic() - self.begun, 3),
         }
         if not self.partial:
-            # Not `step = ?`: to skip files by it, the engine reads the statistics of all columns of all files first.
+            # Not `step = ?`: DuckLake would read the statistics of all columns of all files, to skip files by them.
             tx.execute("DELETE FROM lake.runs WHERE list_contains([?], step)", [self.step.name])
             tx.insert("runs", [row])
             self._record_parts(tx, now, contents)

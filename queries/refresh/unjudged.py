@@ -1,4 +1,4 @@
-"""Pairs of an explainer and a scorer that cannot judge its labels: no jobs, but a row in `problems` each."""
+"""Finds pairs of an explainer and a scorer that cannot judge its labels: no jobs, but a row in `problems` each."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The demo: docstrings of installed packages -> the embedded model -> an SAE -> labelled, searchable features.
+"""Builds the demo: docstrings of installed packages -> the embedded model -> an SAE -> labelled, searchable features.
 
 It runs the same functions as `ingest`, `refresh`, `search` and `sql`, and prints what a person can do next.
 """

@@ -1,4 +1,4 @@
-"""One feature as a page on a terminal, or as JSON. Text from corpora and labels is never read as markup."""
+"""Shows one feature as a page on a terminal, or as JSON. Text from corpora and labels is never read as markup."""
 
 from dataclasses import asdict, replace
 

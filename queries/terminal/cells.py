@@ -1,4 +1,4 @@
-"""A value as the text of one cell on a terminal: short, on one line, harmless; and text cut to what a terminal shows.
+"""Shows a value as the text of one cell on a terminal: short, on one line, harmless; and cuts text to fit.
 
 Widths are in columns of the terminal: a Chinese character takes two, a combining accent none.
 """

@@ -1,4 +1,4 @@
-"""Rich's console as saeql uses it: text is never read as markup, and no control character of data gets through."""
+"""Wraps Rich's console: text is never read as markup, and no control character of data gets through."""
 
 import errno
 import os

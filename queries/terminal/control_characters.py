@@ -1,4 +1,4 @@
-"""Where text leaves the program: the one place that keeps data from steering a terminal.
+"""Spells out control characters of data, so that none of it steers a terminal: all text leaves through here.
 
 While a command runs, standard output and error are `Guarded` streams: whatever is written to them, by a command, by
 click's usage errors, by warnings or by a library's log, has its control characters spelled out. What must arrive

@@ -1,4 +1,4 @@
-"""What an examination found, for people: a line for each thing that is wrong, and how many checks there were."""
+"""Shows what an examination found, for people: a line for each thing that is wrong, and how many checks there were."""
 
 from collections.abc import Sequence
 

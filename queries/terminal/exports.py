@@ -1,4 +1,4 @@
-"""Results for programs: JSON, a JSON object a line, CSV, Parquet; streamed, with every digit."""
+"""Writes results for programs: JSON, a JSON object a line, CSV, Parquet; streamed, with every digit."""
 
 import csv
 import json

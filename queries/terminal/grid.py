@@ -1,4 +1,4 @@
-"""Columns of cells laid out for a terminal of a given width: as a table, or a block for each row.
+"""Lays out columns of cells for a terminal of a given width: as a table, or a block for each row.
 
 No line is wider than the terminal. A column that has no room is left out from the middle, and named.
 """

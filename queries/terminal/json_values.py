@@ -1,4 +1,4 @@
-"""Values as JSON holds them, and JSON that is safe on a terminal."""
+"""Makes values that JSON holds, and JSON that is safe on a terminal."""
 
 import base64
 import json

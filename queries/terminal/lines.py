@@ -1,4 +1,4 @@
-"""Rows as lines for a terminal: one line each, cut at its width, where a table of cells would be unreadable."""
+"""Prints rows as lines on a terminal, one each, cut at its width, where a table of cells would be unreadable."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

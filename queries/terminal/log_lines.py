@@ -1,4 +1,4 @@
-"""The log for people: a long step commits its rows in batches, which are one line."""
+"""Shows the log for people: the batches in which a long step commits its rows are one line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

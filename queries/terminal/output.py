@@ -1,4 +1,4 @@
-"""How a result leaves the command line: a table on a terminal, else NDJSON; --json, --csv, --parquet FILE.
+"""Prints a result: a table on a terminal, else NDJSON; --json, --csv, --parquet FILE.
 
 Text from corpora and labels from language models are hostile: no control character and no markup of theirs
 reaches a terminal. Results are streamed; only what a terminal shows is cut, and says so.

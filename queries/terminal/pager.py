@@ -1,4 +1,4 @@
-"""A pager, where the person asked for one: $PAGER, else less."""
+"""Sends output to a pager, where the person asked for one: $PAGER, else less."""
 
 import os
 import shlex

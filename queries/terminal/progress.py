@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, else one line for each thing that was done."""
+"""Shows progress on stderr: a bar on a terminal, else one line for each thing that was done."""
 
 import sys
 import time
@@ -86,7 +86,7 @@ class Bars:
             self._bars.update(self._task, completed=done, total=total, figures=visible(figures))
 
     def step(self, step: "Step") -> None:
-        """A refresh step begins."""
+        """Show that a refresh step has begun."""
         self._finish(done=True)
         if self._live:
             self._steps[step.name] = self._bars.add_task(f"refreshing {visible(step.name)}", total=None, figures="")
@@ -110,7 +110,7 @@ class Bars:
             self._console.print(visible(line), soft_wrap=True)
 
     def _finish(self, *, done: bool) -> None:
-        # What lies between its last word and the next thing's first belongs to neither: it may be another's beginning.
+        # A thing counts up to its last report: the time until the next thing's first report may be the next one's.
         last = self._told if self._told > self._begun else time.monotonic()
         seconds = last - self._begun
         if done and self._what and seconds >= _SHOWN_AFTER:

@@ -1,4 +1,4 @@
-"""What the commands about versions show, as rows."""
+"""Makes the rows that the commands about versions show."""
 
 from typing import Any
 

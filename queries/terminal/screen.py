@@ -1,4 +1,4 @@
-"""Results on a terminal: the first rows as a table that fits it, or as blocks; what is not shown is said.
+"""Shows a result on a terminal: the first rows as a table that fits it, or as blocks, and what is left out.
 
 A query's rows are looked at up to the limit, then only counted, and not for long.
 """

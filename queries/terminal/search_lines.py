@@ -1,4 +1,4 @@
-"""What a search found, for people: rank, feature, F1 with its interval, and the label on the rest of the line."""
+"""Shows what a search found, for people: rank, feature, F1 with its interval, and the label on the rest of the line."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Ingest and refresh with their progress on the terminal."""
+"""Runs ingest and refresh with their progress on the terminal."""
 
 from collections.abc import Callable
 from pathlib import Path

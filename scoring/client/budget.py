@@ -1,4 +1,4 @@
-"""A limit on paid calls and money, shared by all clients of a refresh."""
+"""Limits paid calls and money, for all clients of a refresh together."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Chat completions from any OpenAI-compatible endpoint, each paid for once.
+"""Asks any OpenAI-compatible endpoint for chat completions, and pays for each once.
 
 An answer is stored as soon as it arrives, before it is looked at; one that cannot be used is kept as it came. Whatever
 goes wrong is an `LLMError` with a reason; the API key appears in none of them. Nothing is sent to an endpoint that a

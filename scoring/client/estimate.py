@@ -1,4 +1,4 @@
-"""What paid calls will come to, from the prompts as they would be sent and what like calls have cost so far."""
+"""Estimates what paid calls will come to, from the prompts as they would be sent and what like calls have cost."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a step would ask an endpoint, and how like requests are told from each other."""
+"""Describes what a step would ask an endpoint, and tells like requests from each other."""
 
 import hashlib
 import json

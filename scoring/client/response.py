@@ -1,4 +1,4 @@
-"""What an endpoint sent, of any shape: its answer's text, why there is none, the error in it, and what it used.
+"""Reads what an endpoint sent, of any shape: the answer's text or why there is none, errors, usage.
 
 Nothing here raises for what an endpoint may send, and no key is followed that is not of the expected kind.
 """

@@ -1,4 +1,4 @@
-"""What stands behind a model's thoughts: drafts that it rejected are no part of its answer.
+"""Cuts a model's thoughts off its answer: drafts that it rejected are no part of it.
 
 Models mark their thoughts by tags of several kinds. Some prompts open the block already, so that an answer has its end
 alone; and an answer whose block never ends holds nothing but thoughts.

@@ -1,4 +1,4 @@
-"""One HTTP exchange with an endpoint that may be hostile: no redirect, no more bytes and seconds than allowed.
+"""Exchanges one HTTP request with an endpoint that may be hostile: no redirect, bounded bytes and seconds.
 
 Imported at the first request. The retries, their back-off and Retry-After (in seconds or as a date, up to two minutes)
 are the `openai` package's; a status that says what an error object in a 200 says lets it see those as well.

@@ -1,4 +1,4 @@
-"""An explainer and a predictor that need no LLM (provider "lexical"): a label is a short list of terms.
+"""Explains a feature without an LLM (provider "lexical"): a label is a short list of terms.
 
 A term is an exact token, a word in any case, two tokens in a row, or a class of tokens such as numbers. Terms
 are ranked by how much more often activating windows contain them than others, and picked greedily by what they

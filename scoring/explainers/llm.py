@@ -1,4 +1,4 @@
-"""The Interpreter and the Predictor: an LLM explains a feature, an LLM tells from the explanation where it fires.
+"""Asks an LLM, the Interpreter, what a feature fires on.
 
 The protocol of the references: the Interpreter sees highlighted train windows, the Predictor an explanation and
 windows without activations, and answers a list of 0 and 1 (detection; Paulo et al. 2024, arXiv:2410.13928;

@@ -1,4 +1,4 @@
-"""C+: which tokens belong to a concept, given as words, spans, or a predicate."""
+"""Finds the tokens that belong to a concept (C+), given as words, spans, or a predicate."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The endpoint that an explainer or a scorer names: its client, its sampler, what it would be asked."""
+"""Opens the endpoint that an explainer or a scorer names, and counts what it is asked."""
 
 
 import json

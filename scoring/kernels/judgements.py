@@ -1,4 +1,4 @@
-"""Detection: does the feature fire in this test window, given only a label; its own, or another's (the null)."""
+"""Judges labels by detection: does the feature fire in this test window, given its label, or another's (the null)?"""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a kernel is given besides its rows, as the engine fulfils it, and what it says of a row beforehand."""
+"""Defines what the engine gives a kernel besides its rows."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""Labels: each explainer says what each shortlisted feature fires on, from train windows alone."""
+"""Labels features: each explainer says what each shortlisted feature fires on, from train windows alone."""
 
 import json
 from collections.abc import Iterator

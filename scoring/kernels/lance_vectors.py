@@ -1,4 +1,4 @@
-"""Vectors to Lance: decoder directions and label embeddings, written before the commit that names their version."""
+"""Writes decoder directions and label embeddings to Lance, before the commit that names their version."""
 
 from collections.abc import Iterator
 from contextlib import suppress

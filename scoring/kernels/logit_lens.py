@@ -1,4 +1,4 @@
-"""Logit lens: the tokens that a decoder direction writes for and against (nostalgebraist 2020).
+"""Computes the logit lens: the tokens that a decoder direction writes for and against (nostalgebraist 2020).
 
 The final norm's weight is applied to the direction, its division by the residual's norm is not: it is one
 positive factor per token position, so that it does not change the ranking.

@@ -1,4 +1,4 @@
-"""Texts as numbered lines of a prompt, and what an answer has cost."""
+"""Numbers texts as lines of a prompt, and sums what an answer has cost."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What an LLM answered, read strictly: an explanation line, a list of zeros and ones, or the reason why not.
+"""Reads what an LLM answered, strictly: an explanation line, a list of zeros and ones, or the reason why not.
 
 Nothing is guessed. An answer that breaks the format is a `ParseProblem`, never a label and never a judgement. What a
 model thought on the way, between tags such as <think> and </think>, is not read.

@@ -1,4 +1,4 @@
-"""The prompt templates of this folder, and how values are put into them.
+"""Reads the prompt templates of this folder, and puts values into them.
 
 A template is a TOML file: `system`, `user`, and few-shot `[[shots]]`. Values go in by one pass of
 `string.Template`, so that text from a corpus, whatever `$name` or `{name}` it holds, is never substituted again.

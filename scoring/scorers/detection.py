@@ -1,4 +1,4 @@
-"""Detection by an LLM: given a label alone, in which windows does the feature fire (Paulo et al. 2024, section 4)?"""
+"""Asks an LLM, given a label alone, in which windows the feature fires (detection: Paulo et al. 2024, section 4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Detection without an LLM: a window fires if it holds a term of the label."""
+"""Predicts without an LLM: a window fires if it holds a term of the label."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """BatchTopK SAE (Bussmann et al. 2024, arXiv 2412.06410): the n k largest pre-activations of a batch of n rows.
 
-In training a row may use more latents than another; its loss is that of `kept`. At inference rows must not depend on
-each other: a pre-activation counts above a threshold, the running mean of the smallest activation that batches kept.
+In training a row may use more latents than another; `losses/topk_family` computes the loss. At inference rows must not
+depend on each other: a pre-activation counts above a threshold, the running mean of the smallest activation that
+batches kept.
 """
 
 from collections.abc import Iterator

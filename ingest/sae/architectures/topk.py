@@ -2,7 +2,8 @@
 
     z = TopK(relu((x - b_dec) W_enc + b_enc))          x_hat = z W_dec + b_dec
 
-Its loss is that of `kept`. The gradient is written by hand from the kept pairs: dense work is the encoder's product.
+`losses/topk_family` computes the loss and, from the kept pairs alone, its gradient. The encoder's
+product is the only dense work.
 """
 
 from dataclasses import dataclass

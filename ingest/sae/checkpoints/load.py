@@ -1,4 +1,4 @@
-"""A checkpoint folder of any known format, recognised by its files."""
+"""Loads a checkpoint folder of any known format, which it recognises by its files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A PyTorch state dict from disk, without running what a pickle may contain."""
+"""Reads a PyTorch state dict from disk without running what a pickle may contain."""
 
 import pickle
 import warnings

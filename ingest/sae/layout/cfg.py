@@ -1,4 +1,4 @@
-"""What saeql writes into the cfg.json of an SAE, and reads there.
+"""Writes and reads the cfg.json of an SAE as saeql has it.
 
 It is a cfg.json of SAELens. What that cannot say (that a JumpReLU is our BatchTopK, say) stands in the block
 `metadata.saeql`: the whole SAEConfig, the scales of training, and what a JumpReLU was trained by. With that block the

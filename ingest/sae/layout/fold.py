@@ -1,4 +1,4 @@
-"""Changes of an SAE's weights that leave what it computes as it is, or move into them what stood outside."""
+"""Changes an SAE's weights and not its output, or moves into them a factor or a centring that stood outside."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Names of hookpoints in other libraries, as ours: TransformerLens', and those of modules that SAELens notes beside.
+"""Translates names of hookpoints: those of TransformerLens, and the module names that SAELens notes, to ours.
 
 `layers` stands for the model's list of blocks, whatever it calls that. A name is translated where every version of
 the library means the same place by it; any other is left as it is, and a study names the hookpoint itself.

@@ -1,4 +1,4 @@
-"""Tensors as the bytes of a safetensors file."""
+"""Packs tensors as the bytes of a safetensors file."""
 
 from safetensors.torch import save
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What every format reads in the same way: JSON settings, safetensors, and tensors of known shapes."""
+"""Reads what all formats have in common: JSON settings, safetensors, and tensors of known shapes."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""cfg.json of SAELens, versions 1 to 6, as an SAEConfig; see `saelens_ours` for what saeql writes."""
+"""Reads cfg.json of SAELens, versions 1 to 6, as an SAEConfig; `layout/cfg.py` writes saeql's own."""
 
 from pathlib import Path
 from typing import Any

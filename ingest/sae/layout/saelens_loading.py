@@ -1,4 +1,4 @@
-"""How SAELens loaded the model that an SAE was trained on, and what that did to the rows.
+"""Says how SAELens loaded the model that an SAE was trained on, and what that did to the rows.
 
 TransformerLens can change a model's weights so that it computes the same from other rows inside.
 """

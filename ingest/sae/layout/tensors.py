@@ -1,4 +1,4 @@
-"""An SAE's weights as the tensors that SAELens names, and back.
+"""Names an SAE's weights as SAELens does, and reads them back.
 
 Ours hold one latent per row, so W_enc is transposed. A scalar threshold is written once per latent, as SAELens
 exports BatchTopK as JumpReLU.

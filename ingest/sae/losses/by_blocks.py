@@ -1,4 +1,4 @@
-"""The loss of an elementwise architecture and its gradient by dense products over blocks of rows.
+"""Computes the loss of an elementwise architecture and its gradient by dense products over blocks of rows.
 
 A block's pre-activations, code and derivatives stay in cache, and no [batch, latents] tensor exists. It costs the
 encoder's product, the decoder's, and their three transposes, whatever the number of active latents.

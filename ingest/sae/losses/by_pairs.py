@@ -1,4 +1,4 @@
-"""The loss of an elementwise architecture and its gradient from the pairs that matter: dense is the encoder alone."""
+"""Computes the loss of an elementwise architecture and its gradient from active pairs: only the encoder is dense."""
 
 from ingest.sae.architecture import Weights
 from ingest.sae.codes import latent_sums, row_sums

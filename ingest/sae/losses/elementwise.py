@@ -1,11 +1,11 @@
-"""How an SAE whose code is an elementwise function of its pre-activations is defined: ReLU, JumpReLU, Gated.
+"""Defines SAEs whose code is an elementwise function of their pre-activations: ReLU, JumpReLU, Gated.
 
 With p = x_in W_enc^T + b_enc and z = f(p), row i loses
 
     L_i = |x_hat_i - x_i|^2 + sparsity * sum_j penalty(p_ij)    (+ |x_aux_i - x_i|^2: Gated)
 
 An architecture says what f, the penalty and their derivatives are, once, for matrices [rows, latents] and for lists of
-pairs alike; `penalised` makes a loss of it.
+pairs alike; `penalty_family` makes a loss of it.
 """
 
 from typing import NamedTuple, Protocol
@@ -34,9 +34,10 @@ class Slopes(NamedTuple):
     """Derivatives of the loss, all [rows, latents] or all [pairs]."""
 
     pre: Tensor
-    """By x_in W_enc^T; also by the encoder bias, unless `others` tells otherwise."""
+    """With respect to x_in W_enc^T, and to the encoder bias unless `others` has an entry for it."""
     others: dict[str, Tensor]
-    """By the value that each latent's entry of a tensor of `Weights` has in this place; its sum is the gradient."""
+    """With respect to each latent's entry in further tensors of `Weights`, by field name. The sum over rows is the
+    gradient of the tensor."""
 
 
 class Elementwise(Protocol):

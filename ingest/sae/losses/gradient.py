@@ -1,4 +1,4 @@
-"""The gradient of a squared reconstruction error through a sparse code, from its pairs alone.
+"""Computes the gradient of a squared reconstruction error through a sparse code, from its pairs alone.
 
 Every architecture whose code is a list of pairs shares it: only the choice of pairs, and what lies between a
 pre-activation and an activation, differ. With e = target - decoded, s_i the weight of row i, z the code:
@@ -7,7 +7,7 @@ pre-activation and an activation, differ. With e = target - decoded, s_i the wei
     d/d encoder = (d/d pre)^T x_in    d/d bias = sum over rows of d/d pre
     d/d b_dec = sum over rows of step, less (d/d bias) encoder where b_dec is subtracted from the input
 
-On a CPU these are `embedding_bag` and its derivative, on a GPU the fused products of `kernels`.
+On a CPU these are `embedding_bag` and its derivative, on a GPU the fused products of `triton_sums`.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
-"""The code and the loss of SAEs with a sparsity penalty, from their elementwise definition.
+"""Computes code and loss of SAEs with a sparsity penalty, from their elementwise definition.
 
 The batch loses the (tilted) mean of the rows' losses, which `elementwise` defines. Two paths lead to the same gradient:
-`blockwise` computes with whole blocks of pre-activations, `pairwise` with the pairs that matter.
+`by_blocks` computes with whole blocks of pre-activations, `by_pairs` with the pairs that matter.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""From the losses of a batch's rows to one loss: their mean, or their tilted mean (TERM).
+"""Joins the losses of a batch's rows to one loss: their mean, or their tilted mean (TERM).
 
 Tilted empirical risk (Li et al. 2020, arXiv 2007.01162, equation 2; Specialized SAEs, section 2.4):
 

@@ -1,4 +1,4 @@
-"""The loss of the TopK family, given which pairs were kept: reconstruction, nested dictionaries, AuxK.
+"""Computes the loss of the TopK family from the pairs that were kept: reconstruction, nested dictionaries, AuxK.
 
 With v the batch's mean variance and G nested dictionaries (one, unless it is a Matryoshka SAE), row i loses
 

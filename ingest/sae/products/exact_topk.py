@@ -1,4 +1,4 @@
-"""The exact k largest entries of each row, or all above a floor, several times faster than over whole rows.
+"""Finds the exact k largest entries of each row, or all above a floor, several times faster than over whole rows.
 
 A row's columns are dealt into strided groups. The k largest entries lie in the k groups with the largest
 maxima: any entry of another group is at most its own group's maximum, which k group maxima already reach.

@@ -2,7 +2,7 @@
 
 A product rounds copies of its two factors and, summed in float32, its result (mixed precision, Micikevicius et al.
 2018, arXiv 1710.03740); weights, optimiser, and what is summed over products stay in float32. This holds for the
-encoder's product, for all products where most pairs are active (`blockwise`), and for what a GPU's kernels gather, not
+encoder's product, for all products where most pairs are active (`by_blocks`), and for what a GPU's kernels gather, not
 for what they sum; on a CPU, sparse products take float32 factors. The loss is that of the rounded code, and its
 gradient passes the rounding straight through. Rounded pre-activations are often equal, and BatchTopK keeps all that
 equal its boundary: its batches have a little more than k active latents a row.

@@ -1,4 +1,4 @@
-"""From rows to the pairs that are kept, block by block: a block's pre-activations are read while still in cache."""
+"""Encodes rows to the pairs that are kept, block by block, and reads each block while it is still in cache."""
 
 from collections.abc import Iterator
 

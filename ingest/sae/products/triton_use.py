@@ -1,4 +1,4 @@
-"""When a step's sparse products and its optimiser run as Triton kernels, and when as torch's own."""
+"""Decides whether a step's sparse products and its optimiser run as Triton kernels or as torch's own."""
 
 from functools import cache
 from importlib.util import find_spec

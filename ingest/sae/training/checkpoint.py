@@ -1,4 +1,4 @@
-"""The state of a training run on disk, in one file: enough to go on as if it had never stopped."""
+"""Saves and reads the state of a training run in one file: enough to go on as if it had never stopped."""
 
 import json
 import os

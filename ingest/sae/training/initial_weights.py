@@ -1,4 +1,4 @@
-"""The weights that training begins with, and their change of units when rows are scaled."""
+"""Makes the weights that training begins with, and changes their units when rows are scaled."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is to be trained: a configuration, where its SAE is left, what it begins with."""
+"""Describes a training job: a configuration, where its SAE is left, what it begins with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

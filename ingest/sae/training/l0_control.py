@@ -1,4 +1,4 @@
-"""Holding the number of active latents in a range by adjusting the sparsity coefficient.
+"""Holds the number of active latents in a range by adjusting the sparsity coefficient.
 
 Under a tilted loss the same coefficient gives an L0 that nobody can foresee (Specialized SAEs, section 3.4). Here the
 coefficient follows the measured L0: it grows while the L0 is above the range, falls while it is below, and within the

@@ -1,4 +1,4 @@
-"""Train SAEs on rows of the residual stream, several on one pass over them."""
+"""Trains SAEs on rows of the residual stream, several on one pass over them."""
 
 from contextlib import ExitStack, closing
 from pathlib import Path

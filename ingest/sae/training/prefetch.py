@@ -1,4 +1,4 @@
-"""Batches drawn while the GPU computes on the one before: reading and mixing rows takes as long as a step there."""
+"""Draws the next batch while the GPU computes: reading and mixing rows takes as long as a step there."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 

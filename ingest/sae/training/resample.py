@@ -1,4 +1,4 @@
-"""Dead latents of a ReLU SAE begin anew where the reconstruction fails (Bricken et al. 2023, appendix on resampling).
+"""Gives dead latents of a ReLU SAE a new beginning where the reconstruction fails (Bricken et al. 2023, appendix).
 
 A dead latent takes a row of the batch, drawn with probability proportional to the square of that row's loss: its
 encoder row becomes the direction of what the encoder reads there, at a fifth of the mean norm of the living encoders,

@@ -1,4 +1,4 @@
-"""Rows of the residual stream on disk, drawn in batches whose order follows from a seed and a step alone.
+"""Draws rows of the residual stream from disk in batches whose order follows from a seed and a step alone.
 
 No state is kept between batches, so a resumed run draws what the interrupted one would have drawn.
 """

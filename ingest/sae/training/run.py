@@ -1,4 +1,4 @@
-"""One SAE while it is trained: a step that reads top to bottom, its checkpoint, its report.
+"""Trains one SAE: a step that reads top to bottom, its checkpoint, its report.
 
 A run can be killed at any moment. Its checkpoint is replaced atomically, its order of rows follows from seed
 and step, so the resumed run ends in the same bits (on a CPU with the same number of threads). Under `torchrun` every
@@ -87,7 +87,7 @@ class Run:
         self._begin(source, job.parent, job.skip)
         if resume:
             self._restore()
-        # Who restored the last step drops the checkpoint at once: not before everybody has read it.
+        # A process that restored the last step drops the checkpoint at once, so each waits until all have read it.
         collectives.wait()
         self._time, self._tokens = time.perf_counter(), 0
         if self.step == config.steps:

@@ -1,4 +1,4 @@
-"""How a training run is set up, and what it reports."""
+"""Holds the settings of a training run, and what it reports."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The figures of "Decoding Dark Matter" (Muhamed et al. 2024) from the catalog's tables, as SVG files.
+"""Draws the figures of "Decoding Dark Matter" (Muhamed et al. 2024) from the catalog's tables, as SVG files.
 
 matplotlib is an extra (`pip install saeql[plot]`): the tables say the same.
 """

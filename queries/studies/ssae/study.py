@@ -1,4 +1,4 @@
-"""The study `ssae`: specialized SAEs by ways of selecting text, as in "Decoding Dark Matter" (Muhamed et al. 2024).
+"""Runs the study `ssae`: specialized SAEs by ways of selecting text, after "Decoding Dark Matter" (Muhamed 2024).
 
 By default the pool is docstrings of installed packages, the subdomain those of sympy.physics, and the text of another
 form is the source code of sympy.physics without its docstrings and comments. Other text comes in as JSON Lines.

@@ -1,4 +1,4 @@
-"""The study file of `ssae`: what its options write, and whether a file that is there was written with them.
+"""Writes the study file of `ssae` from its options, and checks whether a file that is there was written with them.
 
 What a person does not say is the default in a new file, and what stands there in a file that is there.
 """
