@@ -147,7 +147,7 @@ class Commits:
         if self.read_only:
             raise CatalogError(f"{self.root} is open for reading alone: open it without read_only to write")
         if self._writing:
-            raise CatalogError(f"{self.root} is in a transaction already: finish that one first")
+            raise CatalogError(f"{self.root} is already in a transaction: finish that one first")
 
     @contextmanager
     def _commit_lock(self) -> Iterator[None]:
