@@ -164,7 +164,7 @@ def test_an_interrupted_corpus_keeps_its_context_length_too(
     def cut(*_: object) -> None:
         raise PowerCut
 
-    monkeypatch.setattr(corpus_module, "_record", cut)
+    monkeypatch.setattr(corpus_module, "record_corpus", cut)
     with pytest.raises(PowerCut):
         ingest(catalog, llama, lines)
     monkeypatch.undo()

@@ -61,7 +61,7 @@ def test_odd_escapes_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
 def test_the_files_of_a_package_come_sorted_and_from_its_subpackages() -> None:
     files = list(package_files("catalog"))
     assert files == sorted(files)
-    assert {"store.py", "errors.py"} <= {path.name for path in files}
+    assert {"catalog.py", "errors.py"} <= {path.name for path in files}
     assert any(path.parent.name == "text" for path in package_files("ingest"))
 
 
