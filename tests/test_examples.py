@@ -52,9 +52,10 @@ def test_the_python_of_the_readme_runs(built: Path, tmp_path: Path, monkeypatch:
 
 
 def shown_commands() -> list[str]:
-    """Lines of the README's blocks that begin with `saeql` or `$ saeql`, each with the lines that its quotes span."""
+    """Lines of blocks in README and docs/ that begin with `saeql` or `$ saeql`, with the lines that quotes span."""
     found: list[str] = []
-    lines = iter(README.splitlines())
+    pages = [README, *(page.read_text(encoding="utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md")))]
+    lines = iter("\n".join(pages).splitlines())
     for line in lines:
         if begin := re.match(r"(?:    |\$ )(?:\$ )?(saeql .*)", line):
             text = begin[1]
@@ -85,7 +86,7 @@ def parsed(line: str) -> click.Context:
 
 def test_the_commands_of_the_readme_are_there_with_their_options() -> None:
     commands = shown_commands()
-    assert len(commands) > 10
+    assert len(commands) > 20
     for line in commands:
         try:
             parsed(line)

@@ -22,6 +22,7 @@ import duckdb
 
 from catalog import Catalog, Location
 from catalog.errors import InputError, QueryRefused, QueryStopped, SaeqlError, UnknownName
+from catalog.store.connection import answered
 from catalog.store.location import METADATA
 from catalog.store.snapshots import resolve
 from queries.ask.lean import with_numpy, without_numpy
@@ -161,7 +162,7 @@ def _answer(request: bytes, opened: _Opened, answers: int) -> bool:
     location, sql, parameters, at, sent, whole = _unpickled(request)
     told = {}
     try:
-        with _told():
+        with _told(), answered(location):
             catalog = opened.get(location, at)
             _write(answers, "R", b"")
             import pyarrow as pa

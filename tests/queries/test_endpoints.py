@@ -198,7 +198,7 @@ def test_a_sweep_allows_only_what_a_study_that_was_passed_names(tmp_path: Path) 
 def test_ingest_allows_what_its_study_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     monkeypatch.setattr(
-        "queries.terminal.work.run_ingest", lambda *_: ran.append(is_allowed("endpoints", endpoint_of(EVIL).name))
+        "queries.cli.build.run_ingest", lambda *_: ran.append(is_allowed("endpoints", endpoint_of(EVIL).name))
     )
     (tmp_path / "s.toml").write_text(study(EVIL))
     assert saeql("-C", tmp_path / "c", "ingest", tmp_path / "s.toml").exit_code == 0
