@@ -50,7 +50,7 @@ class ForeignCatalog(CatalogError):
     """A catalog that holds what saeql never puts there. Nothing of it was read."""
 
     found: tuple[str, ...] = ()
-    """What it holds, a sentence each."""
+    """The mistakes that were found in it, a sentence each."""
 
     @classmethod
     def of(cls, where: str, found: list[str], advice: str = _STRANGE) -> "ForeignCatalog":

@@ -243,10 +243,10 @@ def answered(location: Location) -> Iterator[None]:
 
 
 FULL = ("No space left", "disk is full")
-"""What the system says of a full disk, and what SQLite says, whose COMMIT then fails."""
+"""Words of the system for a full disk, and words of SQLite, whose COMMIT then fails."""
 _METADATA_DAMAGED = ("DuckLake", "malformed", "not a database", "unsuccessful query result", METADATA)
 _DAMAGED = ("No such file or directory", "magic bytes", "Parquet", "parquet", *_METADATA_DAMAGED)
-"""What the engine says when a file is gone or broken; of its metadata it speaks as DuckLake."""
+"""Words of the engine for a file that is gone or broken; it speaks of the metadata as DuckLake."""
 
 
 def damaged(location: Location, error: Exception) -> SaeqlError:

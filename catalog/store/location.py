@@ -38,7 +38,7 @@ class Server:
 
     @property
     def place(self) -> str:
-        """What the user of a machine allows: the database, and the host that a password would go to."""
+        """The name that the user of a machine allows: the database, and the host that a password would go to."""
         return f"{self.host.lower()}:{self.port or ''}/{self.database}"
 
     def parameters(self, *, read_only: bool) -> str:
@@ -136,7 +136,7 @@ class Location:
 
 
 def _read_address(root: Path) -> str:
-    """What a folder remembers. Raises InputError if that is no line of text."""
+    """The address that a folder remembers. Raises InputError if that is no line of text."""
     path = root / ADDRESS
     try:
         with path.open(encoding="utf-8") as file:

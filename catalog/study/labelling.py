@@ -103,7 +103,7 @@ class Scorer(Endpoint):
 
 
 class Primary(Section):
-    """What the view `features` shows; none: the first of each."""
+    """Names of the rows that the view `features` shows; none: the first of each."""
 
     concept: Name | None = None
     """Whose separation."""
