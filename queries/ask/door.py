@@ -35,7 +35,7 @@ _OPENING_SECONDS = 60.0
 _PIPE_BYTES = 1 << 20
 _START = (
     "import gc, sys; gc.disable(); sys.path[:] = sys.argv.pop().split(chr(10)); "
-    "from queries.ask.lean import load_engine; load_engine(); from queries.ask.child import main; main()"
+    "from queries.ask.child import main; main()"
 )
 """The collector would look at the modules again and again while they are loaded; `main` turns it on."""
 
