@@ -16,6 +16,7 @@ import duckdb
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.store.connection import FULL
 from catalog.store.locks import locked
 from catalog.study.file import Study
 from catalog.study.sae import Sae
@@ -35,7 +36,6 @@ from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
 
 _NO_ROOM = 1 << 18
-_FULL = ("no space left", "disk is full")
 """Bytes: SQLite calls it an I/O error when its log cannot grow by a few pages."""
 
 
@@ -123,7 +123,7 @@ def _full_disk_named(root: Path) -> Iterator[None]:
         yield
     except (OSError, duckdb.Error) as error:
         said = str(error).lower()
-        full = any(sign in said for sign in _FULL)
+        full = any(sign.lower() in said for sign in FULL)
         # Without room, a failed write may say no more than that; any other failure has nothing to do with the disk.
         if not full and not ("writ" in said and shutil.disk_usage(root).free <= _NO_ROOM):
             raise

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from catalog import Catalog
+from catalog.digest import digest
 from catalog.errors import InputError
+from catalog.store.atomic_files import write_whole
 from catalog.store.locks import locked
 from catalog.study.base import is_folder
 from catalog.study.file import Study
@@ -82,11 +84,8 @@ def write_receipt(catalog: Catalog, inputs: str | None, skipped: int) -> None:
     if inputs is None:
         return
     said = {"inputs": inputs, "state": _state(catalog), "skipped": skipped}
-    path = catalog.cache / FILE
-    partial = path.with_name(f".{FILE}.{os.getpid()}.partial")
     with suppress(OSError):
-        partial.write_text(json.dumps(said), encoding="utf-8")
-        partial.replace(path)
+        write_whole(catalog.cache / FILE, json.dumps(said).encode())
 
 
 def inputs_of(study: Study) -> str | None:
@@ -106,14 +105,14 @@ def inputs_of(study: Study) -> str | None:
         return None
     gpus = [sorted(glob("/dev/nvidia[0-9]*")), os.environ.get("CUDA_VISIBLE_DEVICES")]
     versions = [version(library) for library in _LIBRARIES]
-    return _digest([study.model_dump(mode="json"), texts, files, gpus, versions, _code()])
+    return digest([study.model_dump(mode="json"), texts, files, gpus, versions, _code()])
 
 
 def _state(catalog: Catalog) -> str:
     """A digest of the tables that an ingest writes, by their last change, and of the weights that it made."""
     changes = catalog.last_changes()
     weights = [catalog.weights_of(folder) for (folder,) in catalog.rows("SELECT weights FROM saes ORDER BY sae")]
-    return _digest([catalog.schema, {table: changes.get(table) for table in _TABLES}, _files(weights)])
+    return digest([catalog.schema, {table: changes.get(table) for table in _TABLES}, _files(weights)])
 
 
 def _files(folders: Iterable[Path]) -> list[Any]:
@@ -128,14 +127,10 @@ def _files(folders: Iterable[Path]) -> list[Any]:
 
 def _code() -> str:
     """A digest of the code that an ingest may run: that of `catalog` and of `ingest`."""
-    digest = hashlib.blake2b(digest_size=16)
+    code = hashlib.blake2b(digest_size=16)
     ingest = Path(__file__).parent
     for folder in (ingest, ingest.parent / "catalog"):
         for path in sorted(folder.rglob("*.py")):
-            digest.update(str(path.relative_to(ingest.parent)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _digest(said: Any) -> str:
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+            code.update(str(path.relative_to(ingest.parent)).encode())
+            code.update(path.read_bytes())
+    return code.hexdigest()

@@ -4,13 +4,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
 from catalog.doctor.finding import Examination, Finding
 from catalog.quote import TABLES
 from catalog.store.catalog import Catalog
+from catalog.store.shards import file_digest
 from catalog.trust.paths import inside
 
 
@@ -54,7 +54,7 @@ def _altered(path: Path, rows: int, size: int, digest: str | None) -> str | None
         found = path.stat().st_size
         if found != size:
             return f"has {found} bytes, not {size}: it was cut off or altered"
-        if digest is not None and (now := _digest(path)) != digest:
+        if digest is not None and (now := file_digest(path)) != digest:
             return f"has the BLAKE2b {now}, not {digest}: it was altered"
         count = pq.read_metadata(path).num_rows
     except FileNotFoundError:
@@ -93,8 +93,8 @@ def weight_files(examination: Examination) -> Iterator[Finding]:
         found = sorted(catalog.weights_of(folder).glob("*.safetensors"))
         if not found:
             yield Finding("weights", "error", sae, f"{catalog.weights / folder} holds no safetensors file")
-        elif digest not in {_digest(path) for path in found}:
-            detail = f"{found[0]} is not the file that was recorded: BLAKE2b {_digest(found[0])}, not {digest}"
+        elif digest not in {file_digest(path) for path in found}:
+            detail = f"{found[0]} is not the file that was recorded: BLAKE2b {file_digest(found[0])}, not {digest}"
             yield Finding("weights", "error", sae, detail)
 
 
@@ -117,11 +117,6 @@ def _named_files(catalog: Catalog, *, deletes: bool = True) -> Iterator[tuple[st
 
 def _resolved(folder: Path, path: str, relative: Any) -> Path:
     return folder / path if relative else Path(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
 def _some(n: int, k: int) -> set[int]:

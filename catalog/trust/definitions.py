@@ -4,7 +4,6 @@
 the migrations. `catalog.trust.metadata` holds a catalog against it before any of its tables is read.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from catalog.digest import digest
 from catalog.quote import TABLES
 
 FILE = "definitions.json"
@@ -56,8 +56,7 @@ def stored(connection: duckdb.DuckDBPyConnection) -> list[tuple[Definition, bool
         f"SELECT view_name, end_snapshot IS NULL, sql, dialect, column_aliases FROM {TABLES}.ducklake_view"
     ).fetchall()
     for name, stands, *content in views:
-        digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
-        found.append((Definition("view", str(name), f"blake2b:{digest}"), bool(stands)))
+        found.append((Definition("view", str(name), f"blake2b:{digest(content)}"), bool(stands)))
     return found
 
 

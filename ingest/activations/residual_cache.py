@@ -6,8 +6,6 @@ which shards they come from. After a crash the files are cut back to that, and t
 Test documents are never cached.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ import torch
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from catalog import Catalog
+from catalog.digest import digest
 from catalog.errors import InputError
 from catalog.store.atomic_files import remove_partials, write_whole
 from ingest.activations.finite import checked, default_batch, in_half
@@ -132,7 +131,7 @@ def residuals_digest(
     if shards is not None:
         text = [row for row in text if row[1] < shards.get(row[0], 0)]
     said = [model.digest, str(model.dtype), hookpoint, text, max_train_tokens]
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+    return digest(said)
 
 
 class _Counts(BaseModel):

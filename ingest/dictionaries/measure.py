@@ -5,8 +5,6 @@ run for each batch, and one spliced pass per SAE; nothing is kept but sums (floa
 (`held_out`) are read as context, and not measured.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog
+from catalog.digest import digest
 from catalog.errors import UnknownName
 from ingest.activations.finite import checked, default_batch
 from ingest.dictionaries.evaluation_rows import STAGE, delete_rows, record_problem, store_rows
@@ -293,4 +292,4 @@ def _predicted(batch: Batch, measured: Tensor) -> Tensor:
 def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
     target = reader.sae.config.target_hookpoint
     said = [_MEASURES, model.digest, str(model.dtype), reader.hookpoint, target, reader.digest, text.digest, max_tokens]
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+    return digest(said)

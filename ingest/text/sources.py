@@ -6,7 +6,6 @@ InputError that names it, and so is a corpus of which nothing can be used.
 """
 
 import glob
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from catalog.digest import digest
 from catalog.errors import InputError
 from catalog.study.text import Corpus
 from ingest.text.docstrings import STDLIB, file_docstrings, package_files
@@ -87,7 +87,7 @@ def source_fingerprint(corpus: Corpus) -> str:
     elif corpus.kind != "dataset":
         stats = {str(path): path.stat() for path in matched_files(corpus)}
         said["files"] = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest(said)
 
 
 def _version(package: str) -> str:

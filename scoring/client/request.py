@@ -1,12 +1,12 @@
 """Describes what a step would ask an endpoint, and tells like requests from each other."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from catalog.answers import canonical_request
+from catalog.digest import digest
 from catalog.study.request_body import sent_with
 
 
@@ -58,8 +58,3 @@ def likeness(text: str) -> tuple[str, int]:
     said = json.loads(text)
     messages = said["messages"]
     return digest([said["model"], messages[0]["content"]]), sum(len(message["content"]) for message in messages)
-
-
-def digest(said: Any) -> str:
-    """BLAKE2b-128 of anything that JSON holds."""
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from catalog.digest import digest
 from catalog.errors import EndpointRefused, InputError, SaeqlError
-from scoring.client.request import Asked, digest, request, sampler
+from scoring.client.request import Asked, request, sampler
 from scoring.kernels.counted_client import counted_client, read_settings
 from scoring.kernels.kernel import Run
 from scoring.scorers import detection, lexical_detection

@@ -1,9 +1,8 @@
 """Numbers texts as lines of a prompt, and sums what an answer has cost."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 
+from catalog.digest import digest
 from catalog.errors import SaeqlError
 from scoring.client.chat import Answer, LLMError
 from scoring.prompts import template
@@ -20,4 +19,4 @@ def numbered_lines(heading: str, texts: Sequence[str]) -> str:
 
 
 def message_digest(value: object) -> str:
-    return "blake2b:" + hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return "blake2b:" + digest(value)
