@@ -17,12 +17,13 @@ STUDY = "study.toml"
 
 
 def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> None:
-    """Ingest with progress on stderr, and say at the end what was left out."""
+    """Ingest with progress on stderr; at the end, say what this run left out, and how much earlier ones did."""
     from catalog import Catalog
     from ingest.receipt import unchanged
     from queries.terminal.progress import Bars
 
     with Catalog.create(root) as catalog, Bars() as bars:
+        before = set(catalog.rows("FROM problems"))
         report = unchanged(catalog, study, wait) or _ingested(catalog, study, bars, wait)
         for corpus in report.corpora:
             bars.say(
@@ -31,8 +32,11 @@ def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> No
             )
         done = report.harvest
         bars.say(f"harvest: {done.shards} shards new, {done.skipped} whole; {done.activations} activations new")
-        for stage, subject, reason, count in catalog.rows("SELECT * FROM problems ORDER BY ALL"):
+        problems = catalog.rows("FROM problems ORDER BY ALL")
+        for stage, subject, reason, count in (row for row in problems if row not in before):
             bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
+        if earlier := sum(row in before for row in problems):
+            bars.say(f"left out earlier: {earlier}; `saeql sql \"FROM problems\"` lists them")
 
 
 def _ingested(catalog: "Catalog", study: "Study", bars: "Bars", wait: float) -> "IngestReport":
