@@ -4,21 +4,21 @@ Text in the rows is data of somebody else's: what a terminal would obey is spell
 """
 
 import html
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from catalog.errors import InputError
-from queries.terminal.control_characters import visible
-from queries.terminal.output import plain, safe_json
+from queries.terminal.cells import cut
+from queries.terminal.grid import PLAIN, Column, Picture, listed, table
+from queries.terminal.screen import arrow_column, terminal_width
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHOWN, _SHOWN_HTML = 10, 50
-_WIDEST, _WIDEST_HTML = 60, 500
-"""Characters of a cell that are shown."""
+_WIDEST_HTML = 500
+"""Columns of a cell that a page shows."""
 
 
 class Result:
@@ -37,8 +37,8 @@ class Result:
           1    256
     """
 
-    def __init__(self, table: "pa.Table"):
-        self._table = table.rename_columns(_apart(table.column_names))
+    def __init__(self, rows: "pa.Table"):
+        self._table = rows.rename_columns(_apart(rows.column_names))
 
     @property
     def columns(self) -> list[str]:
@@ -84,46 +84,31 @@ class Result:
         return self._table.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        shown = self._cells(_SHOWN, _WIDEST)
-        right = self._numbers()
-        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-        kept, left_out = _fitting(widths, shutil.get_terminal_size().columns)
-        lines = []
-        for row in shown:
-            cells = [row[i].rjust(widths[i]) if right[i] else row[i].ljust(widths[i]) for i in kept]
-            if left_out:
-                cells.insert((len(kept) + 1) // 2, "…")
-            lines.append("  ".join(cells).rstrip())
+        picture = table(self._shown(_SHOWN), terminal_width(), PLAIN) if self.columns else Picture([], [])
+        lines = list(picture.lines)
         if len(self) > _SHOWN:
             lines.append(f"... {len(self):,} rows")
-        if left_out:
-            lines.append(f"{len(left_out)} columns not shown: {', '.join(shown[0][i] for i in left_out)}")
+        if picture.hidden:
+            lines += listed(picture.hidden, terminal_width(), f"{len(picture.hidden)} columns not shown:")
         if not len(self):
             lines.append("(no rows)")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head, *body = self._cells(_SHOWN_HTML, _WIDEST_HTML)
-        align = [' style="text-align: right"' if number else "" for number in self._numbers()]
-        lines = ["<table>", f"<thead>{_html_row('th', head, align)}</thead>", "<tbody>"]
-        lines += [_html_row("td", row, align) for row in body]
+        columns = self._shown(_SHOWN_HTML)
+        align = [' style="text-align: right"' if column.right else "" for column in columns]
+        rows = zip(*([cut(text, _WIDEST_HTML) for text in column.cells] for column in columns), strict=True)
+        head = _html_row("th", [column.name for column in columns], align)
+        lines = ["<table>", f"<thead>{head}</thead>", "<tbody>"]
+        lines += [_html_row("td", row, align) for row in rows]
         lines += ["</tbody>", "</table>"]
         if len(self) > _SHOWN_HTML:
             lines.append(f"<p>{_SHOWN_HTML} of {len(self):,} rows</p>")
         return "\n".join(lines)
 
-    def _cells(self, rows: int, widest: int) -> list[list[str]]:
-        """The names, then the first rows, as text on one line each, none longer than `widest`."""
-        found = [[_cut(visible(name), widest) for name in self.columns]]
-        for row in self._table.slice(0, rows).to_pylist():
-            found.append([_cut(_text(value, widest), widest) for value in row.values()])
-        return found
-
-    def _numbers(self) -> list[bool]:
-        import pyarrow as pa
-
-        kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-        return [any(kind(field.type) for kind in kinds) for field in self._table.schema]
+    def _shown(self, rows: int) -> list[Column]:
+        head = self._table.slice(0, rows)
+        return [arrow_column(field.name, field.type, head.column(i).chunks) for i, field in enumerate(head.schema)]
 
 
 def _apart(names: list[str]) -> list[str]:
@@ -150,31 +135,6 @@ def _needs(package: str, method: str) -> Any:
         ) from error
 
 
-def _text(value: Any, widest: int) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, str):
-        # A cell may hold a whole document, of which little is shown.
-        return visible(value[: widest + 1])
-    simple = plain(value)
-    return visible(simple) if isinstance(simple, str) else safe_json(simple)
-
-
-def _cut(text: str, widest: int) -> str:
-    return text if len(text) <= widest else text[: widest - 1] + "…"
-
-
-def _fitting(widths: list[int], room: int) -> tuple[list[int], list[int]]:
-    """The columns that are shown, and those of the middle that are left out, so that a line has `room` characters."""
-    kept = list(range(len(widths)))
-    left_out: list[int] = []
-    while len(kept) > 1 and sum(widths[i] + 2 for i in kept) + (1 if left_out else -2) > room:
-        left_out.append(kept.pop(len(kept) // 2))
-    return kept, sorted(left_out)
-
-
-def _html_row(tag: str, cells: list[str], align: list[str]) -> str:
+def _html_row(tag: str, cells: Sequence[str], align: list[str]) -> str:
     inside = "".join(f"<{tag}{style}>{html.escape(cell)}</{tag}>" for cell, style in zip(cells, align, strict=True))
     return f"<tr>{inside}</tr>"

@@ -51,7 +51,8 @@ def show_table(result: "pa.RecordBatchReader | pa.Table", stream: TextIO, *, exp
     reader = stream_of(result)
     limit = (PAGED_ROWS if pager else ROWS) // (_ROWS_A_BLOCK if expanded else 1)
     taken, count = _first(reader, limit)
-    columns = [_column(field.name, field.type, [batch[i] for batch in taken]) for i, field in enumerate(reader.schema)]
+    fields = enumerate(reader.schema)
+    columns = [arrow_column(field.name, field.type, [batch[i] for batch in taken]) for i, field in fields]
     way = _way(stream, TABLE, expanded=expanded)
     picture = shown(columns, way)
     with _writer(stream, pager=pager) as out:
@@ -198,7 +199,8 @@ def _count(reader: "pa.RecordBatchReader", count: int) -> tuple[int, bool]:
     return count, True
 
 
-def _column(name: str, kind: "pa.DataType", arrays: "list[pa.Array]") -> Column:
+def arrow_column(name: str, kind: "pa.DataType", arrays: "list[pa.Array]") -> Column:
+    """A column of a query's rows: numbers on the right, each value as one line without a control character."""
     import pyarrow as pa
 
     from queries.terminal.exports import python_values
