@@ -24,6 +24,7 @@ from catalog.store.locks import locked
 from catalog.study.base import is_folder
 from catalog.study.file import Study
 from ingest.embedded import MODEL_DIR
+from ingest.model.gguf.gguf_files import find_gguf
 from ingest.text.sources import source_fingerprint
 
 FILE = "ingest.json"
@@ -96,11 +97,16 @@ def inputs_of(study: Study) -> str | None:
     origins = [sae.checkpoint or sae.parent for sae in study.saes]
     folders = [str(origin) for origin in origins if origin and is_folder(origin)]
     source = str(MODEL_DIR) if study.model.source == "embedded" else study.model.source
-    if study.selections or study.model.trust_remote_code or not all(Path(path).is_dir() for path in (source, *folders)):
+    if study.selections or study.model.trust_remote_code or not all(Path(path).is_dir() for path in folders):
         return None
     try:
+        gguf = find_gguf(source)
+        if gguf is None and not Path(source).is_dir():
+            return None
         texts = [source_fingerprint(corpus) for corpus in study.corpora]
-        files = [_files([Path(folder)]) for folder in (source, *folders)]
+        files = [_files([Path(folder)]) for folder in ([source, *folders] if gguf is None else folders)]
+        if gguf is not None:
+            files.append([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in gguf.parts])
     except (InputError, OSError):
         return None
     gpus = [sorted(glob("/dev/nvidia[0-9]*")), os.environ.get("CUDA_VISIBLE_DEVICES")]

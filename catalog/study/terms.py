@@ -14,3 +14,8 @@ Penalty = Literal["step", "tanh"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 KEEPS_K: tuple[Architecture, ...] = ("topk", "batchtopk", "matryoshka")
 """Those that fix the number of active latents; the others have a sparsity penalty."""
+
+PACKAGE = "package:"
+"""Beginning of a model's source that is a file of an installed package."""
+PACKAGED_MODELS = ("smollm2", "gemma3-270m")
+"""Short names of models that come in packages."""

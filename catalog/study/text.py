@@ -6,10 +6,13 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from catalog.study.base import Count, FilePaths, Name, Section, Texts, refuse_stray, resolved
+from catalog.study.terms import PACKAGE, PACKAGED_MODELS
 
 DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
 """Stand on every machine that runs saeql."""
 
+_NAMED = ("embedded", *PACKAGED_MODELS)
+"""Sources that are no path, whatever folders there are."""
 # Keys that only some kinds of a section read: the kind -> the keys that it reads.
 _CORPUS_KEYS = {
     "docstrings": {"packages"},
@@ -26,7 +29,8 @@ class Model(Section):
     name: Name = "embedded"
     """Its name in the catalog."""
     source: str = Field(default="embedded", min_length=1)
-    """"embedded" for the shipped one, a directory, or a hub id."""
+    """"embedded" for the shipped one, a directory, a hub id, a GGUF file, "package:PACKAGE/FILE.gguf" for one that an
+    installed package carries, or the short name of such a file: "smollm2", "gemma3-270m"."""
     revision: str | None = None
     """Hub revision."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -42,9 +46,14 @@ class Model(Section):
     @classmethod
     def _directory(cls, value: str, info: ValidationInfo) -> str:
         """A path stays right when the study is used from elsewhere; a hub id stays as it is."""
+        if value.startswith(PACKAGE):
+            parts = value.removeprefix(PACKAGE).split("/")
+            if len(parts) < 2 or any(part in ("", ".", "..") for part in parts):
+                raise ValueError(f"{value!r} is no file of a package: write {PACKAGE}PACKAGE/FILE.gguf")
+            return value
         path = resolved(value, info)
-        looks_like_path = value.startswith((".", "/", "~")) or value.endswith("/")
-        return path if value != "embedded" and (looks_like_path or Path(path).is_dir()) else value
+        looks_like_path = value.startswith((".", "/", "~")) or value.endswith(("/", ".gguf"))
+        return path if value not in _NAMED and (looks_like_path or Path(path).is_dir()) else value
 
 
 class Corpus(Section):

@@ -24,7 +24,7 @@ _NO_MATTER = {
     "use_cache",
 }
 """Keys of a configuration that decide no activation, or that are recorded apart."""
-_VERSION = "transformers"
+_VERSION, _ORIGIN, _SHA256 = "transformers", "gguf", "sha256"
 
 
 def record_model(catalog: Catalog, model: LanguageModel) -> None:
@@ -66,25 +66,31 @@ def differences(catalog: Catalog, model: LanguageModel) -> list[str]:
         return []
     digest, bos, config = rows[0]
     found = [] if digest == model.digest else ["weights or tokenizer differ"]
+    was, now_is = ((said or {}).get(_SHA256) for said in (json.loads(config or "{}").get(_ORIGIN), model.origin))
+    if was and now_is and was != now_is:
+        found.append(f"its file has SHA-256 {now_is}, and had {was}")
     if bos != model.bos:
         found.append(f"bos is {_bos(model.bos)}, and was {_bos(bos)}")
     then, now = json.loads(config) if config else {}, forward_config(model)
     # Another version of transformers may name more of its defaults, or fewer.
     keys = then.keys() | now.keys() if then.get(_VERSION) == now[_VERSION] else then.keys() & now.keys()
-    for key in sorted(keys - {_VERSION}) if then else ():
+    for key in sorted(keys - {_VERSION, _ORIGIN}) if then else ():
         if then.get(key) != now.get(key):
             found.append(f"{key} is {now.get(key)!r} in its configuration, and was {then.get(key)!r}")
     return found
 
 
 def forward_config(model: LanguageModel) -> dict[str, Any]:
-    """What its configuration says of the forward pass, as JSON gives it back, and the version of transformers."""
+    """What its configuration says of the forward pass, as JSON gives it back, and the version of transformers.
+
+    Of a model from a GGUF file, what is known of the file stands there under the key "gguf".
+    """
     said = model.network.config.to_diff_dict()
     kept = {
         key: value for key, value in said.items() if key not in _NO_MATTER and not key.endswith(("dropout", "pdrop"))
     }
     found: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-    return {**found, _VERSION: transformers.__version__}
+    return {**found, _VERSION: transformers.__version__, **({_ORIGIN: dict(model.origin)} if model.origin else {})}
 
 
 def _bos(token: int | None) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from catalog.errors import InputError, UnknownName
 from catalog.study.text import Model
 from ingest.embedded import MODEL_DIR
+from ingest.model.gguf.convert import converted
 from ingest.model.hookpoints import Hookpoint
 from ingest.model.hub import Located, locate, needs_code, quiet
 from ingest.model.trial_passes import Layout, block_names, check_length, embedded_tokens, examine
@@ -42,6 +43,8 @@ class LanguageModel:
     """BLAKE2b-128 of weights and tokenizer: two models with one name differ here."""
     layout: Layout
     """What trial passes found."""
+    origin: Mapping[str, Any] | None = None
+    """Of a GGUF file what is known of it: name, SHA-256, quantisation, architecture, licence; None for other models."""
     batch_tokens: int | None = None
     """Tokens of a forward pass; None for what suits the device."""
     _called_once: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -134,13 +137,15 @@ class _AllRead(Exception):
 def load_model(spec: Model) -> LanguageModel:
     """Load the model that a study names, and find out in trial passes how it reads.
 
-    No code that lies beside the weights is run unless `spec.trust_remote_code` is set; weights are read as tensors
+    A GGUF file is converted the first time; later its folder in the shared cache is loaded. No code that lies beside the weights is run unless `spec.trust_remote_code` is set; weights are read as tensors
     alone, from pickles too. A hub that does not answer is asked once.
 
     Raises InputError if the directory, the configuration, the weights or the tokenizer is missing or does not fit the
     others, and for a model that is not causal.
     """
-    at = locate(str(MODEL_DIR) if spec.source == EMBEDDED else str(spec.source), "model", spec.revision)
+    made = converted(spec.source)
+    folder = made.folder if made else MODEL_DIR if spec.source == EMBEDDED else spec.source
+    at = locate(str(folder), "model", spec.revision)
     # Its bar for reading the weights would run across the command line's own progress.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
@@ -158,7 +163,8 @@ def load_model(spec: Model) -> LanguageModel:
     # Before a pass: some models scale their weights in the first.
     digest = _digest(network, tokenizer)
     layout = examine(network, spec.name, set(tokenizer.all_special_ids))
-    return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), digest, layout)
+    origin = made.origin if made else None
+    return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), digest, layout, origin)
 
 
 def _arguments(spec: Model, at: Located) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Models in GGUF files, made into folders that transformers loads in seconds."""
