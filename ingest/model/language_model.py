@@ -137,8 +137,9 @@ class _AllRead(Exception):
 def load_model(spec: Model) -> LanguageModel:
     """Load the model that a study names, and find out in trial passes how it reads.
 
-    A GGUF file is converted the first time; later its folder in the shared cache is loaded. No code that lies beside the weights is run unless `spec.trust_remote_code` is set; weights are read as tensors
-    alone, from pickles too. A hub that does not answer is asked once.
+    A GGUF file is converted the first time; later its folder in the shared cache is loaded. No code that lies beside
+    the weights is run unless `spec.trust_remote_code` is set; weights are read as tensors alone, from pickles too. A
+    hub that does not answer is asked once.
 
     Raises InputError if the directory, the configuration, the weights or the tokenizer is missing or does not fit the
     others, and for a model that is not causal.

@@ -30,6 +30,8 @@ _VERSION = 1
 _ORIGIN = "gguf.json"
 """What of the file is kept beside the weights."""
 _NEEDED = ("gguf", "accelerate")
+_GROWS = 9
+"""Bytes that a byte of the file takes for a while: unpacked, four-bit weights are seven times as large."""
 INSTALL = "pip install --no-deps gguf==0.19.0 accelerate==1.15.0"
 
 
@@ -56,8 +58,7 @@ def converted(source: str) -> Converted | None:
         if missing := [package for package in _NEEDED if find_spec(package) is None]:
             raise InputError(f"{files.name} is a GGUF file, and {' and '.join(missing)} is not installed: {INSTALL}")
         size = sum(path.stat().st_size for path in files.parts)
-        # Unpacked, four-bit weights are seven times as large.
-        made_once(folder, lambda partial: _convert(files, sha256, partial), 9 * size)
+        made_once(folder, lambda partial: _convert(files, sha256, partial), _GROWS * size)
     try:
         origin = json.loads((folder / _ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -105,10 +106,12 @@ def _check(header: Header, whole: Path) -> None:
         )
         raise InputError(f"{whole} is {what}, and no whole model")
     scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
-    if scaling != "none" and header.architecture != "gpt-oss":
+    factors = [name for name in header.shapes if name.startswith("rope_")]
+    if factors or (scaling != "none" and header.architecture != "gpt-oss"):
+        how = ", ".join(factors) or scaling
         raise InputError(
-            f"{whole} scales its rotary positions ({scaling}), which transformers does not read from a GGUF file: name "
-            "the folder or the hub id of the model that it was made from"
+            f"{whole} scales its rotary positions ({how}), which transformers does not read from a GGUF file: name the "
+            "folder or the hub id of the model that it was made from"
         )
 
 
@@ -123,7 +126,7 @@ def _read_network(whole: Path, header: Header) -> PreTrainedModel:
         with quickly():
             config = AutoConfig.from_pretrained(whole.parent, **where)
             _complete(config, header)
-            network, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
                 whole.parent, config=config, dtype=torch.float32, output_loading_info=True, **where
             )
     # Whatever the loaders of many architectures raise, of any class, is about the file.
@@ -132,10 +135,27 @@ def _read_network(whole: Path, header: Header) -> PreTrainedModel:
         raise InputError(
             f"{whole} is of architecture {header.architecture!r}, and transformers cannot read it: {said}"
         ) from error
+    network, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(f"{whole} lacks {len(missing)} tensors of its model, such as {missing[0]}")
+    if header.architecture not in _read_at_once() and (more := _held(header, network) - _taken(network)) > 0:
+        # transformers leaves out, without a word, what its class has no place for: biases, say.
+        raise InputError(
+            f"{whole} holds {more} numbers for which {type(network).__name__} of transformers has no place"
+        )
     return network
+
+
+def _held(header: Header, network: PreTrainedModel) -> int:
+    """Numbers in the file, less a head that is the embedding once more."""
+    tied = network.config.get_text_config().tie_word_embeddings
+    return sum(prod(shape) for name, shape in header.shapes.items() if not (tied and name == "output.weight"))
+
+
+def _taken(network: PreTrainedModel) -> int:
+    """Numbers of the model's weights, those that are tied once."""
+    return sum({tensor.data_ptr(): tensor.numel() for tensor in network.state_dict().values()}.values())
 
 
 def _read_at_once() -> frozenset[str]:
