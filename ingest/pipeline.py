@@ -29,6 +29,7 @@ from ingest.dictionaries.wave import Progress
 from ingest.model.catalog_model import remember_trust
 from ingest.model.identity import record_model
 from ingest.model.language_model import LanguageModel, load_model
+from ingest.model.other_names import by_own_names
 from ingest.model.splice import check_hookpoints
 from ingest.receipt import inputs_of, write_receipt
 from ingest.stored.reader import Reader
@@ -67,6 +68,7 @@ def ingest_study(
         progress(f"loading model {study.model.name}", 0, None, "")
         remember_trust(study.model)
         model = load_model(study.model)
+        study = by_own_names(study, model)
         check_hookpoints(model, [name for sae in study.saes for name in (sae.hookpoint, sae.target) if name])
         record_model(catalog, model)
         for corpus in study.corpora:

@@ -33,8 +33,9 @@ class Hookpoint:
     def watch(self, tokens: torch.Size, keep: Callable[[Tensor, Any], None]) -> RemovableHandle:
         """Have `keep` called as a pass over ids of shape `tokens` `[batch, seq]` comes by, until the handle is removed.
 
-        `keep` is given the vectors, `[batch, seq, d]`, and what the module returned, a tuple in some architectures;
-        None for an input, of which the vectors are a copy: the module may write into its own. The pass raises
+        `keep` is given a copy of the vectors, `[batch, seq, d]`, since a model may write into its own (Falcon adds
+        attention to what its MLP returned); and what the module returned, a tuple in some architectures, None for an
+        input. The pass raises
         InputError if there is no vector for each token, and when it calls the module a second time.
         """
         calls = 0
@@ -53,7 +54,7 @@ class Hookpoint:
                     f"hookpoint {self.name!r} does not give a vector for each token, but {said} for ids of shape "
                     f"{list(tokens)}: choose another"
                 )
-            keep(found.clone() if self.enters else found, returned)
+            keep(found.clone(), returned)
 
         def enter(_module: Module, args: tuple[Any, ...], kwargs: Arguments) -> None:
             at = self._place(args, kwargs)

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ingest.embedded import MODEL_DIR
 from ingest.model.gguf.convert import converted
 from ingest.model.hookpoints import Hookpoint
 from ingest.model.hub import Located, locate, needs_code, quiet
+from ingest.model.other_names import own_name
 from ingest.model.trial_passes import Layout, block_names, check_length, embedded_tokens, examine
 from ingest.sae.layout.hookpoint_names import INPUT, meaning
 
@@ -67,10 +68,24 @@ class LanguageModel:
     def place(self, name: str) -> Hookpoint:
         """A module's output by its name inside the base model (`layers.1`), its input with `.input` after that.
 
-        Names as `named_modules` of the whole model gives them (`model.layers.1`) are understood too. Where a module
+        Names as `named_modules` of the whole model gives them (`model.layers.1`) are understood too, and those of
+        TransformerLens (`blocks.1.hook_resid_post`, `hook_resid_pre`, `hook_attn_out`, `hook_mlp_out`). Where a module
         is itself called `input`, its name means its own output. Raises UnknownName listing the hookpoints that there
         are.
         """
+        found = self._module(name) or self._module(self.named(name))
+        if found is not None:
+            return replace(found, name=name)
+        raise UnknownName(
+            f"model {self.spec.name!r} has no hookpoint {name!r}; it has {', '.join(self.hookpoints())}, and for what "
+            f"goes into one of them its name with {INPUT} after it{meaning(name)}"
+        )
+
+    def named(self, name: str) -> str:
+        """`layers.1` for `blocks.1.hook_resid_post`; a name of a module stays as it is, and one that means nothing."""
+        return name if self._module(name) else own_name(self, name) or name
+
+    def _module(self, name: str) -> Hookpoint | None:
         modules: dict[str, torch.nn.Module] = dict(self.network.base_model.named_modules())
         # The model as a whole is no hookpoint: its output is more than a tensor.
         del modules[""]
@@ -78,10 +93,7 @@ class LanguageModel:
             for inside in (asked, asked.removeprefix(f"{self.network.base_model_prefix}.")):
                 if inside in modules:
                     return Hookpoint(name, modules[inside], enters)
-        raise UnknownName(
-            f"model {self.spec.name!r} has no hookpoint {name!r}; it has {', '.join(self.hookpoints())}, and for what "
-            f"goes into one of them its name with {INPUT} after it{meaning(name)}"
-        )
+        return None
 
     def hookpoints(self) -> list[str]:
         """Blocks that a pass over text calls, and their direct children, by name inside the base model."""
@@ -144,9 +156,7 @@ def load_model(spec: Model) -> LanguageModel:
     Raises InputError if the directory, the configuration, the weights or the tokenizer is missing or does not fit the
     others, and for a model that is not causal.
     """
-    made = converted(spec.source)
-    folder = made.folder if made else MODEL_DIR if spec.source == EMBEDDED else spec.source
-    at = locate(str(folder), "model", spec.revision)
+    at, origin = located(spec)
     # Its bar for reading the weights would run across the command line's own progress.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
@@ -164,8 +174,14 @@ def load_model(spec: Model) -> LanguageModel:
     # Before a pass: some models scale their weights in the first.
     digest = _digest(network, tokenizer)
     layout = examine(network, spec.name, set(tokenizer.all_special_ids))
-    origin = made.origin if made else None
     return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), digest, layout, origin)
+
+
+def located(spec: Model) -> tuple[Located, Mapping[str, Any] | None]:
+    """Where the files of a model come from, and `LanguageModel.origin`. Raises InputError as `locate`, `converted`."""
+    made = converted(spec.source)
+    folder = made.folder if made else MODEL_DIR if spec.source == EMBEDDED else spec.source
+    return locate(str(folder), "model", spec.revision), made.origin if made else None
 
 
 def _arguments(spec: Model, at: Located) -> dict[str, Any]:
@@ -190,9 +206,8 @@ def _tokenizer(spec: Model, at: Located) -> PreTrainedTokenizerBase:
 
 def _network(spec: Model, at: Located, dtype: str) -> PreTrainedModel:
     unusable = f"no causal language model can be loaded from {at.source!r}"
+    config = read_config(spec, at)
     try:
-        config = AutoConfig.from_pretrained(at.source, **_arguments(spec, at))
-        _check_attention(config, at.source)
         loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             at.source, config=config, dtype=dtype, weights_only=True, output_loading_info=True, **_arguments(spec, at)
         )
@@ -207,6 +222,18 @@ def _network(spec: Model, at: Located, dtype: str) -> PreTrainedModel:
         # transformers fills them with random numbers.
         raise InputError(f"the weights in {at.source!r} lack {len(missing)} tensors of the model, such as {missing[0]}")
     return network
+
+
+def read_config(spec: Model, at: Located) -> PreTrainedConfig:
+    """The model's configuration. Raises InputError for none, and for one that asks for code."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(at.source, **_arguments(spec, at))
+    except _UNUSABLE as error:
+        raise needs_code(error, "model", at.source) or InputError(
+            f"no causal language model can be loaded from {at.source!r}: {_first_line(error)}"
+        ) from error
+    _check_attention(config, at.source)
+    return config
 
 
 def _check_attention(config: PreTrainedConfig, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that look after a catalog: doctor."""
+"""Commands that look at what is there: doctor at a catalog, hookpoints at a model."""
 
 import click
 
@@ -41,3 +41,19 @@ def doctor(context: click.Context, fix: bool, everything: bool, output: Output) 
         )
     if any(f.severity == "error" and not f.fixed for f in findings):
         context.exit(1)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--layer", type=click.IntRange(min=0), help="Of this block alone; the first is 0.")
+@output_options
+def hookpoints(model: str, layer: int | None, output: Output) -> None:
+    """List the hookpoints of MODEL with their widths, without loading its weights.
+
+    MODEL is what `source` in [model] of a study may be: a folder, a hub id, a GGUF file, smollm2. Any other module may
+    be named too, and what goes into one, by its name with .input after it. A study may use TransformerLens' names.
+    """
+    from ingest.model.hookpoint_list import list_hookpoints
+
+    found = [listed for listed in list_hookpoints(model) if layer is None or listed.layer == layer]
+    output.show([{"hookpoint": one.hookpoint, "width": one.width, "TransformerLens": one.other} for one in found])

@@ -10,7 +10,7 @@ from catalog.store.location import Location
 from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
-from queries.cli.care import doctor
+from queries.cli.care import doctor, hookpoints
 from queries.cli.compare import study, sweep
 from queries.cli.early import start_early
 from queries.cli.examples import epilog
@@ -108,6 +108,7 @@ for command in (
     tag,
     gc,
     doctor,
+    hookpoints,
 ):
     command.epilog = epilog(str(command.name))
     main.add_command(command)
