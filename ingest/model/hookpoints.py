@@ -35,8 +35,8 @@ class Hookpoint:
 
         `keep` is given a copy of the vectors, `[batch, seq, d]`, since a model may write into its own (Falcon adds
         attention to what its MLP returned); and what the module returned, a tuple in some architectures, None for an
-        input. The pass raises
-        InputError if there is no vector for each token, and when it calls the module a second time.
+        input. The pass raises InputError if there is no vector for each token, and when it calls the module a second
+        time.
         """
         calls = 0
 

@@ -151,9 +151,9 @@ def test_an_unknown_input_lists_what_there_is(llama: LanguageModel, name: str) -
     ("name", "said"),
     [
         ("blocks.1.hook_mlp_in", r"block 1's second norm.*layers\.1\.post_attention_layernorm\.input"),
-        ("blocks.1.hook_resid_mid", r"block 1's second norm.*layers\.1\.post_attention_layernorm\.input"),
+        ("blocks.7.hook_resid_mid", r"block 7's second norm.*layers\.7\.post_attention_layernorm\.input"),
         ("blocks.1.attn.hook_z", r"layers\.1\.self_attn\.o_proj\.input"),
-        ("blocks.1.hook_resid_pre", "the input .pre. of block 1"),
+        ("blocks.7.hook_resid_pre", "the input .pre. of block 7"),
         ("blocks.1.ln2.hook_normalized", "before its gain"),
     ],
 )
