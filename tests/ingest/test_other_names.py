@@ -146,3 +146,13 @@ def test_the_command_lists_a_block_and_names_what_is_no_model(tmp_path: Path) ->
     assert (said.exit_code, "does not exist" in said.output) == (1, True)
     with pytest.raises(InputError, match="no causal language model"):
         list_hookpoints(str(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("gemma2", D**0.5), ("gemma3_text", D**0.5), ("llama", 1.0)])
+def test_the_stream_before_the_first_block_is_the_scaled_embedding(
+    model_of: Callable[[str], LanguageModel], kind: str, scale: float
+) -> None:
+    model = model_of(kind)
+    before = model.read(IDS, ["blocks.0.hook_resid_pre"])["blocks.0.hook_resid_pre"]
+    rows = model.network.state_dict()["model.embed_tokens.weight"]
+    torch.testing.assert_close(before, rows[IDS] * scale, rtol=1e-3, atol=1e-5)
