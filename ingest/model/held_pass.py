@@ -38,7 +38,6 @@ def recorded_pass(
             handle.remove()
     return recorded, there[-1], own[-1]
 
-
 _PASSES = object()
 
 
