@@ -17,10 +17,9 @@ from catalog.study.small_file import read_small
 
 def put(catalog: Catalog, table: str, rows: list[dict[str, Any]], key: list[str], message: str, **scope: str) -> None:
     """Make the rows of a configuration table those given; equal rows leave no snapshot."""
-    catalog.stage(table, rows)
     with catalog.write(message) as tx:
         where = " AND ".join(f"{name} = {quoted(value)}" for name, value in scope.items()) or "true"
-        tx.replace(table, "_fresh", key, where)
+        tx.replace(table, rows, key, where)
 
 
 def record_sweeps(catalog: Catalog, study: Study, missing: set[str]) -> None:

@@ -147,7 +147,7 @@ def _harvest_shard(
         place = [reader.name, sequences.corpus, sequences.shard]
         with catalog.write(f"harvest {reader.name}: {sequences.corpus} shard {sequences.shard}", rows=file.rows) as tx:
             mine = "sae = ? AND corpus = ? AND shard = ?"
-            if tx.execute(f"SELECT 1 FROM lake.shards WHERE relation = 'activations' AND {mine}", place):
+            if tx.rows(f"SELECT 1 FROM lake.shards WHERE relation = 'activations' AND {mine}", place):
                 tx.execute(f"DELETE FROM lake.activations WHERE {mine}", place)
                 tx.execute(f"DELETE FROM lake.shards WHERE relation = 'activations' AND {mine}", place)
             register_shard(tx, "activations", file, sequences.corpus, reader.name, sequences.shard, inputs[reader.name])

@@ -108,14 +108,11 @@ def record_lens_problems(catalog: Catalog, model: LanguageModel, readers: list[R
 
 def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
     """The SAE's row, the course of its training and what is wrong with it; other weights of its name leave nothing."""
-    catalog.stage("saes", [row], "_sae")
-    catalog.stage("training", course, "_course")
-    catalog.stage("problems", problems, "_problems")
     mine = f"sae = {quoted(row['sae'])}"
     problem = f"stage = {quoted(_HELD_OUT)} AND subject = {quoted(row['sae'])}"
 
     def work(tx: Transaction) -> None:
-        there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}").fetchall()
+        there = tx.rows(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}")
         # `code` is NULL of an SAE that is older than this column.
         if there and (
             there[0][:-1] != tuple(row[name] for name in _IDENTITY) or there[0][-1] not in (None, row["code"])
@@ -123,8 +120,8 @@ def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], 
             # What the study names now is made anew: the rest would stay, as if it were of these weights.
             for table in ("activations", "shards", "evaluations"):
                 tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")
-        tx.replace("saes", "_sae", ["sae"], mine)
-        tx.replace("training", "_course", ["sae", "step"], mine)
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+        tx.replace("saes", [row], ["sae"], mine)
+        tx.replace("training", course, ["sae", "step"], mine)
+        tx.replace("problems", problems, ["stage", "subject", "reason"], problem)
 
     catalog.commit(f"SAE {row['sae']}", work)

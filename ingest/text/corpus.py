@@ -265,7 +265,7 @@ def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builde
     with catalog.write(f"ingest {corpus.name}: shard {builder.shard}", tokens=builder.tokens) as tx:
         for relation, file in files.items():
             register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
-        if not tx.execute("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
+        if not tx.rows("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
             tx.insert("corpora", [corpus_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
 
 
