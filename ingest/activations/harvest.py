@@ -34,6 +34,13 @@ class HarvestReport:
     skipped: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"forward": 0.0, "encode": 0.0, "write": 0.0})
 
+    def add(self, part: "HarvestReport") -> None:
+        """Count what another harvest did as well."""
+        for name in ("tokens", "activations", "bytes", "shards", "skipped"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        for name, seconds in part.seconds.items():
+            self.seconds[name] += seconds
+
 
 def harvest(
     catalog: Catalog,

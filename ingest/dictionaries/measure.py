@@ -80,7 +80,8 @@ def evaluate_text(
         elif one.stale:
             work.append((one.text, one.stale))
     total = sum(text.tokens for text, _ in work)
-    blocked = unspliceable(model, [reader for _, stale in work for reader in stale])
+    places = {r.name: r.sae.config.target_hookpoint or r.hookpoint for _, stale in work for r in stale}
+    blocked = unspliceable(model, places)
     for text, stale in work:
         run = _Run(catalog, model, stale, text, default_batch(model), blocked)
         for tokens in run.batches():

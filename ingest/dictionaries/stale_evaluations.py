@@ -92,9 +92,8 @@ def inputs_of(model: LanguageModel, reader: Reader, text: MeasuredText, max_toke
     )
 
 
-def unspliceable(model: LanguageModel, readers: list[Reader]) -> dict[str, str]:
-    """Why some SAEs cannot be put in the place that they describe, by name."""
-    targets = {reader.name: reader.sae.config.target_hookpoint or reader.hookpoint for reader in readers}
+def unspliceable(model: LanguageModel, targets: Mapping[str, str]) -> dict[str, str]:
+    """Why some SAEs cannot be put in the place that they describe, by name; `targets` are their hookpoints there."""
     why = {target: splice_problem(model, target) for target in dict.fromkeys(targets.values())}
     return {name: reason for name, target in targets.items() if (reason := why[target])}
 

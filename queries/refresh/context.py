@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from queries.refresh.step import Step
     from scoring.client.budget import Budget
 
+
 class Context:
     """One refresh or plan."""
 

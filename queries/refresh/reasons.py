@@ -7,9 +7,7 @@ if TYPE_CHECKING:
     from queries.refresh.step_run import StepRun
 
 
-def reasons(
-    run: "StepRun", recorded: tuple[str, dict[str, int], dict[str, Any]] | None, again: bool
-) -> Iterator[str]:
+def reasons(run: "StepRun", recorded: tuple[str, dict[str, int], dict[str, Any]] | None, again: bool) -> Iterator[str]:
     """Why a step has work: `recorded` is (fingerprint, inputs, what it was made of) of its last run, if it had one.
 
     `again` says that rows with a problem are to be tried again.
