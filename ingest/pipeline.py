@@ -95,6 +95,7 @@ class Text:
         coming = ComingText(ingest.catalog)
         for corpus in ingest.study.corpora:
             told = ingest.told(f"tokenising {corpus.name}")
+            ingest.progress(f"tokenising {corpus.name}", 0, corpus.max_tokens, "reading")
             yield coming.foresee(ingest.catalog, corpus, ingest.model, told)
 
     def run(self, ingest: Ingest) -> None:
@@ -108,6 +109,7 @@ class Saes:
     """Selections and SAEs: parents first."""
 
     def foresee(self, ingest: Ingest) -> Iterable[Work]:
+        ingest.progress("comparing with the catalog", 0, None, "")
         found = ingest.foreseen = foresee_saes(ingest.catalog, ingest.study, ingest.model)
         yield from (found.selections[spec.name] for spec in ingest.study.selections)
         yield from (found.works[sae.name] for sae in ingest.study.trained())
