@@ -35,7 +35,7 @@ from ingest.receipt import inputs_of, write_receipt
 from ingest.text.coming_text import ComingText
 from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
-from ingest.work import CURRENT, Work, harvested, measured
+from ingest.work import GONE, Work, harvested, measured
 
 
 @dataclass
@@ -138,8 +138,8 @@ class Configuration:
     def foresee(self, ingest: Ingest) -> Iterable[Work]:
         for table, rows in configuration_rows(ingest.study).items():
             for name, (state, unlike) in differing(ingest.catalog, table, rows).items():
-                why = {"new": "not in the catalog yet", "gone": "not in the study any more"}.get(state, "")
-                yield Work(table.removesuffix("s"), name, state, f"other {unlike}" if unlike else why)
+                why = "not in the study any more" if state == GONE else f"other {unlike}" if unlike else ""
+                yield Work(table.removesuffix("s"), name, state, why)
 
     def run(self, ingest: Ingest) -> None:
         record_configurations(ingest.catalog, ingest.study)
@@ -169,9 +169,7 @@ class Sweeps:
         for sweep in ingest.study.sweeps:
             rows = sweep_rows(ingest.study, sweep, set())
             for name, (state, unlike) in differing(ingest.catalog, "sweeps", rows, sweep=sweep.name).items():
-                yield Work(
-                    "sweep", name, state, f"other {unlike}" if unlike else "" if state == CURRENT else "its runs"
-                )
+                yield Work("sweep", name, state, f"other {unlike}" if unlike else "")
 
     def run(self, ingest: Ingest) -> None:
         record_sweeps(ingest.catalog, ingest.study, ingest.prepared.missing)

@@ -81,11 +81,11 @@ def _selection(
     parent = found.works.get(spec.parent or "")
     if spec.reranked and parent is not None and parent.state != CURRENT:
         why = f"its parent {spec.parent!r} is made anew"
-        return Work("selection", spec.name, MAY_CHANGE if row else NEW, why if row else "not in the catalog yet")
+        return Work("selection", spec.name, MAY_CHANGE if row else NEW, why if row else "")
     compared = compared_parent(catalog, spec, digests) if spec.reranked else None
     inputs = made_from(catalog, model, spec, compared)[2]
     if not row:
-        return Work("selection", spec.name, NEW, "not in the catalog yet", tokens=spec.tokens)
+        return Work("selection", spec.name, NEW, "", tokens=spec.tokens)
     if row[0][0] == inputs:
         return Work("selection", spec.name)
     unlike = _unlike(json.loads(row[0][1]), spec.model_dump(mode="json"))
@@ -101,7 +101,7 @@ def _sae(
     if upstream:
         unlike = _unlike(said, settings_of(sae)) if said else ""
         state = NEW if not said else CHANGED if unlike else MAY_CHANGE
-        why = "not in the catalog yet" if not said else unlike or upstream
+        why = "" if not said else unlike or upstream
         if state == MAY_CHANGE:
             found.perhaps.add(sae.name)
         return Work("SAE", sae.name, state, why, tokens=_train_tokens(catalog, study, sae))
@@ -109,14 +109,15 @@ def _sae(
     if parent is not None and parent.state != CURRENT and not _as_before(catalog, found.readers[parent.what]):
         # Its parent's row, which a plan reads, is not there yet.
         state = NEW if not said else CHANGED
-        why = f"its parent {sae.parent!r} is another one now" if said else "not in the catalog yet"
+        why = f"its parent {sae.parent!r} is another one now" if said else ""
         return Work("SAE", sae.name, state, why, tokens=_train_tokens(catalog, study, sae))
     plan = plan_of(catalog, study, model, sae, digests)
     there = ready(catalog, model, plan)
     if there is not None:
         found.readers[sae.name], found.configs[sae.name] = there, there.sae.config
         return Work("SAE", sae.name)
-    state, why = (CHANGED, _why(said, plan)) if said else (NEW, "not in the catalog yet")
+    made = f"loaded from {sae.checkpoint}" if sae.checkpoint else f"{sae.steps} steps of {sae.batch} tokens"
+    state, why = (CHANGED, _why(said, plan)) if said else (NEW, made)
     if sae.checkpoint:
         reader = _loaded(model, plan.sae)
         found.readers[sae.name], found.configs[sae.name] = reader, reader.sae.config

@@ -32,7 +32,7 @@ def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, fo
         places = [f"{one.text.corpus}:{one.text.split}" for one in stale]
         state, why = _state(catalog, name, found, stale)
         read = sum(one.text.tokens for one in stale)
-        yield Work("evaluation", name, state, f"on {', '.join(places)}: {why}", tokens=read)
+        yield Work("evaluation", name, state, f"on {', '.join(places)}{why and f': {why}'}", tokens=read)
     if tokens:
         whole = {sae.name: set(product(measured(study, sae), splits)) for sae in study.trained()}
         gone, _ = outdated(catalog, model, readers, whole, tokens)
@@ -44,7 +44,7 @@ def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, fo
 def _state(catalog: Catalog, name: str, found: Foreseen, stale: list[Measurement]) -> tuple[str, str]:
     there = catalog.rows("SELECT corpus, split FROM evaluations WHERE sae = ?", [name])
     if not any((one.text.corpus, one.text.split) in there for one in stale):
-        return NEW, "not in the catalog yet"
+        return NEW, ""
     if name in found.perhaps:
         return MAY_CHANGE, "the SAE is trained anew"
     if found.works[name].state != CURRENT:

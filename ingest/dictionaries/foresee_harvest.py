@@ -46,7 +46,7 @@ def _state(
         [name, list(corpora)],
     )
     if not there:
-        return NEW, "not in the catalog yet"
+        return NEW, ""
     if name in found.perhaps:
         return MAY_CHANGE, "the SAE is trained anew"
     if found.works[name].state != CURRENT:

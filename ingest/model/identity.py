@@ -46,8 +46,7 @@ def foresee_model(catalog: Catalog, model: LanguageModel) -> Work:
     state, unlike = differing(catalog, "models", [row], model=name)[name]
     if state == CURRENT and not has_vocabulary(catalog, name, token_texts(model.tokenizer)):
         state, unlike = CHANGED, "vocabulary"
-    why = f"other {unlike}" if unlike else "" if state == CURRENT else "not in the catalog yet"
-    return Work("model", name, state, why)
+    return Work("model", name, state, f"other {unlike}" if unlike else "")
 
 
 def has_vocabulary(catalog: Catalog, name: str, texts: list[str]) -> bool:

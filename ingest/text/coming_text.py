@@ -59,7 +59,7 @@ class ComingText:
             return Work("text", corpus.name)
         counted = "SELECT coalesce(sum(rows), 0)::BIGINT, count(*) FROM temp.main._coming_shards WHERE corpus = ?"
         tokens, shards = catalog.rows(counted, [corpus.name])[0]
-        why = "not in the catalog yet"
+        why = ""
         if there is not None:
             why = _difference(json.loads(there), json.loads(self._wrote[corpus.name]["source"]))
         return Work(

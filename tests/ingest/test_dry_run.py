@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,97 +96,87 @@ def check_agreement(root: Path) -> dict[tuple[str, str], Work]:
     fresh, gone = ({name for name, _ in rows["concept"]} for rows in (new, lost))
     assert (states["new"], states["gone"], states["changed"]) == (fresh - gone, gone - fresh, fresh & gone)
     assert (said["study", "tiny"].state != "current") == bool(new["study"])
-    # Afterwards there is nothing to do: by the receipt, and without one by looking at everything.
+    # Afterwards there is nothing to do, also without a receipt that says so.
     assert list(foreseen(root).values()) == up_to_date(study)
-    (root / "cache" / "ingest.json").rename(root / "receipt")
-    assert list(foreseen(root).values()) == up_to_date(study)
-    (root / "receipt").rename(root / "cache" / "ingest.json")
     return said
 
 
 @pytest.fixture(scope="module")
-def write(tmp_path_factory: pytest.TempPathFactory, neox_folder: Path) -> Iterator[tuple[Path, object]]:
+def base(tmp_path_factory: pytest.TempPathFactory, neox_folder: Path) -> tuple[Path, dict[tuple[str, str], Work]]:
+    """A study and its catalog, and what was foreseen before there was one."""
     root = tmp_path_factory.mktemp("dry")
-    plain_checkpoint(root / "theirs")
-    write_lines(root / "docs.jsonl", texts(20))
+    settings = plain_checkpoint(root / "theirs")
+    shutil.copytree(root / "theirs", root / "others")
+    (root / "others" / "cfg.json").write_text(json.dumps({**json.loads(settings.read_text()), "k": 9}))
+    write_lines(root / "docs.jsonl", texts(15))
+    (root / "study.toml").write_text(HEAD.format(model=neox_folder) + TRAINED + LOADED + CONCEPTS)
+    return root, check_agreement(root)
 
-    def study(sections: str) -> None:
-        (root / "study.toml").write_text(HEAD.format(model=neox_folder) + sections)
 
-    yield root, study
-
-
-def test_what_is_foreseen_is_what_an_ingest_does(write: tuple[Path, object], neox_folder: Path) -> None:
-    root, study = write
-    study(TRAINED + CONCEPTS)
-    said = check_agreement(root)
+def test_a_first_ingest_is_foreseen(base: tuple[Path, dict[tuple[str, str], Work]]) -> None:
+    _, said = base
     assert {work.state for work in said.values()} == {"new"}
+    assert said["text", "docs"].documents == 15
     # TopK keeps at most 4 latents a token.
     harvest = said["harvest", "s"]
-    assert (harvest.rows, harvest.tokens) == (4 * harvest.tokens, said["text", "docs"].tokens)
+    assert harvest.tokens == said["text", "docs"].tokens
+    assert harvest.rows == 4 * (harvest.tokens or 0)
 
-    write_lines(root / "docs.jsonl", texts(30))
-    study(TRAINED + LOADED + CONCEPTS + MORE)
+
+def test_without_a_receipt_the_look_at_everything_says_the_same(base: tuple[Path, dict[tuple[str, str], Work]]) -> None:
+    root, _ = base
+    (root / "cache" / "ingest.json").rename(root / "receipt")
+    assert list(foreseen(root).values()) == up_to_date(Study.load(root / "study.toml"))
+    (root / "receipt").rename(root / "cache" / "ingest.json")
+
+
+def test_edits_are_foreseen(base: tuple[Path, dict[tuple[str, str], Work]], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(base[0], tmp_path / "copy"))
+    write_lines(root / "docs.jsonl", texts(25))
+    sections = (
+        TRAINED.replace("steps = 10", "steps = 11") + CHILD + LOADED.replace("theirs", str(root / "others")) + MORE
+    )
+    text = (root / "study.toml").read_text()
+    (root / "study.toml").write_text(text.replace(TRAINED + LOADED + CONCEPTS, sections))
     said = check_agreement(root)
-    assert (said["SAE", "s"].state, said["SAE", "c"].state) == ("current", "new")
     assert said["text", "docs"].documents == 10
-    assert said["harvest", "s"].shards == said["text", "docs"].shards < said["harvest", "c"].shards
-    assert (said["concept", "maps"].state, said["concept", "matrices"].state) == ("new", "current")
-
-    study(TRAINED.replace("steps = 10", "steps = 11") + CHILD + LOADED + MORE)
-    said = check_agreement(root)
-    assert said["SAE", "s"] == Work("SAE", "s", "changed", "steps is 11, and was 10", tokens=said["SAE", "s"].tokens)
-    assert (said["SAE", "child"].state, said["SAE", "c"].state) == ("new", "current")
-    assert said["concept", "matrices"].state == "gone"
-
-    settings = root / "theirs" / "cfg.json"
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "k": 9}))
+    s, child, c = (said["SAE", name] for name in ("s", "child", "c"))
+    assert (s.state, s.why) == ("changed", "steps is 11, and was 10")
+    assert (child.state, c.state) == ("new", "changed")
+    assert {said["harvest", name].state for name in ("s", "c")} == {"changed"}
+    assert (said["concept", "maps"].state, said["concept", "matrices"].state) == ("new", "gone")
+    # New text alone leaves SAEs as they are, and is harvested; weights that are lost are made again, and are the same.
+    write_lines(root / "docs.jsonl", texts(35))
     shutil.rmtree(next((root / "weights").glob("s-*")))
-    with Catalog(root) as catalog:
-        assert catalog.value("SELECT count(*) FROM saes") == 3
-    said = check_agreement_of_lost_weights(root)
-    assert (said["SAE", "c"].state, said["harvest", "c"].state) == ("changed", "changed")
-
-
-def check_agreement_of_lost_weights(root: Path) -> dict[tuple[str, str], Work]:
-    """The same training gives the same weights, so that what follows from them stays."""
-    said = foreseen(root)
-    assert said["SAE", "s"].why == "its weights are gone"
-    assert [said[stage, "s"].state for stage in ("harvest",)] == ["may change"]
-    assert said["SAE", "child"].state == "may change"
-    check_agreement(root)
-    return said
+    said = check_agreement(root)
+    assert (said["SAE", "s"].why, said["SAE", "c"].state) == ("its weights are gone", "current")
+    assert {said["SAE", "child"].state, said["harvest", "s"].state} == {"may change"}
+    assert said["harvest", "c"].shards == said["text", "docs"].shards
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ('files = ["docs.jsonl"]', 'files = ["none.jsonl"]'),
-        ('files = ["docs.jsonl"]', 'files = ["study.toml"]'),
         ("width = 32", 'width = 32\nhookpoint = "layers.9"'),
-        ('checkpoint = "theirs"', 'checkpoint = "theirs"\nk = 5'),
-        ("checkpoint = 'theirs'", "checkpoint = 'none'"),
+        ("checkpoint = 'theirs'", "checkpoint = 'theirs'\nk = 5"),
+        ("checkpoint = 'theirs'", "checkpoint = 'none'\nwidth = 48"),
         ('words = ["matrix"]', 'file = "none.jsonl"\nkind = "spans"'),
-        ("ctx_len = 16", "ctx_len = 64"),
+        ("ctx_len = 16", "ctx_len = 17"),
     ],
 )
 def test_what_an_ingest_refuses_a_dry_run_refuses_in_the_same_words(
-    write: tuple[Path, object], tmp_path: Path, neox_folder: Path, old: str, new: str
+    base: tuple[Path, dict[tuple[str, str], Work]], old: str, new: str
 ) -> None:
-    root, _ = write
-    sections = HEAD.format(model=neox_folder) + TRAINED + LOADED.replace("'", '"' if '"theirs"' in old else "'")
-    text = sections + CONCEPTS
+    root, _ = base
+    text = (root / "study.toml").read_text()
     assert old in text
-    folder = tmp_path / "study"
-    folder.mkdir()
-    shutil.copytree(root / "theirs", folder / "theirs")
-    write_lines(folder / "docs.jsonl", texts(10))
-    (folder / "study.toml").write_text(text.replace(old, new))
-    with pytest.raises(SaeqlError) as foreseen_error:
-        foreseen(folder)
-    with pytest.raises(SaeqlError) as error, Catalog.create(folder) as catalog:
-        ingest_study(catalog, Study.load(folder / "study.toml"))
-    assert (str(foreseen_error.value), type(foreseen_error.value)) == (str(error.value), type(error.value))
+    study = Study.parse(text.replace(old, new), root)
+    with pytest.raises(SaeqlError) as first:
+        dry_run(Location.parse(root), study, silent)
+    with pytest.raises(SaeqlError) as second, Catalog(root) as catalog:
+        ingest_study(catalog, study)
+    assert (str(first.value), type(first.value)) == (str(second.value), type(second.value))
 
 
 def test_a_catalog_that_is_not_there_is_not_made(tmp_path: Path, neox_folder: Path) -> None:
