@@ -3,8 +3,8 @@
 from catalog.store.location import Location
 from catalog.study.file import Study
 from ingest.receipt import as_left
+from ingest.to_do import Progress, Work, up_to_date
 from ingest.unmade_catalog import open_for_reading
-from ingest.work import Progress, Work, up_to_date
 
 
 def dry_run(location: Location, study: Study, progress: Progress) -> list[Work]:

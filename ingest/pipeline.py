@@ -35,7 +35,7 @@ from ingest.receipt import inputs_of, write_receipt
 from ingest.text.coming_text import ComingText
 from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
-from ingest.work import GONE, Work, harvested, measured
+from ingest.to_do import GONE, Work, harvested, measured
 
 
 @dataclass

@@ -28,7 +28,7 @@ from ingest.selection.select import made_from
 from ingest.stored.adopt import check_asked, named
 from ingest.stored.parent import FolderDigests, parent_of
 from ingest.stored.reader import Reader
-from ingest.work import CHANGED, CURRENT, MAY_CHANGE, NEW, Work
+from ingest.to_do import CHANGED, CURRENT, MAY_CHANGE, NEW, Work
 
 _UNSAID = ("penalty", "bandwidth")
 """Keys that an SAE may have from its parent."""

@@ -8,7 +8,7 @@ from catalog.study.file import Study
 from ingest.dictionaries.foresee import Foreseen
 from ingest.dictionaries.stale_evaluations import Measurement, measurements, outdated, unspliceable
 from ingest.model.language_model import LanguageModel
-from ingest.work import CHANGED, CURRENT, GONE, MAY_CHANGE, NEW, Work, measured
+from ingest.to_do import CHANGED, CURRENT, GONE, MAY_CHANGE, NEW, Work, measured
 
 
 def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, found: Foreseen) -> Iterator[Work]:

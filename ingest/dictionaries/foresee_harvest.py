@@ -7,7 +7,7 @@ from ingest.activations.harvest import stale_readers
 from ingest.dictionaries.foresee import Foreseen
 from ingest.model.batches import TextShard, text_shards
 from ingest.model.language_model import LanguageModel
-from ingest.work import CHANGED, CURRENT, MAY_CHANGE, NEW, Work
+from ingest.to_do import CHANGED, CURRENT, MAY_CHANGE, NEW, Work
 
 _BYTES = 3.3
 """Of an activation on disk, where the catalog has none to tell: see `activation_file`."""

@@ -10,7 +10,7 @@ from catalog.errors import InputError
 from catalog.study.tables import differing, put
 from ingest.model.language_model import LanguageModel
 from ingest.text.vocabulary import token_texts
-from ingest.work import CHANGED, CURRENT, Work
+from ingest.to_do import CHANGED, CURRENT, Work
 
 _NO_MATTER = {
     "chunk_size_feed_forward",

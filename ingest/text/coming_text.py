@@ -15,7 +15,7 @@ from catalog.study.text import Corpus
 from ingest.model.language_model import LanguageModel
 from ingest.text.corpus import Progress, ingest_corpus
 from ingest.text.tokenise import ShardBuilder
-from ingest.work import CHANGED, NEW, Work
+from ingest.to_do import CHANGED, NEW, Work
 
 _READ = ("corpus", "shard", "position", "document", "sequence", "token", "shingle")
 """Columns of tokens that decide what follows; where its characters are does not."""

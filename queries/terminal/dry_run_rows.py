@@ -18,7 +18,7 @@ _SIZES = ("documents", "tokens", "shards", "rows", "bytes")
 def show_dry_run(location: "Location", study: "Study", output: Output) -> None:
     """Print the rows; a terminal gets none if there is nothing to do."""
     from ingest.dry_run import dry_run
-    from ingest.work import CURRENT
+    from ingest.to_do import CURRENT
     from queries.terminal.progress import Bars, say
 
     with Bars() as bars:

@@ -17,7 +17,7 @@ from catalog.store.location import Location
 from catalog.study.file import Study
 from ingest.dry_run import dry_run
 from ingest.pipeline import ingest_study
-from ingest.work import Work, up_to_date
+from ingest.to_do import Work, up_to_date
 from queries.cli.main import main
 from tests.ingest.test_sae_stale import STILL, plain_checkpoint
 from tests.ingest.test_saes import HEAD, section
