@@ -61,7 +61,7 @@ def prepare_saes(catalog: Catalog, study: Study, model: LanguageModel, progress:
 
     Raises InputError for a checkpoint, parent, selection, key or row that cannot be used.
     """
-    _check_children_of_folders(study)
+    check_children_of_folders(study)
     prepared, digests = Prepared(), FolderDigests()
     readers: dict[str, Reader] = {}
     left, prepared.selections = study.trained(), list(study.selections)
@@ -82,7 +82,7 @@ def prepare_saes(catalog: Catalog, study: Study, model: LanguageModel, progress:
     return prepared
 
 
-def _check_children_of_folders(study: Study) -> None:
+def check_children_of_folders(study: Study) -> None:
     """Before anything is trained: keys that the architecture in a parent's folder does not read. No study tells it."""
     saes, known = {sae.name: sae for sae in study.saes}, dict[str, str]()
     for sae in study.trained():

@@ -73,14 +73,14 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
         "sparsity": report.sparsity if report and penalised else None,
         "tilt": sae.tilt if report else None,
         "seed": sae.seed if report else None,
-        "code": _code(config),
+        "code": code_of(config),
     }
     course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
     _store(catalog, row, course, problems)
     return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
 
 
-def _code(config: SAEConfig) -> str:
+def code_of(config: SAEConfig) -> str:
     """Digest of what decides its activations and reconstructions besides the weights."""
     said = json.dumps([config.architecture, config.k, config.centred, config.groups])
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
@@ -95,15 +95,23 @@ def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]
 def record_lens_problems(catalog: Catalog, model: LanguageModel, readers: list[Reader]) -> None:
     """Says, of each SAE whose decoder rows are no directions of the residual stream, why they have no logits."""
     asked = {r.name: (r.sae.config.target_hookpoint or r.hookpoint, r.sae.config.out) for r in readers}
-    why = {place: lens_problem(model, *place) for place in dict.fromkeys(asked.values())}
-    now = {(name, reason) for name, place in asked.items() if (reason := why[place])}
-    ours = "stage = ? AND list_contains(?, subject)"
-    place = [_LENS, list(asked)]
-    if now == set(catalog.rows(f"SELECT subject, reason FROM problems WHERE {ours}", place)):
+    now = lens_problems(catalog, model, asked)
+    if now is None:
         return
+    ours, place = "stage = ? AND list_contains(?, subject)", [_LENS, list(asked)]
     with catalog.write(f"{len(now)} SAEs without a logit lens") as tx:
         tx.execute(f"DELETE FROM lake.problems WHERE {ours}", place)
         tx.insert("problems", [{"stage": _LENS, "subject": n, "reason": r, "count": 1} for n, r in sorted(now)])
+
+
+def lens_problems(
+    catalog: Catalog, model: LanguageModel, asked: dict[str, tuple[str, int]]
+) -> set[tuple[str, str]] | None:
+    """(SAE, why it has no logit lens), given hookpoint and width of each one's decoder; None if the catalog says so."""
+    why = {place: lens_problem(model, *place) for place in dict.fromkeys(asked.values())}
+    now = {(name, reason) for name, place in asked.items() if (reason := why[place])}
+    said = "SELECT subject, reason FROM problems WHERE stage = ? AND list_contains(?, subject)"
+    return None if now == set(catalog.rows(said, [_LENS, list(asked)])) else now
 
 
 def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:

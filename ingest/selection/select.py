@@ -47,15 +47,9 @@ def select_documents(
     """
     report = SelectionReport(spec.name)
     clock = _Clock(report.seconds)
-    seed = read_seed(catalog, spec) if spec.seed is not None else None
+    seed, parent, inputs = made_from(catalog, model, spec, parent)
     if seed is not None:
         report.seed_documents, report.seed_tokens = len(seed), int(seed.tokens.sum())
-    _check_model(catalog, model, spec)
-    if not spec.reranked:
-        parent = None
-    elif parent is None:
-        parent = compared_parent(catalog, spec, FolderDigests())
-    inputs = _inputs(catalog, model, spec, seed, parent.digest if parent else "")
     if as_before(catalog, spec, inputs, report):
         return report
     loaded = parent.load() if parent else None
@@ -75,6 +69,19 @@ def select_documents(
         row = row_of(spec, seed, parent.digest if parent else None, inputs)
         record(catalog, spec, row, chosen, times, report)
     return report
+
+
+def made_from(
+    catalog: Catalog, model: LanguageModel, spec: Selection, parent: Parent | None
+) -> tuple[Documents | None, Parent | None, str]:
+    """(seed documents, SAE that is compared with, digest of all that decides) of a selection."""
+    seed = read_seed(catalog, spec) if spec.seed is not None else None
+    _check_model(catalog, model, spec)
+    if not spec.reranked:
+        parent = None
+    elif parent is None:
+        parent = compared_parent(catalog, spec, FolderDigests())
+    return seed, parent, _inputs(catalog, model, spec, seed, parent.digest if parent else "")
 
 
 def _choose(

@@ -7,7 +7,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "diff": ("saeql diff before", "saeql diff 20 25 --table scores --limit 10"),
     "doctor": ("saeql doctor", "saeql -C mystudy doctor --json"),
     "gc": ("saeql gc --keep-days 30 --dry-run", "saeql gc --keep-days 30"),
-    "ingest": ("saeql ingest mystudy/study.toml", "saeql -C /data/saes ingest study.toml --wait 600"),
+    "ingest": (
+        "saeql ingest mystudy/study.toml --dry-run",
+        "saeql ingest mystudy/study.toml",
+        "saeql -C /data/saes ingest study.toml --wait 600",
+    ),
     "init": ("saeql init mystudy", "saeql init 'postgres://me@db.lab/saes?data=/shared/saes'"),
     "log": ("saeql log -n 5", "saeql log --table labels --json"),
     "plan": ("saeql plan", "saeql plan labels --explain labels"),
