@@ -65,7 +65,6 @@ class Catalog(Commits):
         self.location.allow()
         self._tables: dict[str, str] = {}
         """Names of tables by their numbers, as far as they are known."""
-        self._seen: int | None = None
         self._writing = False
         self._turn = threading.Lock()
         """Held by the thread that writes: SQLite undoes a transaction that another one has overtaken."""

@@ -42,7 +42,7 @@ class Commits:
     lock_seconds: float
     _writing: bool
     _turn: threading.Lock
-    _seen: int | None
+    _seen: int | None = None
     """The snapshot that the open transaction sees."""
 
     @property
