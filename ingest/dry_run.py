@@ -2,8 +2,9 @@
 
 from catalog.store.location import Location
 from catalog.study.file import Study
+from ingest.callbacks import Progress
 from ingest.receipt import as_left
-from ingest.to_do import Progress, Work, up_to_date
+from ingest.to_do import Work, up_to_date
 from ingest.unmade_catalog import open_for_reading
 
 

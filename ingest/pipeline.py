@@ -19,13 +19,13 @@ from catalog.store.locks import locked
 from catalog.study.file import Study
 from catalog.study.tables import configuration_rows, differing, record_configurations, record_sweeps, sweep_rows
 from ingest.activations.harvest import HarvestReport, harvest
+from ingest.callbacks import Progress, tell
 from ingest.dictionaries.foresee import Foreseen, foresee_saes
 from ingest.dictionaries.foresee_evaluations import foresee_evaluations
 from ingest.dictionaries.foresee_harvest import foresee_harvest
 from ingest.dictionaries.make import Prepared, prepare_saes
 from ingest.dictionaries.measure import drop_stale, evaluate_text
 from ingest.dictionaries.record import lens_problems, record_lens_problems
-from ingest.dictionaries.wave import Progress, tell
 from ingest.full_disk import full_disk_named
 from ingest.model.catalog_model import remember_trust
 from ingest.model.identity import foresee_model, record_model

@@ -1,13 +1,10 @@
 """Says what an ingest would do, a row for each part of a study. Importing this module loads no torch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from catalog.study.file import Study
 from catalog.study.sae import Sae
 
-Progress = Callable[[str, int, int | None, str], None]
-"""Called with (what is being done, done, total, figures so far)."""
 CURRENT, NEW, CHANGED, GONE = "current", "new", "changed", "gone"
 MAY_CHANGE = "may change"
 """It follows from something that is made anew, and which may come out as it was."""

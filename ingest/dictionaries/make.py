@@ -14,7 +14,8 @@ from catalog.study.file import Study
 from catalog.study.inheritance import architecture_of, needs, unread_keys
 from catalog.study.sae import NEEDS, Sae
 from catalog.study.selection import Selection
-from ingest.dictionaries.wave import Generation, Progress, tell
+from ingest.callbacks import Progress, tell
+from ingest.dictionaries.wave import Generation
 from ingest.model.language_model import LanguageModel
 from ingest.selection.compared_parent import compared_parent
 from ingest.selection.select import select_documents

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.study.selection import Selection
 from catalog.vectors.collections import Version
+from ingest.callbacks import Counted
 from ingest.model.batches import text_shards
 from ingest.model.language_model import LanguageModel
 from ingest.model.text_encoder import encoder_digest
@@ -22,8 +22,6 @@ from ingest.selection.selected import Chosen, Scores, SelectionReport, as_before
 from ingest.selection.token_budget import best_first, by_hash, passes, within
 from ingest.stored.parent import FolderDigests
 
-Progress = Callable[[int, int | None], None]
-"""Called with (done, total): documents that are embedded, then tokens that are compared."""
 _BM25_MAX = 2
 """Part of the inputs' digest: a change of these scores raises it, and what was chosen by them is chosen again."""
 
@@ -34,7 +32,7 @@ def select_documents(
     spec: Selection,
     *,
     parent: Parent | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
 ) -> SelectionReport:
     """Bring `selections` and `selected` up to date with `spec`. Hold `refresh.lock`, as vectors may be written.
 
@@ -124,7 +122,7 @@ def _first_scores(
     seed: Documents,
     report: SelectionReport,
     clock: "_Clock",
-    progress: Progress | None,
+    progress: Counted | None,
 ) -> tuple[Scores, Version | None]:
     """How like the seed each document of the pool is, `[pool]`, and the vectors that it was found with."""
     if spec.first_stage == "bm25":
@@ -148,7 +146,7 @@ def _influence(
     parent: SAE,
     candidates: Documents,
     seed: Documents,
-    progress: Progress | None,
+    progress: Counted | None,
 ) -> Scores:
     """TracIn of each candidate with the seed, `[candidates]`, from rows that the model gives as they are needed."""
     from ingest.selection.document_rows import document_rows
@@ -203,7 +201,7 @@ class _Told(NamedTuple):
 
     report: SelectionReport
     clock: "_Clock"
-    progress: Progress | None
+    progress: Counted | None
 
 
 class _Clock:

@@ -12,8 +12,9 @@ import pyarrow as pa
 from catalog import Catalog
 from catalog.quote import named
 from catalog.study.text import Corpus
+from ingest.callbacks import Counted
 from ingest.model.language_model import LanguageModel
-from ingest.text.corpus import Progress, ingest_corpus
+from ingest.text.corpus import ingest_corpus
 from ingest.text.tokenise import ShardBuilder
 from ingest.to_do import CHANGED, NEW, Work
 
@@ -51,7 +52,7 @@ class ComingText:
         self._wrote[row["corpus"]] = row
         self._insert("corpora", pa.Table.from_pylist([row]))
 
-    def foresee(self, catalog: Catalog, corpus: Corpus, model: LanguageModel, progress: Progress) -> Work:
+    def foresee(self, catalog: Catalog, corpus: Corpus, model: LanguageModel, progress: Counted) -> Work:
         """Read a corpus as an ingest would. Raises as `ingest_corpus` does."""
         there = catalog.value("SELECT source FROM lake.corpora WHERE corpus = ?", [corpus.name])
         report = ingest_corpus(catalog, corpus, model, progress, self)

@@ -6,7 +6,7 @@ order of the documents, so that the tables end as those of an undisturbed run.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.store.shards import register_shard, write_parquet
 from catalog.study.text import Corpus
+from ingest.callbacks import Counted
 from ingest.model.language_model import LanguageModel
 from ingest.model.trial_passes import embedded_tokens, longest
 from ingest.text.corpus_rows import CorpusReport, corpus_row, record_corpus
@@ -21,9 +22,6 @@ from ingest.text.sources import read_corpus, source_fingerprint
 from ingest.text.splits import document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 from ingest.text.unusable import LeftOut, Skips
-
-Progress = Callable[[int, int | None], None]
-"""Called with (done, total); total is None where it is not known."""
 
 
 class Elsewhere(Protocol):
@@ -42,7 +40,7 @@ def ingest_corpus(
     catalog: Catalog,
     corpus: Corpus,
     model: LanguageModel,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     into: Elsewhere | None = None,
 ) -> CorpusReport:
     """Bring the tables `documents`, `tokens` and `corpora` up to date with the corpus's source.
@@ -101,7 +99,7 @@ def _nothing_in(corpus: Corpus, empty: int, left_out: LeftOut) -> str:
 
 
 def append_documents(
-    catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Progress | None = None
+    catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Counted | None = None
 ) -> CorpusReport:
     """Add the documents of `files`, sections of one file each, to the corpus `name`, in new shards.
 
@@ -148,7 +146,7 @@ def _append(
     model: LanguageModel,
     fresh: Iterator[tuple[str, str, str]],
     tally: "_Tally",
-    progress: Progress | None,
+    progress: Counted | None,
     into: Elsewhere | None = None,
 ) -> None:
     """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
@@ -292,4 +290,4 @@ def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builde
             tx.insert("corpora", [corpus_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
 
 
-__all__ = ["CorpusReport", "Progress", "Tokenised", "ingest_corpus", "register_shard"]
+__all__ = ["CorpusReport", "Tokenised", "ingest_corpus", "register_shard"]
