@@ -115,7 +115,7 @@ def lens_problems(
 
 
 def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
-    """The SAE's row, the course of its training and what is wrong with it; other weights of its name leave nothing."""
+    """Write the SAE's row, its training metrics and its problems; rows of other weights with its name are deleted."""
     mine = f"sae = {quoted(row['sae'])}"
     problem = f"stage = {quoted(_HELD_OUT)} AND subject = {quoted(row['sae'])}"
 

@@ -125,7 +125,7 @@ class StepCommit:
         if last:
             self._last = ("", *last[1:])
         if target.parts and work.touched:
-            # Differs from what the parts will be made from, and with what these rows were made from.
+            # No digest of a whole part equals this one, and another filter gives another: the part is read again.
             touched = {part: Made(parts.digest_of(work.now[part], target.filter)) for part in work.touched}
             self._write_parts(tx, {**work.stale.recorded, **touched})
 
