@@ -11,4 +11,9 @@ def digest(said: Any) -> str:
     >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     True
     """
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest_of_text(json.dumps(said, sort_keys=True))
+
+
+def digest_of_text(text: str) -> str:
+    """BLAKE2b-128, 32 hexadecimal digits, of a text as it stands."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

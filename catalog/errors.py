@@ -73,3 +73,8 @@ class CatalogLocked(SaeqlError):
 
 class StepError(SaeqlError):
     """A refresh step that cannot run or whose output breaks its contract."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

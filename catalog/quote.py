@@ -1,7 +1,5 @@
 """Makes SQL text from names and values."""
 
-
-
 from pathlib import Path
 
 
@@ -18,6 +16,7 @@ def content(rows: str) -> str:
 def quoted(text: str | Path) -> str:
     """A SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
+
 
 TABLES = "__ducklake_metadata_lake"
 """The database of DuckLake's own tables. They are named without a schema, which differs with its kind."""

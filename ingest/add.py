@@ -5,7 +5,6 @@ were made from. SAEs are not trained again.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from catalog.errors import InputError, UnknownName
 from catalog.store.locks import locked
 from catalog.study.text import Corpus
 from ingest.activations.harvest import HarvestReport, harvest
+from ingest.callbacks import Progress, tell
 from ingest.model.catalog_model import load_recorded
 from ingest.model.identity import differences
 from ingest.model.language_model import LanguageModel
@@ -24,8 +24,6 @@ from ingest.stored.reader import Reader
 from ingest.text.corpus import append_documents
 from ingest.text.corpus_rows import CorpusReport
 from ingest.text.text_files import SUFFIXES
-
-Progress = Callable[[str, int, int | None, str], None]
 
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -61,12 +59,12 @@ def add_text(
         parts = [_section(corpus, ctx_len, shard_tokens, file, field) for file in files]
         progress(f"loading model {model_name}", 0, None, "")
         model = recorded_model(catalog, model_name)
-        told = partial(_tell, progress, f"tokenising {', '.join(file.name for file in files)}")
+        told = partial(tell, progress, f"tokenising {', '.join(file.name for file in files)}")
         text = append_documents(catalog, corpus, parts, model, told)
         readers = _readers(catalog, corpus, model)
         done = HarvestReport()
         if readers:
-            told = partial(_tell, progress, f"harvesting {', '.join(reader.name for reader in readers)}")
+            told = partial(tell, progress, f"harvesting {', '.join(reader.name for reader in readers)}")
             done = harvest(catalog, model, readers, [corpus], progress=told)
         return AddReport(text, done)
 
@@ -108,7 +106,3 @@ def _readers(catalog: Catalog, corpus: str, model: LanguageModel) -> list[Reader
         Reader(sae, hookpoint, SAE.load(catalog.weights_of(weights), model.device), digest)
         for sae, hookpoint, weights, digest in rows
     ]
-
-
-def _tell(progress: Progress, what: str, done: int, total: int | None) -> None:
-    progress(what, done, total, "")

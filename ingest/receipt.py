@@ -67,7 +67,13 @@ def unchanged(catalog: Catalog, study: Study, wait: float = 0.0) -> Unchanged | 
 
     Raises CatalogLocked if another process is refreshing.
     """
-    with locked(catalog.root / "refresh.lock", wait=wait), suppress(OSError, ValueError, KeyError, TypeError):
+    with locked(catalog.root / "refresh.lock", wait=wait):
+        return as_left(catalog, study)
+
+
+def as_left(catalog: Catalog, study: Study) -> Unchanged | None:
+    """What `unchanged` gives, without waiting for anybody and without a lock's file."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads((catalog.cache / FILE).read_text(encoding="utf-8"))
         inputs = inputs_of(study)
         if inputs is None or said["inputs"] != inputs or said["state"] != _state(catalog):

@@ -14,7 +14,7 @@ from catalog.doctor.check_parts import parts
 from catalog.doctor.check_rows import activations, harvest, keys, schema, views
 from catalog.doctor.check_vectors import vector_rows, vector_versions
 from catalog.doctor.finding import Examination, Finding
-from catalog.errors import CatalogError, SaeqlError, UnknownName
+from catalog.errors import CatalogError, SaeqlError, UnknownName, first_line
 from catalog.store.catalog import Catalog
 from catalog.store.locks import locked
 
@@ -66,10 +66,6 @@ def examine(
                     results.append(finding)
             except (duckdb.Error, SaeqlError, OSError, ValueError) as error:
                 # A damaged catalog may fail anywhere: the check that tripped over it is itself a finding.
-                results.append(Finding(name, "error", "", f"could not be examined: {_first_line(error)}"))
+                results.append(Finding(name, "error", "", f"could not be examined: {first_line(error)}"))
             found += results or [Finding(name, "ok", "", "nothing wrong")]
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

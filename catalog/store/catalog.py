@@ -7,20 +7,17 @@ shards, Lance versions, weights) is on disk, whole and under a fresh name, befor
 import threading
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from catalog.errors import CatalogError, InputError
-from catalog.quote import TABLES, named
+from catalog.quote import TABLES
 from catalog.store.commits import COMMIT_WAIT_SECONDS, WRITING, Commits
 from catalog.store.connection import DATA, answered, beside, check_folder, connect
 from catalog.store.location import METADATA, Location
 from catalog.store.locks import locked, shared
 from catalog.store.migrations import applied, migrate, newest
+from catalog.store.scratch import Scratch
 from catalog.store.snapshots import resolve
 from catalog.trust.paths import inside
-
-if TYPE_CHECKING:
-    pass
 
 _ROW_CHANGES = ("inserted_into_table", "deleted_from_table")
 
@@ -131,7 +128,7 @@ class Catalog(Commits):
     def beside(self) -> "Catalog":
         """The same catalog on a connection of its own, for another thread; of two that write one waits."""
         other = copy(self)
-        other.connection = beside(self.connection)
+        other.connection, other._seen = beside(self.connection), None
         return other
 
     def close(self) -> None:
@@ -144,17 +141,9 @@ class Catalog(Commits):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def stage(self, table: str, rows: list[dict[str, Any]], name: str = "_fresh") -> str:
-        """Rows as a temporary table with the columns and types of `table`, for `Transaction.replace`; its name."""
-        import pyarrow as pa
-
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM lake.{named(table)} LIMIT 0")
-        if rows:
-            schema = self.connection.execute(f"FROM {name}").to_arrow_table().schema
-            self.connection.register("_rows", pa.Table.from_pylist(rows, schema))
-            self.connection.execute(f"INSERT INTO {name} SELECT * FROM _rows")
-            self.connection.unregister("_rows")
-        return name
+    def scratch(self) -> Scratch:
+        """Temporary tables on this catalog's connection, for `with`."""
+        return Scratch(self.connection)
 
     def _check_snapshot(self, snapshot: int) -> None:
         """Raise UnknownName with the list of snapshots where the engine would only say that there is none."""
@@ -164,6 +153,10 @@ class Catalog(Commits):
     def snapshot(self) -> int:
         """Id of the snapshot that is read: the newest, unless the catalog was opened at another."""
         return self.newest() if self.at is None else self.at
+
+    def seen(self) -> int:
+        """Id of the snapshot that the open transaction sees; without one, that of the newest."""
+        return self._first_look() if self._seen is None else self._seen
 
     def newest(self) -> int:
         """Id of the newest snapshot."""

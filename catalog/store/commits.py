@@ -42,6 +42,8 @@ class Commits:
     lock_seconds: float
     _writing: bool
     _turn: threading.Lock
+    _seen: int | None = None
+    """The snapshot that the open transaction sees."""
 
     @property
     def data(self) -> Path:
@@ -118,6 +120,7 @@ class Commits:
                 self.connection.execute("COMMIT")
                 kept = True
         finally:
+            self._seen = None
             if not kept:
                 self._roll_back()
 
@@ -125,10 +128,14 @@ class Commits:
         """Begin a transaction, which it does with its first look at the catalog; the snapshot that it sees."""
         self.connection.execute("BEGIN")
         try:
-            return int(self.value("SELECT id FROM lake.current_snapshot()"))
+            self._seen = self._first_look()
         except BaseException:
             self._roll_back()
             raise
+        return self._seen
+
+    def _first_look(self) -> int:
+        return int(self.value("SELECT id FROM lake.current_snapshot()"))
 
     def readable(self) -> bool:
         """Whether a transaction goes on after a statement in it failed."""
@@ -177,7 +184,7 @@ class Commits:
                     ) from error
                 raise
             finally:
-                self._writing = False
+                self._writing, self._seen = False, None
 
     def _finish(self, tx: Transaction, message: str, begun: int | None = None) -> None:
         """COMMIT if there is something to commit; given the snapshot it `begun` at, under the lock and if still so."""
@@ -206,6 +213,7 @@ class Commits:
 
     def _roll_back(self) -> None:
         """Undo; a failed COMMIT has already undone itself, and the engine says so with an error."""
+        self._seen = None
         with suppress(duckdb.TransactionException):
             self.connection.execute("ROLLBACK")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import duckdb
 
-from catalog.errors import CatalogError, CatalogLocked, ForeignCatalog, InputError, SaeqlError
+from catalog.errors import CatalogError, CatalogLocked, ForeignCatalog, InputError, SaeqlError, first_line
 from catalog.quote import quoted
 from catalog.store.location import METADATA, Location
 from catalog.trust.metadata import mistakes
@@ -159,7 +159,7 @@ def _engine(*, unsigned: bool) -> duckdb.DuckDBPyConnection:
             connection.execute(f"SET {setting} = {quoted(value)}")
         except (duckdb.Error, UnicodeError) as error:
             connection.close()
-            raise InputError(f"{variable} is {value!r}; it is to be {form}: {_first_line(error)}") from error
+            raise InputError(f"{variable} is {value!r}; it is to be {form}: {first_line(error)}") from error
     return connection
 
 
@@ -251,7 +251,7 @@ _DAMAGED = ("No such file or directory", "magic bytes", "Parquet", "parquet", *_
 
 def damaged(location: Location, error: Exception) -> SaeqlError:
     """The engine's error about a file of the catalog as ours: which catalog, why, what to do."""
-    said, root = _first_line(error), location.root
+    said, root = first_line(error), location.root
     if "creating a new DuckLake" in said:
         return CatalogError(
             f"{root} holds no whole catalog, as if its making was cut off: run what made it "
@@ -267,7 +267,3 @@ def damaged(location: Location, error: Exception) -> SaeqlError:
         said = said.replace("DuckLake", "the catalog")
         return CatalogError(f"the catalog {root} cannot be opened: {said}; put back {METADATA} from a copy")
     return CatalogError(f"a file of the catalog {root} is lost or damaged: {said}; `saeql doctor` names all such files")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -26,6 +26,7 @@ def states(connection: duckdb.DuckDBPyConnection, table: str, snapshots: Iterabl
     rows = connection.execute(query, {"table": table, "kept": sorted(snapshots)}).fetchall()
     return [int(number) for (number,) in rows]
 
+
 def numbers(catalog: "Catalog") -> list[int]:
     """Every snapshot that there is, ascending; expired ones are gone."""
     return [number for (number,) in catalog.rows("SELECT snapshot_id FROM lake.snapshots() ORDER BY snapshot_id")]

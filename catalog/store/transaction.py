@@ -7,7 +7,8 @@ import duckdb
 
 from catalog.errors import CatalogError
 from catalog.quote import TABLES, named, quoted
-from catalog.store.comparison import DIFFERING, Changes, compare
+from catalog.store.comparison import Changes, compare
+from catalog.store.scratch import Relation, Scratch
 
 
 class Transaction:
@@ -22,10 +23,14 @@ class Transaction:
         self.changed = False
         self._registered: set[Path] = set()
 
-    def execute(self, sql: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a trusted query, as this transaction sees them; it changes nothing."""
+        return self.connection.execute(sql, parameters or []).fetchall()
+
+    def execute(self, sql: str, parameters: list[Any] | dict[str, Any] | None = None) -> None:
         """Run a trusted statement that changes rows."""
         self.changed = True
-        return self.connection.execute(sql, parameters or []).fetchall()
+        self.connection.execute(sql, parameters or []).fetchall()
 
     def insert(self, table: str, rows: list[dict[str, Any]]) -> None:
         """Append a few rows, by column name."""
@@ -33,21 +38,25 @@ class Transaction:
             names, marks = ", ".join(map(named, row)), ", ".join("?" * len(row))
             self.execute(f"INSERT INTO lake.{named(table)} ({names}) VALUES ({marks})", list(row.values()))
 
-    def replace(self, table: str, fresh: str, key: list[str], scope: str = "true") -> Changes:
-        """Make the rows of `table` within `scope` equal to those of the temporary table `fresh`.
+    def replace(
+        self, table: str, fresh: Relation | list[dict[str, Any]], key: list[str], scope: str = "true"
+    ) -> Changes:
+        """Make the rows of `table` within `scope` equal to those of `fresh`.
 
         Only rows that are new, changed or gone are touched. `key` are the columns that identify a row;
         `scope` is a trusted predicate over the columns of `table`. Raises StepError as `compare` does.
         """
-        found = compare(self.connection, table, fresh, key, scope)
-        keys, listed = ", ".join(map(named, key)), ", ".join(map(named, found.columns))
-        if found.changes.changed or found.changes.removed:
-            # Found within the scope, and by keys that nothing outside of it has.
-            old = f"({keys}) IN (SELECT ({keys}) FROM {DIFFERING} WHERE _state <> 'added')"
-            self.execute(f"DELETE FROM lake.{named(table)} WHERE {old}")
-        if found.changes.added or found.changes.changed:
-            new = f"SELECT {listed} FROM {DIFFERING} WHERE _state <> 'removed' ORDER BY {keys}"
-            self.execute(f"INSERT INTO lake.{named(table)} ({listed}) {new}")
+        with Scratch(self.connection) as scratch:
+            made = fresh if isinstance(fresh, Relation) else scratch.rows(fresh, like=table)
+            found = compare(scratch, table, made, key, scope)
+            keys, listed = ", ".join(map(named, key)), ", ".join(map(named, found.columns))
+            if found.changes.changed or found.changes.removed:
+                # Found within the scope, and by keys that nothing outside of it has.
+                old = f"({keys}) IN (SELECT ({keys}) FROM {found.differing} WHERE _state <> 'added')"
+                self.execute(f"DELETE FROM lake.{named(table)} WHERE {old}")
+            if found.changes.added or found.changes.changed:
+                new = f"SELECT {listed} FROM {found.differing} WHERE _state <> 'removed' ORDER BY {keys}"
+                self.execute(f"INSERT INTO lake.{named(table)} ({listed}) {new}")
         return found.changes
 
     def register(self, table: str, path: Path) -> None:
@@ -61,11 +70,7 @@ class Transaction:
             raise CatalogError(f"{path} cannot be registered: the files of {table} belong under {home}")
         # DuckLake's own list also has the files whose rows were deleted: the clean-up unlinks those some day.
         known = f"SELECT count(*) FROM {TABLES}.ducklake_data_file WHERE path = ?"
-        if path in self._registered or self._number(known, [str(path.relative_to(home))]):
+        if path in self._registered or self.rows(known, [str(path.relative_to(home))]) != [(0,)]:
             raise CatalogError(f"{path} was registered before: a shard file is never registered twice")
         self._registered.add(path)
         self.execute(f"CALL ducklake_add_data_files('lake', {quoted(table)}, {quoted(path)})")
-
-    def _number(self, sql: str, parameters: list[Any] | None = None) -> int:
-        row = self.connection.execute(sql, parameters or []).fetchone()
-        return int(row[0]) if row else 0

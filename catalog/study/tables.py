@@ -6,21 +6,46 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.quote import quoted
+from catalog.quote import named, quoted
 from catalog.schema.keys import KEYS
 from catalog.study.concept import MOST_BYTES, Concept
 from catalog.study.file import Study
 from catalog.study.labelling import Endpoint
 from catalog.study.prompt_text import read_template
 from catalog.study.small_file import read_small
+from catalog.study.sweep import Sweep
 
 
 def put(catalog: Catalog, table: str, rows: list[dict[str, Any]], key: list[str], message: str, **scope: str) -> None:
     """Make the rows of a configuration table those given; equal rows leave no snapshot."""
-    catalog.stage(table, rows)
     with catalog.write(message) as tx:
         where = " AND ".join(f"{name} = {quoted(value)}" for name, value in scope.items()) or "true"
-        tx.replace(table, "_fresh", key, where)
+        tx.replace(table, rows, key, where)
+
+
+def differing(catalog: Catalog, table: str, rows: list[dict[str, Any]], **scope: str) -> dict[str, tuple[str, str]]:
+    """By the first column of its key, what `put` would find: (`new`, `changed`, `gone` or `current`, what differs)."""
+    name, *_ = key = KEYS[table]
+    where = " AND ".join(f"{named(column)} = ?" for column in scope) or "true"
+    there = catalog.arrow(f"SELECT * FROM {named(table)} WHERE {where}", list(scope.values()))
+    columns = there.column_names
+    # A study's tuple is the table's list.
+    fresh = [{column: _listed(row.get(column)) for column in columns} for row in rows]
+    before, after = ({tuple(row[k] for k in key): row for row in found} for found in (there.to_pylist(), fresh))
+    found: dict[str, tuple[str, str]] = {}
+    for one in [*after, *(one for one in before if one not in after)]:
+        old, new = before.get(one), after.get(one)
+        unlike = [column for column in columns if old and new and old[column] != new[column]]
+        state = "new" if old is None else "gone" if new is None else "changed" if unlike else "current"
+        first = str((new or old or {})[name])
+        known = found.get(first, (state, ""))
+        # Several rows of one name, as those of a sweep: it changes if one of them does.
+        found[first] = (state, ", ".join(unlike)) if known[0] == state else ("changed", known[1] or ", ".join(unlike))
+    return found
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def record_sweeps(catalog: Catalog, study: Study, missing: set[str]) -> None:
@@ -29,29 +54,35 @@ def record_sweeps(catalog: Catalog, study: Study, missing: set[str]) -> None:
     Those of other studies stay.
     """
     for sweep in study.sweeps:
-        runs = [run for run in study.runs(sweep) if run[2].name not in missing]
-        # A family has more seeds at some values than at others: the baseline's first seed stands for the rest.
-        baseline: dict[float, dict[int, str]] = {}
-        for family, value, sae in runs:
-            if family == sweep.baseline:
-                baseline.setdefault(value, {})[sae.seed] = sae.name
-        rows = []
-        for family, value, sae in runs:
-            there = {} if family == sweep.baseline else baseline.get(value, {})
-            rows.append(
-                {
-                    "sweep": sweep.name,
-                    "sae": sae.name,
-                    "family": family,
-                    "setting": sweep.setting,
-                    "coefficient": value,
-                    "seed": sae.seed,
-                    "baseline": there.get(sae.seed) or next(iter(there.values()), None),
-                    "l0_low": sweep.l0_low,
-                    "l0_high": sweep.l0_high,
-                }
-            )
+        rows = sweep_rows(study, sweep, missing)
         put(catalog, "sweeps", rows, ["sweep", "sae"], f"sweep {sweep.name}", sweep=sweep.name)
+
+
+def sweep_rows(study: Study, sweep: Sweep, missing: set[str]) -> list[dict[str, Any]]:
+    """The rows of `sweeps` that a sweep makes, without the SAEs that are `missing`."""
+    runs = [run for run in study.runs(sweep) if run[2].name not in missing]
+    # A family has more seeds at some values than at others: the baseline's first seed stands for the rest.
+    baseline: dict[float, dict[int, str]] = {}
+    for family, value, sae in runs:
+        if family == sweep.baseline:
+            baseline.setdefault(value, {})[sae.seed] = sae.name
+    rows = []
+    for family, value, sae in runs:
+        there = {} if family == sweep.baseline else baseline.get(value, {})
+        rows.append(
+            {
+                "sweep": sweep.name,
+                "sae": sae.name,
+                "family": family,
+                "setting": sweep.setting,
+                "coefficient": value,
+                "seed": sae.seed,
+                "baseline": there.get(sae.seed) or next(iter(there.values()), None),
+                "l0_low": sweep.l0_low,
+                "l0_high": sweep.l0_high,
+            }
+        )
+    return rows
 
 
 def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from catalog.quote import TABLES
+from catalog.quote import TABLES, quoted
 from catalog.trust.definitions import Definition, made, stored
 
 _SHOWN = 20
@@ -53,7 +53,7 @@ def mistakes(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def _code(connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
     # One statement: each costs a round trip to the metadata.
     parts = [
-        f"SELECT '{what}' AS what, {_NAMES.get(table, 'NULL')} AS name FROM {TABLES}.{table}"
+        f"SELECT {quoted(what)} AS what, {_NAMES.get(table, 'NULL')} AS name FROM {TABLES}.{table}"
         for table, what in _EMPTY.items()
     ]
     for what, name in connection.execute(f"{' UNION ALL '.join(parts)} ORDER BY ALL LIMIT {_SHOWN + 1}").fetchall():

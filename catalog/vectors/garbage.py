@@ -33,8 +33,8 @@ def unreferenced(
             version = int(entry["version"])
             if version in kept or made_at(entry) > before:
                 continue
-            if version != dataset.version or not _files(vectors, collection, [version]) <= _files(vectors, 
-                collection, kept
+            if version != dataset.version or not _files(vectors, collection, [version]) <= _files(
+                vectors, collection, kept
             ):
                 stale.append(version)
         if stale:

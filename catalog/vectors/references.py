@@ -1,7 +1,6 @@
 """Says which versions of Lance collections the snapshots name."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -10,14 +9,11 @@ from catalog.store.snapshots import states
 from catalog.store.transaction import Transaction
 from catalog.vectors.collections import Version
 
-if TYPE_CHECKING:
-    pass
-
 
 def name_version(tx: Transaction, made: Version) -> None:
     """Make the snapshot that `tx` commits name this version."""
     row = [made.collection, made.version, made.rows]
-    there = tx.connection.execute("SELECT * FROM lake.lance WHERE collection = ?", [made.collection]).fetchall()
+    there = tx.rows("SELECT * FROM lake.lance WHERE collection = ?", [made.collection])
     if there != [tuple(row)]:
         tx.execute("DELETE FROM lake.lance WHERE collection = ?", [made.collection])
         tx.execute("INSERT INTO lake.lance VALUES (?, ?, ?)", row)

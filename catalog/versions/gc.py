@@ -146,9 +146,8 @@ def _remember_changes(catalog: Catalog, stale: list[int]) -> None:
     there = set(_snapshots(catalog)) - set(stale)
     last = {table: number for table, number in catalog.last_changes().items() if table != "last_changes"}
     rows = [{"relation": table, "snapshot": n} for table, n in last.items() if n and n not in there]
-    fresh = catalog.stage("last_changes", rows)
     with catalog.write(f"gc: {len(stale)} expired", expired=spans(stale)) as tx:
-        tx.replace("last_changes", fresh, ["relation"])
+        tx.replace("last_changes", rows, ["relation"])
 
 
 def _unlink_files(catalog: Catalog) -> tuple[int, int]:

@@ -4,7 +4,6 @@ Memory does not grow with the corpus: one shard's activations are held, written,
 A shard that is whole (same text, model and SAE) is skipped, so that an interrupted run goes on.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +13,11 @@ import numpy.typing as npt
 import torch
 
 from catalog import Catalog
+from catalog.digest import digest, digest_of_text
 from catalog.store.shards import register_shard
 from ingest.activations.activation_file import write_activations
 from ingest.activations.finite import checked, default_batch
-from ingest.model.batches import Sequences, batches, load_sequences, text_shards
+from ingest.model.batches import TextShard, batches, load_sequences, text_shards
 from ingest.model.language_model import LanguageModel
 from ingest.sae.codes import SparseCode
 from ingest.stored.reader import Reader
@@ -33,6 +33,13 @@ class HarvestReport:
     shards: int = 0
     skipped: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"forward": 0.0, "encode": 0.0, "write": 0.0})
+
+    def add(self, part: "HarvestReport") -> None:
+        """Count what another harvest did as well."""
+        for name in ("tokens", "activations", "bytes", "shards", "skipped"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        for name, seconds in part.seconds.items():
+            self.seconds[name] += seconds
 
 
 def harvest(
@@ -51,29 +58,49 @@ def harvest(
     report = HarvestReport()
     size = default_batch(model, batch_tokens)
     shards = text_shards(catalog, corpora)
+    total, seen = sum(shard.tokens for shard in shards), 0
+    for shard, stale in zip(shards, stale_readers(catalog, model, readers, shards), strict=True):
+        seen += shard.tokens
+        if not stale:
+            report.skipped += 1
+            continue
+        _harvest_shard(catalog, model, stale, shard, size, report)
+        if progress:
+            progress(seen, total)
+    return report
+
+
+def stale_readers(
+    catalog: Catalog, model: LanguageModel, readers: list[Reader], shards: list[TextShard]
+) -> list[list[Reader]]:
+    """For each shard the SAEs whose activations on it are not there, or were made from something else."""
     there = {
         (sae, corpus, shard): inputs
         for sae, corpus, shard, inputs in catalog.rows(
             "SELECT sae, corpus, shard, inputs FROM shards WHERE relation = 'activations'"
         )
     }
-    total, seen = sum(rows for *_, rows in shards), 0
-    for corpus, shard, text, rows in shards:
-        inputs = {reader.name: _inputs(model, reader, text) for reader in readers}
-        stale = [r for r in readers if there.get((r.name, corpus, shard)) != inputs[r.name]]
-        seen += rows
-        if not stale:
-            report.skipped += 1
-            continue
-        _harvest_shard(catalog, model, stale, load_sequences(catalog, corpus, shard), inputs, size, report)
-        if progress:
-            progress(seen, total)
-    return report
+
+    def stale(reader: Reader, shard: TextShard) -> bool:
+        found = there.get((reader.name, shard.corpus, shard.shard))
+        asked = (model, reader, shard.digest)
+        return found not in (inputs_of(*asked), _earlier_inputs(*asked))
+
+    return [[reader for reader in readers if stale(reader, shard)] for shard in shards]
 
 
-def _inputs(model: LanguageModel, reader: Reader, text: str) -> str:
-    said = "|".join((text, model.digest, str(model.dtype), reader.hookpoint, reader.digest))
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+def inputs_of(model: LanguageModel, reader: Reader, text: str) -> str:
+    """The digest of all that decides the activations of an SAE on a shard, whose own digest is `text`."""
+    said = {"text": text, "model": model.digest, "dtype": str(model.dtype), "hookpoint": reader.hookpoint}
+    return digest({**said, "sae": reader.identity})
+
+
+def _earlier_inputs(model: LanguageModel, reader: Reader, text: str) -> str:
+    """What stood in place of `inputs_of` before it counted k, centring and groups.
+
+    It is as good as that: the commit that changes one of those of an SAE takes the SAE's activations away.
+    """
+    return digest_of_text("|".join((text, model.digest, str(model.dtype), reader.hookpoint, reader.digest)))
 
 
 class _Codes:
@@ -113,11 +140,11 @@ def _harvest_shard(
     catalog: Catalog,
     model: LanguageModel,
     readers: list[Reader],
-    sequences: Sequences,
-    inputs: dict[str, str],
+    shard: TextShard,
     batch_tokens: int,
     report: HarvestReport,
 ) -> None:
+    sequences = load_sequences(catalog, shard.corpus, shard.shard)
     codes = {r.name: _Codes(sequences.first, len(sequences.ids)) for r in readers}
     hookpoints = list(dict.fromkeys(r.hookpoint for r in readers))
     with torch.inference_mode():
@@ -145,10 +172,11 @@ def _harvest_shard(
         report.activations += file.rows
         report.bytes += file.size
         place = [reader.name, sequences.corpus, sequences.shard]
+        inputs = inputs_of(model, reader, shard.digest)
         with catalog.write(f"harvest {reader.name}: {sequences.corpus} shard {sequences.shard}", rows=file.rows) as tx:
             mine = "sae = ? AND corpus = ? AND shard = ?"
-            if tx.execute(f"SELECT 1 FROM lake.shards WHERE relation = 'activations' AND {mine}", place):
+            if tx.rows(f"SELECT 1 FROM lake.shards WHERE relation = 'activations' AND {mine}", place):
                 tx.execute(f"DELETE FROM lake.activations WHERE {mine}", place)
                 tx.execute(f"DELETE FROM lake.shards WHERE relation = 'activations' AND {mine}", place)
-            register_shard(tx, "activations", file, sequences.corpus, reader.name, sequences.shard, inputs[reader.name])
+            register_shard(tx, "activations", file, sequences.corpus, reader.name, sequences.shard, inputs)
     report.seconds["write"] += time.perf_counter() - begun

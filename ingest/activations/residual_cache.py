@@ -134,6 +134,11 @@ def residuals_digest(
     return digest(said)
 
 
+def no_train_text(hookpoint: str) -> InputError:
+    """What a training without text raises."""
+    return InputError(f"hookpoint {hookpoint!r}: no train tokens to cache; add text")
+
+
 class _Counts(BaseModel):
     """Rows of each split."""
 
@@ -244,7 +249,7 @@ class _CacheFolder:
     def mapped(self) -> Residuals:
         """Map the finished files."""
         if not self._rows["train"]:
-            raise InputError(f"hookpoint {self.hookpoint!r}: no train tokens to cache; add text")
+            raise no_train_text(self.hookpoint)
         parts, positions = {}, dict[str, npt.NDArray[np.int64]]()
         for split in SPLITS:
             n, d = self._rows[split], int(self._d or 0)

@@ -59,12 +59,10 @@ def store_rows(
     known = set(catalog.rows(said, [STAGE, list(subjects.values())]))
     if not rows and not gone and known == {(row["subject"], row["reason"]) for row in problems}:
         return []
-    catalog.stage("evaluations", rows)
-    catalog.stage("problems", problems, "_problems")
     ours, theirs = (", ".join(map(quoted, names)) for names in (subjects, subjects.values()))
     scope = f"corpus = {quoted(text.corpus)} AND split = {quoted(text.split)} AND sae IN ({ours})"
     problem = f"stage = {quoted(STAGE)} AND subject IN ({theirs})"
     with catalog.write(f"evaluation on {text.corpus}, split {text.split}", saes=len(rows)) as tx:
-        tx.replace("evaluations", "_fresh", ["sae", "corpus", "split"], scope)
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+        tx.replace("evaluations", rows, ["sae", "corpus", "split"], scope)
+        tx.replace("problems", problems, ["stage", "subject", "reason"], problem)
     return gone

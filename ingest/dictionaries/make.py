@@ -14,7 +14,8 @@ from catalog.study.file import Study
 from catalog.study.inheritance import architecture_of, needs, unread_keys
 from catalog.study.sae import NEEDS, Sae
 from catalog.study.selection import Selection
-from ingest.dictionaries.wave import Generation, Progress, tell
+from ingest.callbacks import Progress, tell
+from ingest.dictionaries.wave import Generation
 from ingest.model.language_model import LanguageModel
 from ingest.selection.compared_parent import compared_parent
 from ingest.selection.select import select_documents
@@ -61,7 +62,7 @@ def prepare_saes(catalog: Catalog, study: Study, model: LanguageModel, progress:
 
     Raises InputError for a checkpoint, parent, selection, key or row that cannot be used.
     """
-    _check_children_of_folders(study)
+    check_children_of_folders(study)
     prepared, digests = Prepared(), FolderDigests()
     readers: dict[str, Reader] = {}
     left, prepared.selections = study.trained(), list(study.selections)
@@ -82,7 +83,7 @@ def prepare_saes(catalog: Catalog, study: Study, model: LanguageModel, progress:
     return prepared
 
 
-def _check_children_of_folders(study: Study) -> None:
+def check_children_of_folders(study: Study) -> None:
     """Before anything is trained: keys that the architecture in a parent's folder does not read. No study tells it."""
     saes, known = {sae.name: sae for sae in study.saes}, dict[str, str]()
     for sae in study.trained():

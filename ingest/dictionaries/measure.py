@@ -13,20 +13,18 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog
-from catalog.digest import digest
 from catalog.errors import UnknownName
 from ingest.activations.finite import checked, default_batch
 from ingest.dictionaries.evaluation_rows import STAGE, delete_rows, record_problem, store_rows
+from ingest.dictionaries.stale_evaluations import inputs_of, measurements, outdated, unspliceable
 from ingest.model.batches import Batch, Sequences, batches, load_sequences
 from ingest.model.language_model import LanguageModel
-from ingest.model.splice import CleanPass, run_clean, run_replaced, splice_problem
+from ingest.model.splice import CleanPass, run_clean, run_replaced
 from ingest.sae.evaluate import Tally
 from ingest.stored.reader import Reader
-from ingest.text.held_out import MeasuredText, measured_text
+from ingest.text.held_out import MeasuredText
 
 SPLITS = ("train", "val", "test")
-_MEASURES = 2
-"""Part of the inputs' digest: a change of what is measured raises it, and everything is measured again."""
 
 
 @dataclass
@@ -72,31 +70,25 @@ def evaluate_text(
     """
     _check_names(catalog, corpora, splits)
     report, work = EvaluationReport(), []
-    for corpus in corpora:
-        for split in splits:
-            text = measured_text(catalog, corpus, split, max_tokens)
-            reason = _unmeasurable(model) or text.unusable(model.bos is not None)
-            gone = record_problem(catalog, corpus, split, reason, [reader.name for reader in readers])
-            report.dropped += [(sae, corpus, split) for sae in gone]
-            if reason:
-                report.left_out.append((corpus, split, reason))
-                continue
-            inputs = {reader.name: _inputs(model, reader, text, max_tokens) for reader in readers}
-            known = dict(
-                catalog.rows("SELECT sae, inputs FROM evaluations WHERE corpus = ? AND split = ?", [corpus, split])
-            )
-            stale = [reader for reader in readers if known.get(reader.name) != inputs[reader.name]]
-            report.current += [(r.name, corpus, split) for r in readers if r not in stale]
-            if stale:
-                work.append((text, stale, inputs))
-    total = sum(text.tokens for text, _, _ in work)
-    blocked = _unspliceable(model, [reader for _, stale, _ in work for reader in stale])
-    for text, stale, inputs in work:
+    names = [reader.name for reader in readers]
+    for one in measurements(catalog, model, readers, corpora, splits, max_tokens):
+        corpus, split = one.text.corpus, one.text.split
+        report.dropped += [(sae, corpus, split) for sae in record_problem(catalog, corpus, split, one.unusable, names)]
+        report.current += [(reader.name, corpus, split) for reader in one.current]
+        if one.unusable:
+            report.left_out.append((corpus, split, one.unusable))
+        elif one.stale:
+            work.append((one.text, one.stale))
+    total = sum(text.tokens for text, _ in work)
+    places = {r.name: r.sae.config.target_hookpoint or r.hookpoint for _, stale in work for r in stale}
+    blocked = unspliceable(model, places)
+    for text, stale in work:
         run = _Run(catalog, model, stale, text, default_batch(model), blocked)
         for tokens in run.batches():
             report.tokens += tokens
             if progress:
                 progress(report.tokens, total)
+        inputs = {reader.name: inputs_of(model, reader, text, max_tokens) for reader in stale}
         rows = [row | {"max_tokens": max_tokens, "inputs": inputs[str(row["sae"])]} for row in run.rows()]
         report.dropped += store_rows(catalog, text, rows, run.unexplained(), run.failed)
         report.failed += [(sae, text.corpus, text.split, reason) for sae, reason in run.failed.items()]
@@ -118,19 +110,11 @@ def drop_stale(
     Problems of text that nobody asks for go too. Returns the number of rows.
     """
     ours = [reader for reader in readers if reader.name in asked]
-    left: dict[tuple[str, str], dict[str, str]] = {}
-    for sae, corpus, split, inputs in catalog.rows("SELECT sae, corpus, split, inputs FROM evaluations ORDER BY ALL"):
-        if sae in asked and (corpus, split) not in asked[sae]:
-            left.setdefault((corpus, split), {})[sae] = inputs
-    gone: dict[tuple[str, str], list[str]] = {}
+    gone, kept = outdated(catalog, model, ours, asked, max_tokens)
     known = {sae: {f"{corpus}:{split}" for corpus, split in texts} for sae, texts in asked.items()}
     known[""] = set().union(*known.values())
-    for (corpus, split), rows in left.items():
-        text = measured_text(catalog, corpus, split, max_tokens)
-        usable = (_unmeasurable(model) or text.unusable(model.bos is not None)) is None
-        now = {reader.name: _inputs(model, reader, text, max_tokens) for reader in ours if usable}
-        gone[corpus, split] = [r.name for r in ours if r.name in rows and rows[r.name] != now.get(r.name)]
-        for sae in rows.keys() - set(gone[corpus, split]):
+    for (corpus, split), saes in kept.items():
+        for sae in saes:
             known[sae].add(f"{corpus}:{split}")
     said = [subject for (subject,) in catalog.rows("SELECT subject FROM problems WHERE stage = ?", [STAGE])]
     # A problem of a text names no SAE.
@@ -260,18 +244,6 @@ def _summed(losses: Tensor) -> float:
     return float(losses.double().sum())
 
 
-def _unmeasurable(model: LanguageModel) -> str | None:
-    """Why no text can be measured with the model; None if it can."""
-    return f"no losses can be measured: {model.layout.headless}" if model.layout.headless else None
-
-
-def _unspliceable(model: LanguageModel, readers: list[Reader]) -> dict[str, str]:
-    """Why some SAEs cannot be put in the place that they describe, by name."""
-    targets = {reader.name: reader.sae.config.target_hookpoint or reader.hookpoint for reader in readers}
-    why = {target: splice_problem(model, target) for target in dict.fromkeys(targets.values())}
-    return {name: reason for name, target in targets.items() if (reason := why[target])}
-
-
 def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) -> None:
     known = [corpus for (corpus,) in catalog.rows("SELECT corpus FROM corpora ORDER BY corpus")]
     for corpus in corpora:
@@ -287,9 +259,3 @@ def _predicted(batch: Batch, measured: Tensor) -> Tensor:
     of = torch.zeros_like(batch.real, device=measured.device)
     of[batch.real.to(measured.device)] = measured
     return of[:, 1:][batch.real[:, 1:].to(measured.device)]
-
-
-def _inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
-    target = reader.sae.config.target_hookpoint
-    said = [_MEASURES, model.digest, str(model.dtype), reader.hookpoint, target, reader.digest, text.digest, max_tokens]
-    return digest(said)

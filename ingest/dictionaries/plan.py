@@ -69,23 +69,37 @@ def _planned(
     """The plan of an SAE on these shards; `was` is what the catalog says of it, for want of a folder that is gone."""
     source = sae.checkpoint or sae.parent
     gone = source is not None and is_folder(source) and bool(was) and not Path(source).exists()
-    inputs: list[str] = []
+    inputs: dict[str, str] = {}
     if not sae.checkpoint:
         corpora = list(study.corpora_of(sae))
-        for hookpoint in (sae.hookpoint, *([sae.target] if sae.target else [])):
-            limit = sae.train_tokens
-            inputs.append(residuals_digest(catalog, model, hookpoint, corpora, limit, shards))
+        for role, hookpoint in (("rows", sae.hookpoint), ("target rows", sae.target)):
+            if hookpoint:
+                inputs[role] = residuals_digest(catalog, model, hookpoint, corpora, sae.train_tokens, shards)
     if source:
-        # An SAE of another kind has fewer inputs: its section tells it from this one.
-        known = was["inputs"].split("+")[len(inputs) :] if gone else []
-        inputs.append((known or [""])[0] if gone else parent_digest(catalog, source, digests))
+        role = "checkpoint" if sae.checkpoint else "parent"
+        inputs[role] = _input_of(was, role, len(inputs)) if gone else parent_digest(catalog, source, digests)
         sae = sae.model_copy(update=left_to(sae, was) if gone else inherited(catalog, sae, source))
     if sae.selection:
-        inputs.append(_ranges_digest(selected_ranges(catalog, sae.selection)))
-    settings = sae.model_dump(mode="json", exclude=_NOT_WEIGHTS | ({"scale"} if sae.scale is None else set()))
-    config = json.dumps({**settings, "inputs": "+".join(inputs), "shards": shards}, sort_keys=True)
+        inputs["selection"] = _ranges_digest(selected_ranges(catalog, sae.selection))
+    # An SAE whose row joins its inputs, as rows did before they had names, stays as it is.
+    said = "+".join(inputs.values()) if isinstance(was.get("inputs"), str) else inputs
+    config = json.dumps({**settings_of(sae), "inputs": said, "shards": shards}, sort_keys=True)
     name = f"{sae.name}-{hashlib.blake2b(config.encode(), digest_size=6).hexdigest()}"
     return Plan(sae, config, catalog.weights / name)
+
+
+def settings_of(sae: Sae) -> dict[str, Any]:
+    """What of a section decides the weights."""
+    return sae.model_dump(mode="json", exclude=_NOT_WEIGHTS | ({"scale"} if sae.scale is None else set()))
+
+
+def _input_of(was: dict[str, Any], role: str, place: int) -> str:
+    """An input of an SAE as its row has it; joined without names, it stands at `place`. Empty if there is none."""
+    said = was["inputs"]
+    if isinstance(said, str):
+        # An SAE of another kind has fewer inputs: its section tells it from this one.
+        return (said.split("+")[place:] or [""])[0]
+    return str(said.get(role, ""))
 
 
 def ready(catalog: Catalog, model: LanguageModel, plan: Plan) -> Reader | None:

@@ -73,14 +73,14 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
         "sparsity": report.sparsity if report and penalised else None,
         "tilt": sae.tilt if report else None,
         "seed": sae.seed if report else None,
-        "code": _code(config),
+        "code": code_of(config),
     }
     course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
     _store(catalog, row, course, problems)
     return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
 
 
-def _code(config: SAEConfig) -> str:
+def code_of(config: SAEConfig) -> str:
     """Digest of what decides its activations and reconstructions besides the weights."""
     said = json.dumps([config.architecture, config.k, config.centred, config.groups])
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
@@ -95,27 +95,32 @@ def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]
 def record_lens_problems(catalog: Catalog, model: LanguageModel, readers: list[Reader]) -> None:
     """Says, of each SAE whose decoder rows are no directions of the residual stream, why they have no logits."""
     asked = {r.name: (r.sae.config.target_hookpoint or r.hookpoint, r.sae.config.out) for r in readers}
-    why = {place: lens_problem(model, *place) for place in dict.fromkeys(asked.values())}
-    now = {(name, reason) for name, place in asked.items() if (reason := why[place])}
-    ours = "stage = ? AND list_contains(?, subject)"
-    place = [_LENS, list(asked)]
-    if now == set(catalog.rows(f"SELECT subject, reason FROM problems WHERE {ours}", place)):
+    now = lens_problems(catalog, model, asked)
+    if now is None:
         return
+    ours, place = "stage = ? AND list_contains(?, subject)", [_LENS, list(asked)]
     with catalog.write(f"{len(now)} SAEs without a logit lens") as tx:
         tx.execute(f"DELETE FROM lake.problems WHERE {ours}", place)
         tx.insert("problems", [{"stage": _LENS, "subject": n, "reason": r, "count": 1} for n, r in sorted(now)])
 
 
+def lens_problems(
+    catalog: Catalog, model: LanguageModel, asked: dict[str, tuple[str, int]]
+) -> set[tuple[str, str]] | None:
+    """(SAE, why it has no logit lens), given hookpoint and width of each one's decoder; None if the catalog says so."""
+    why = {place: lens_problem(model, *place) for place in dict.fromkeys(asked.values())}
+    now = {(name, reason) for name, place in asked.items() if (reason := why[place])}
+    said = "SELECT subject, reason FROM problems WHERE stage = ? AND list_contains(?, subject)"
+    return None if now == set(catalog.rows(said, [_LENS, list(asked)])) else now
+
+
 def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
-    """The SAE's row, the course of its training and what is wrong with it; other weights of its name leave nothing."""
-    catalog.stage("saes", [row], "_sae")
-    catalog.stage("training", course, "_course")
-    catalog.stage("problems", problems, "_problems")
+    """Write the SAE's row, its training metrics and its problems; rows of other weights with its name are deleted."""
     mine = f"sae = {quoted(row['sae'])}"
     problem = f"stage = {quoted(_HELD_OUT)} AND subject = {quoted(row['sae'])}"
 
     def work(tx: Transaction) -> None:
-        there = tx.connection.execute(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}").fetchall()
+        there = tx.rows(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}")
         # `code` is NULL of an SAE that is older than this column.
         if there and (
             there[0][:-1] != tuple(row[name] for name in _IDENTITY) or there[0][-1] not in (None, row["code"])
@@ -123,8 +128,8 @@ def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], 
             # What the study names now is made anew: the rest would stay, as if it were of these weights.
             for table in ("activations", "shards", "evaluations"):
                 tx.execute(f"DELETE FROM lake.{table} WHERE {mine}")
-        tx.replace("saes", "_sae", ["sae"], mine)
-        tx.replace("training", "_course", ["sae", "step"], mine)
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], problem)
+        tx.replace("saes", [row], ["sae"], mine)
+        tx.replace("training", course, ["sae", "step"], mine)
+        tx.replace("problems", problems, ["stage", "subject", "reason"], problem)
 
     catalog.commit(f"SAE {row['sae']}", work)

@@ -4,7 +4,7 @@ The residuals that they need are read first, all hookpoints of the same text in 
 diverges costs the others nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from catalog.study.file import Study
 from catalog.study.sae import Sae
 from ingest.activations.residual_cache import Residuals, cache_residuals
 from ingest.activations.streamed_rows import ModelRows, held_out_rows, row_widths
+from ingest.callbacks import Progress, tell
 from ingest.dictionaries.configure import beginning, shape, training
 from ingest.dictionaries.plan import Plan, plan_of, ready, selected_ranges
 from ingest.dictionaries.record import HeldOut, record
@@ -29,9 +30,6 @@ from ingest.stored.adopt import check_asked, named
 from ingest.stored.parent import FolderDigests, Origin, parent_of
 from ingest.stored.reader import Reader
 from ingest.text.held_out import repeated_positions
-
-Progress = Callable[[str, int, int | None, str], None]
-"""Called with (what is being done, done, total, figures so far)."""
 
 
 class Generation:
@@ -192,8 +190,3 @@ class Generation:
         reader = record(self._catalog, self._model, plan, report, held_out)
         self.made.append(plan.sae.name)
         return reader
-
-
-def tell(progress: Progress, what: str, done: int, total: int | None) -> None:
-    """Progress without figures."""
-    progress(what, done, total, "")

@@ -7,6 +7,7 @@ a padded batch in the order of arrival: 45%).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -109,10 +110,21 @@ def batches(sequences: Sequences, bos: int | None, batch_tokens: int) -> Iterato
         )
 
 
-def text_shards(catalog: Catalog, corpora: list[str]) -> list[tuple[str, int, str, int]]:
-    """(corpus, shard, digest, tokens) of the corpora's shards, in order."""
-    return catalog.rows(
+class TextShard(NamedTuple):
+    """One shard of a corpus's tokens."""
+
+    corpus: str
+    shard: int
+    digest: str
+    """Of its file."""
+    tokens: int
+
+
+def text_shards(catalog: Catalog, corpora: list[str]) -> list[TextShard]:
+    """The corpora's shards, in order."""
+    rows = catalog.rows(
         "SELECT corpus, shard, blake2b, rows FROM shards WHERE relation = 'tokens' AND list_contains(?, corpus) "
         "ORDER BY corpus, shard",
         [corpora],
     )
+    return [TextShard(*row) for row in rows]

@@ -38,6 +38,7 @@ def recorded_pass(
             handle.remove()
     return recorded, there[-1], own[-1]
 
+
 _PASSES = object()
 
 

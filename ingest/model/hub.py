@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import InputError
+from catalog.errors import InputError, first_line
 
 WAIT = 5.0
 """Seconds that the hub has to answer."""
@@ -60,7 +60,7 @@ def locate(source: str, what: str, revision: str | None = None, file: str = "con
         with quiet():
             get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=WAIT)
     except HFValidationError as error:
-        raise InputError(f"{nowhere}, and it is no hub id: {_first_line(error)}") from error
+        raise InputError(f"{nowhere}, and it is no hub id: {first_line(error)}") from error
     except EntryNotFoundError:
         return Located(source, False)
     except RepositoryNotFoundError as error:
@@ -78,7 +78,7 @@ def locate(source: str, what: str, revision: str | None = None, file: str = "con
         if cached:
             return Located(source, True)
         raise InputError(
-            f"{nowhere}, it is not in the hub's cache, and the hub does not answer ({_first_line(error)})"
+            f"{nowhere}, it is not in the hub's cache, and the hub does not answer ({first_line(error)})"
         ) from error
     return Located(source, False)
 
@@ -105,7 +105,3 @@ def needs_code(error: BaseException, what: str, source: str) -> InputError | Non
         f"{what} {source!r} comes with code of its own (auto_map in its configuration), and saeql runs none: name "
         f"another one, or, if you trust whoever wrote it, set {CODE} in [model] of a study and ingest it"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

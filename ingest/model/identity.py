@@ -7,9 +7,10 @@ import transformers
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.study.tables import put
+from catalog.study.tables import differing, put
 from ingest.model.language_model import LanguageModel
 from ingest.text.vocabulary import token_texts
+from ingest.to_do import CHANGED, CURRENT, Work
 
 _NO_MATTER = {
     "chunk_size_feed_forward",
@@ -29,7 +30,34 @@ _VERSION, _ORIGIN, _SHA256 = "transformers", "gguf", "sha256"
 
 def record_model(catalog: Catalog, model: LanguageModel) -> None:
     """The model's row and its vocabulary. Raises InputError if text was cut for another model of that name."""
-    spec, layout = model.spec, model.layout
+    check_model(catalog, model)
+    row, name = model_row(model), model.spec.name
+    put(catalog, "models", [row], ["model"], f"model {name}", model=name)
+    texts = token_texts(model.tokenizer)
+    if not has_vocabulary(catalog, name, texts):
+        tokens = [{"model": name, "token": i, "text": text} for i, text in enumerate(texts)]
+        put(catalog, "vocabulary", tokens, ["model", "token"], f"vocabulary of {name}", model=name)
+
+
+def foresee_model(catalog: Catalog, model: LanguageModel) -> Work:
+    """What `record_model` would do. Raises as it does."""
+    check_model(catalog, model)
+    row, name = model_row(model), model.spec.name
+    state, unlike = differing(catalog, "models", [row], model=name)[name]
+    if state == CURRENT and not has_vocabulary(catalog, name, token_texts(model.tokenizer)):
+        state, unlike = CHANGED, "vocabulary"
+    return Work("model", name, state, f"other {unlike}" if unlike else "")
+
+
+def has_vocabulary(catalog: Catalog, name: str, texts: list[str]) -> bool:
+    """Whether the catalog has the texts of the model's tokens, by their ids."""
+    there = catalog.rows("SELECT text FROM vocabulary WHERE model = ? ORDER BY token", [name])
+    return [text for (text,) in there] == texts
+
+
+def check_model(catalog: Catalog, model: LanguageModel) -> None:
+    """Raises InputError if text was cut for another model of that name."""
+    spec = model.spec
     wrong = differences(catalog, model)
     # Documents of a corpus without a row were cut by a run that was interrupted, for a model that no row tells.
     unfinished = "SELECT 1 FROM documents ANTI JOIN corpora USING (corpus)"
@@ -38,7 +66,12 @@ def record_model(catalog: Catalog, model: LanguageModel) -> None:
             f"the model {spec.name!r} at {spec.source} is not the one that this catalog was built from "
             f"({'; '.join(wrong)}): give it and its corpora other names, or set back what was changed"
         )
-    row = {
+
+
+def model_row(model: LanguageModel) -> dict[str, Any]:
+    """Of `models`."""
+    spec, layout = model.spec, model.layout
+    return {
         "model": spec.name,
         "source": spec.source,
         "revision": spec.revision,
@@ -51,12 +84,6 @@ def record_model(catalog: Catalog, model: LanguageModel) -> None:
         "digest": model.digest,
         "config": json.dumps(forward_config(model), sort_keys=True),
     }
-    put(catalog, "models", [row], ["model"], f"model {spec.name}", model=spec.name)
-    texts = token_texts(model.tokenizer)
-    tokens = [{"model": spec.name, "token": i, "text": text} for i, text in enumerate(texts)]
-    there = catalog.rows("SELECT text FROM vocabulary WHERE model = ? ORDER BY token", [spec.name])
-    if [text for (text,) in there] != texts:
-        put(catalog, "vocabulary", tokens, ["model", "token"], f"vocabulary of {spec.name}", model=spec.name)
 
 
 def differences(catalog: Catalog, model: LanguageModel) -> list[str]:

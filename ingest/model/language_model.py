@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from catalog.errors import InputError, UnknownName
+from catalog.errors import InputError, UnknownName, first_line
 from catalog.study.text import Model
 from ingest.embedded import MODEL_DIR
 from ingest.model.gguf.convert import converted
@@ -169,7 +169,7 @@ def load_model(spec: Model) -> LanguageModel:
     try:
         network.to(torch.device(device)).eval().requires_grad_(False)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {_first_line(error)}") from error
+        raise InputError(f"device {device!r} cannot be used: {first_line(error)}") from error
     _check_ids(spec, network, tokenizer)
     # Before a pass: some models scale their weights in the first.
     digest = _digest(network, tokenizer)
@@ -199,7 +199,7 @@ def _tokenizer(spec: Model, at: Located) -> PreTrainedTokenizerBase:
     # The Rust library raises plain Exceptions for a file that it cannot parse.
     except Exception as error:
         raise needs_code(error, "model", at.source) or InputError(
-            f"no tokenizer can be loaded from {at.source!r}: {_first_line(error)}"
+            f"no tokenizer can be loaded from {at.source!r}: {first_line(error)}"
         ) from error
     return found
 
@@ -216,7 +216,7 @@ def _network(spec: Model, at: Located, dtype: str) -> PreTrainedModel:
             f"{unusable}: its weights are a pickle that holds more than tensors, and none is run"
         ) from error
     except _UNUSABLE as error:
-        raise needs_code(error, "model", at.source) or InputError(f"{unusable}: {_first_line(error)}") from error
+        raise needs_code(error, "model", at.source) or InputError(f"{unusable}: {first_line(error)}") from error
     network, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         # transformers fills them with random numbers.
@@ -230,7 +230,7 @@ def read_config(spec: Model, at: Located) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(at.source, **_arguments(spec, at))
     except _UNUSABLE as error:
         raise needs_code(error, "model", at.source) or InputError(
-            f"no causal language model can be loaded from {at.source!r}: {_first_line(error)}"
+            f"no causal language model can be loaded from {at.source!r}: {first_line(error)}"
         ) from error
     _check_attention(config, at.source)
     return config
@@ -260,10 +260,6 @@ def _check_ids(spec: Model, network: PreTrainedModel, tokenizer: PreTrainedToken
             f"the tokenizer of model {spec.name!r} has {len(beyond)} tokens beyond the {embedded} that the model has "
             f"embeddings for, such as {beyond[token]} ({token!r}): it is not the model's own"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _bos(spec: Model, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from catalog.errors import InputError
+from catalog.errors import InputError, first_line
 from ingest.model.held_pass import adding, held, recorded_pass, seeing
 from ingest.model.hookpoints import vectors_of
 from ingest.model.language_model import LanguageModel
@@ -61,7 +61,7 @@ def lens_problem(model: LanguageModel, hookpoint: str, width: int) -> str | None
     # A model's own code, run with parts of it held fixed, may raise anything.
     except Exception as error:
         return (
-            f"whether {hookpoint!r} writes to the residual stream cannot be found out ({_first_line(error)}): no logits"
+            f"whether {hookpoint!r} writes to the residual stream cannot be found out ({first_line(error)}): no logits"
         )
     if not arrives:
         return f"vectors at {hookpoint!r} are not added to the residual stream as they are: they have no logits"
@@ -227,7 +227,3 @@ def _same_order(ours: Tensor, theirs: Tensor) -> bool:
     """Whether logits of each token rank alike, as under a soft cap, and none of them is lost in it."""
     sorted_alike = theirs.gather(1, ours.argsort(1))
     return bool((sorted_alike.diff(dim=1) >= 0).all()) and bool((theirs.amax(1) > theirs.amin(1)).all())
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel
 
-from catalog.errors import InputError
+from catalog.errors import InputError, first_line
 from ingest.model.hookpoints import answering, vectors_of
 
 _TOKENS, _PADDED = 8, 12
@@ -186,16 +186,12 @@ def _head(network: PreTrainedModel, first: _Pass) -> tuple[Module | None, str | 
                 logits = network(ids, use_cache=False).logits
             # As in a pass.
             except Exception as error:
-                return module, f"the head of {type(network).__name__} needs more than states: {_first_line(error)}"
+                return module, f"the head of {type(network).__name__} needs more than states: {first_line(error)}"
         bound = _OTHER_SHAPE.get(network.dtype, _HALF[1])
         if logits.shape[1] != some.shape[1] or _apart([first.logits[0, 1:4].float()], [logits[0].float()], bound):
             return module, f"the head of {type(network).__name__} gives other logits for some states alone"
         return module, None
     return None, f"{type(network).__name__} calls no module that gives the states which its head reads"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _run(network: PreTrainedModel, called: Module, ids: Tensor, name: str, advice: str = "") -> _Pass:
@@ -233,7 +229,7 @@ def _run(network: PreTrainedModel, called: Module, ids: Tensor, name: str, advic
     except Exception as error:
         raise InputError(
             f"model {name!r} ({type(network).__name__}) cannot read {ids.shape[1]} token ids in a trial pass: "
-            f"{_first_line(error)}" + (f"; {advice}" if advice else "")
+            f"{first_line(error)}" + (f"; {advice}" if advice else "")
         ) from error
     finally:
         for handle in handles:

@@ -71,10 +71,14 @@ class SAE:
         """
         content = packed(to_saelens(self.config, self.weights))
         write_whole(folder / WEIGHTS_FILE, content)
-        checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
+        checksum = _checksum(content)
         skip = self.weights.skip is not None
         settings = to_cfg(self.config, skip, checksum, self.scale, self.target_scale, self.trained)
         write_whole(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+
+    def digest(self) -> str:
+        """BLAKE2b-128 of the file of weights that `save` writes."""
+        return _checksum(packed(to_saelens(self.config, self.weights)))
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu", scale: float | None = None) -> "SAE":
@@ -94,7 +98,7 @@ class SAE:
             check_scalable(scale, stored.config, folder)
         path = folder / WEIGHTS_FILE
         tensors, content = read_safetensors(path)
-        if stored.checksum and stored.checksum != hashlib.blake2b(content, digest_size=16).hexdigest():
+        if stored.checksum and stored.checksum != _checksum(content):
             raise InputError(
                 f"{path} is not the file that {CONFIG_FILE} beside it was written for (checksums differ): train or "
                 f"copy the SAE again, or remove {CHECKSUM!r} from {CONFIG_FILE} if the weights were changed on purpose"
@@ -110,6 +114,10 @@ class SAE:
             weights = fold_mean(weights, stored.config.centred)
         scale = stored.scale if scale is None else scale
         return cls(stored.config, weights, scale, stored.target_scale, stored.trained).to(device)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _factor(folder: Path, stored: Stored) -> float:

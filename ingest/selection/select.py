@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.study.selection import Selection
 from catalog.vectors.collections import Version
+from ingest.callbacks import Counted
 from ingest.model.batches import text_shards
 from ingest.model.language_model import LanguageModel
 from ingest.model.text_encoder import encoder_digest
@@ -22,8 +22,6 @@ from ingest.selection.selected import Chosen, Scores, SelectionReport, as_before
 from ingest.selection.token_budget import best_first, by_hash, passes, within
 from ingest.stored.parent import FolderDigests
 
-Progress = Callable[[int, int | None], None]
-"""Called with (done, total): documents that are embedded, then tokens that are compared."""
 _BM25_MAX = 2
 """Part of the inputs' digest: a change of these scores raises it, and what was chosen by them is chosen again."""
 
@@ -34,7 +32,7 @@ def select_documents(
     spec: Selection,
     *,
     parent: Parent | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
 ) -> SelectionReport:
     """Bring `selections` and `selected` up to date with `spec`. Hold `refresh.lock`, as vectors may be written.
 
@@ -47,15 +45,9 @@ def select_documents(
     """
     report = SelectionReport(spec.name)
     clock = _Clock(report.seconds)
-    seed = read_seed(catalog, spec) if spec.seed is not None else None
+    seed, parent, inputs = made_from(catalog, model, spec, parent)
     if seed is not None:
         report.seed_documents, report.seed_tokens = len(seed), int(seed.tokens.sum())
-    _check_model(catalog, model, spec)
-    if not spec.reranked:
-        parent = None
-    elif parent is None:
-        parent = compared_parent(catalog, spec, FolderDigests())
-    inputs = _inputs(catalog, model, spec, seed, parent.digest if parent else "")
     if as_before(catalog, spec, inputs, report):
         return report
     loaded = parent.load() if parent else None
@@ -75,6 +67,19 @@ def select_documents(
         row = row_of(spec, seed, parent.digest if parent else None, inputs)
         record(catalog, spec, row, chosen, times, report)
     return report
+
+
+def made_from(
+    catalog: Catalog, model: LanguageModel, spec: Selection, parent: Parent | None
+) -> tuple[Documents | None, Parent | None, str]:
+    """(seed documents, SAE that is compared with, digest of all that decides) of a selection."""
+    seed = read_seed(catalog, spec) if spec.seed is not None else None
+    _check_model(catalog, model, spec)
+    if not spec.reranked:
+        parent = None
+    elif parent is None:
+        parent = compared_parent(catalog, spec, FolderDigests())
+    return seed, parent, _inputs(catalog, model, spec, seed, parent.digest if parent else "")
 
 
 def _choose(
@@ -117,7 +122,7 @@ def _first_scores(
     seed: Documents,
     report: SelectionReport,
     clock: "_Clock",
-    progress: Progress | None,
+    progress: Counted | None,
 ) -> tuple[Scores, Version | None]:
     """How like the seed each document of the pool is, `[pool]`, and the vectors that it was found with."""
     if spec.first_stage == "bm25":
@@ -141,7 +146,7 @@ def _influence(
     parent: SAE,
     candidates: Documents,
     seed: Documents,
-    progress: Progress | None,
+    progress: Counted | None,
 ) -> Scores:
     """TracIn of each candidate with the seed, `[candidates]`, from rows that the model gives as they are needed."""
     from ingest.selection.document_rows import document_rows
@@ -196,7 +201,7 @@ class _Told(NamedTuple):
 
     report: SelectionReport
     clock: "_Clock"
-    progress: Progress | None
+    progress: Counted | None
 
 
 class _Clock:

@@ -73,7 +73,6 @@ def record(
     report: SelectionReport,
 ) -> None:
     """Both tables, the version of the vectors, and why the budget is not reached, in one snapshot."""
-    catalog.stage("selections", [row])
     documents, order = chosen.documents, chosen.order
     table = pa.table(
         {
@@ -87,17 +86,14 @@ def record(
             "passes": times.astype(np.int32),
         }
     )
-    catalog.connection.register("_rows", table)
-    catalog.connection.execute("CREATE OR REPLACE TEMP TABLE _selected AS FROM _rows")
-    catalog.connection.unregister("_rows")
     short = _short(spec, chosen, report)
     problems = [{"stage": _STAGE, "subject": spec.name, "reason": short, "count": 1}] if short else []
-    catalog.stage("problems", problems, "_problems")
     mine, ours = f"selection = {quoted(spec.name)}", f"stage = {quoted(_STAGE)} AND subject = {quoted(spec.name)}"
-    with catalog.write(f"selection {spec.name}", documents=report.documents, tokens=report.tokens) as tx:
-        tx.replace("selected", "_selected", ["selection", "corpus", "document"], mine)
-        tx.replace("selections", "_fresh", ["selection"], mine)
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], ours)
+    said = {"documents": report.documents, "tokens": report.tokens}
+    with catalog.scratch() as scratch, catalog.write(f"selection {spec.name}", **said) as tx:
+        tx.replace("selected", scratch.arrow(table), ["selection", "corpus", "document"], mine)
+        tx.replace("selections", [row], ["selection"], mine)
+        tx.replace("problems", problems, ["stage", "subject", "reason"], ours)
         if chosen.version is not None:
             name_version(tx, chosen.version)
 

@@ -6,13 +6,15 @@ order of the documents, so that the tables end as those of an undisturbed run.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.store.shards import register_shard, write_parquet
 from catalog.study.text import Corpus
+from ingest.callbacks import Counted
 from ingest.model.language_model import LanguageModel
 from ingest.model.trial_passes import embedded_tokens, longest
 from ingest.text.corpus_rows import CorpusReport, corpus_row, record_corpus
@@ -21,17 +23,31 @@ from ingest.text.splits import document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 from ingest.text.unusable import LeftOut, Skips
 
-Progress = Callable[[int, int | None], None]
-"""Called with (done, total); total is None where it is not known."""
+
+class Elsewhere(Protocol):
+    """Takes what an ingest would commit: that of a dry run is `coming_text.ComingText`."""
+
+    def shard(self, builder: ShardBuilder) -> None:
+        """A shard that is full, or the last one."""
+        ...
+
+    def corpus(self, row: dict[str, Any]) -> None:
+        """The row of `corpora`, when all shards are there."""
+        ...
 
 
 def ingest_corpus(
-    catalog: Catalog, corpus: Corpus, model: LanguageModel, progress: Progress | None = None
+    catalog: Catalog,
+    corpus: Corpus,
+    model: LanguageModel,
+    progress: Counted | None = None,
+    into: Elsewhere | None = None,
 ) -> CorpusReport:
     """Bring the tables `documents`, `tokens` and `corpora` up to date with the corpus's source.
 
     Documents are read once; those that the catalog has (by hash) are not tokenised again. With `max_tokens`
-    the documents with the smallest hashes are taken: a sample that does not depend on their order.
+    the documents with the smallest hashes are taken: a sample that does not depend on their order. With `into`, all
+    that would be committed goes there.
     Raises InputError as the sources do, if the corpus was tokenised for another model or ctx_len, and if ctx_len is
     above what the model reads.
     """
@@ -51,7 +67,7 @@ def ingest_corpus(
     if corpus.max_tokens is not None:
         fresh = iter(sorted(fresh, key=lambda document: document[0][16:]))
     budget = _Budget(corpus.max_tokens, int(_total(catalog, corpus.name, "sum(tokens)")))
-    _append(catalog, corpus, model, fresh, _Tally(counts, left_out, budget), progress)
+    _append(catalog, corpus, model, fresh, _Tally(counts, left_out, budget), progress, into)
     documents = int(_total(catalog, corpus.name, "count(*)"))
     if not documents:
         raise InputError(_nothing_in(corpus, counts["empty"], left_out))
@@ -64,6 +80,9 @@ def ingest_corpus(
         int(_total(catalog, corpus.name, "sum(tokens)")),
         counts["known"],
     )
+    if into is not None:
+        into.corpus(corpus_row(corpus, model, report, fingerprint, []))
+        return report
     with catalog.write(f"ingest {corpus.name}", documents=documents, tokens=report.tokens) as tx:
         record_corpus(tx, corpus, model, report, fingerprint, left_out)
     return report
@@ -80,7 +99,7 @@ def _nothing_in(corpus: Corpus, empty: int, left_out: LeftOut) -> str:
 
 
 def append_documents(
-    catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Progress | None = None
+    catalog: Catalog, name: str, files: list[Corpus], model: LanguageModel, progress: Counted | None = None
 ) -> CorpusReport:
     """Add the documents of `files`, sections of one file each, to the corpus `name`, in new shards.
 
@@ -127,12 +146,14 @@ def _append(
     model: LanguageModel,
     fresh: Iterator[tuple[str, str, str]],
     tally: "_Tally",
-    progress: Progress | None,
+    progress: Counted | None,
+    into: Elsewhere | None = None,
 ) -> None:
     """Tokenise the documents that the corpus lacks, and commit them shard by shard."""
     counts, left_out, budget = tally
     there = {row[0] for row in catalog.rows("SELECT hash FROM documents WHERE corpus = ?", [corpus.name])}
     builder = _next_shard(catalog, corpus, model)
+    commit = into.shard if into else partial(_commit_shard, catalog, corpus, model)
     skips = Skips(left_out)
     for one in tokenise(model.tokenizer, _unknown(fresh, there, counts)):
         if one.problem:
@@ -150,10 +171,10 @@ def _append(
         if progress:
             progress(builder.position, corpus.max_tokens)
         if builder.tokens >= corpus.shard_tokens:
-            _commit_shard(catalog, corpus, model, builder)
+            commit(builder)
             builder = _next_shard(catalog, corpus, model)
     if builder.tokens:
-        _commit_shard(catalog, corpus, model, builder)
+        commit(builder)
 
 
 def _unknown(
@@ -265,8 +286,8 @@ def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builde
     with catalog.write(f"ingest {corpus.name}: shard {builder.shard}", tokens=builder.tokens) as tx:
         for relation, file in files.items():
             register_shard(tx, relation, file, corpus.name, None, builder.shard, files["documents"].blake2b)
-        if not tx.execute("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
+        if not tx.rows("SELECT 1 FROM lake.corpora WHERE corpus = ?", [corpus.name]):
             tx.insert("corpora", [corpus_row(corpus, model, CorpusReport(corpus.name, 0, 0, 0, 0, 0), "", [])])
 
 
-__all__ = ["CorpusReport", "Progress", "Tokenised", "ingest_corpus", "register_shard"]
+__all__ = ["CorpusReport", "Tokenised", "ingest_corpus", "register_shard"]

@@ -33,7 +33,7 @@ def record_corpus(
     fingerprint: str,
     left_out: LeftOut,
 ) -> None:
-    there = tx.execute("SELECT source FROM lake.corpora WHERE corpus = ?", [corpus.name])
+    there = tx.rows("SELECT source FROM lake.corpora WHERE corpus = ?", [corpus.name])
     added = json.loads(there[0][0]).get("added", []) if there else []
     tx.execute("DELETE FROM lake.corpora WHERE corpus = ?", [corpus.name])
     tx.insert("corpora", [corpus_row(corpus, model, report, fingerprint, added)])

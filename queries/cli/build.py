@@ -7,6 +7,7 @@ import click
 from catalog.store.location import Location
 from queries.cli.numbers import NUMBER
 from queries.cli.place import DEFAULT, Place, catalog_path
+from queries.terminal.dry_run_rows import show_dry_run
 from queries.terminal.output import Output, output_options
 from queries.terminal.work import STUDY, run_ingest
 
@@ -46,18 +47,29 @@ def init(folder: Location) -> None:
 @click.command()
 @click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
 @click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and write nothing.")
+@output_options
 @click.pass_context
-def ingest(context: click.Context, study_file: Path, wait: float) -> None:
+def ingest(context: click.Context, study_file: Path, wait: float, dry_run: bool, output: Output) -> None:
     """Bring text, SAEs and sparse activations up to date with the study file STUDY.
 
     The catalog is that of -C, else the study file's folder. What is whole is not made again, also after an
     interruption.
+
+    With --dry-run, a row for each part of the study says whether it is new, changed, gone or current, why, and how much
+    would be made: documents, tokens, shards, activations and their bytes. New text is read and counted; nothing is
+    trained, and the catalog need not be there. What follows from an SAE that is trained anew `may change`.
     """
     from catalog.study.file import Study
     from queries.terminal.work import allow_study
 
+    if output.asked and not dry_run:
+        raise click.UsageError("--json, --csv and --parquet are about --dry-run: give both")
     root = context.find_root().obj or study_file.absolute().parent
     study = Study.load(study_file)
+    if dry_run:
+        show_dry_run(Location.parse(root), study, output)
+        return
     allow_study(study_file)
     run_ingest(root, study, wait)
 

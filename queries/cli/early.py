@@ -1,8 +1,6 @@
 """Whether the process of a query can be started before the command line is read, and starting it."""
 
 
-
-
 def start_early(arguments: list[str]) -> None:
     """Start the process of a query if the command is one; not for an address, whose password is hidden first."""
     if asks(arguments) and not any("://" in argument for argument in arguments):

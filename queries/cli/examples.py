@@ -8,7 +8,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("saeql doctor", "saeql -C mystudy doctor --json"),
     "gc": ("saeql gc --keep-days 30 --dry-run", "saeql gc --keep-days 30"),
     "hookpoints": ("saeql hookpoints embedded", "saeql hookpoints models/pythia-160m --layer 6"),
-    "ingest": ("saeql ingest mystudy/study.toml", "saeql -C /data/saes ingest study.toml --wait 600"),
+    "ingest": (
+        "saeql ingest mystudy/study.toml --dry-run",
+        "saeql ingest mystudy/study.toml",
+        "saeql -C /data/saes ingest study.toml --wait 600",
+    ),
     "init": ("saeql init mystudy", "saeql init 'postgres://me@db.lab/saes?data=/shared/saes'"),
     "log": ("saeql log -n 5", "saeql log --table labels --json"),
     "plan": ("saeql plan", "saeql plan labels --explain labels"),

@@ -5,7 +5,7 @@ import os
 import traceback
 from collections.abc import Sequence
 
-from catalog.errors import InputError
+from catalog.errors import InputError, first_line
 
 _ADVICE = {
     errno.EROFS: "the file system can only be read: copy the catalog to a place that can be written",
@@ -28,11 +28,11 @@ def told(error: BaseException) -> str | None:
     kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
     # The engine's modules are imported only by commands that need them.
     if kinds & {"duckdb.Error", "_duckdb.Error"}:
-        return f"the engine could not read the catalog: {_first_line(error)}; `saeql doctor` says what is damaged"
+        return f"the engine could not read the catalog: {first_line(error)}; `saeql doctor` says what is damaged"
     if "sqlite3.Error" in kinds:
-        return f"a file of the catalog cannot be read: {_first_line(error)}; `saeql doctor` says what is damaged"
+        return f"a file of the catalog cannot be read: {first_line(error)}; `saeql doctor` says what is damaged"
     if "pyo3_runtime.PanicException" in kinds:
-        return f"a library broke down over a file of the catalog: {_first_line(error)}; see `saeql doctor`"
+        return f"a library broke down over a file of the catalog: {first_line(error)}; see `saeql doctor`"
     return None
 
 
@@ -66,14 +66,10 @@ def check_folder() -> None:
 
 
 def _system(error: OSError) -> str:
-    reason = error.strerror or _first_line(error)
+    reason = error.strerror or first_line(error)
     advice = _ADVICE.get(error.errno or 0, "")
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     return f"{where}{reason}" + (f"; {advice}" if advice else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 __all__ = ["argument_problem", "check_folder", "described_bug", "told"]

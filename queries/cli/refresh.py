@@ -63,7 +63,10 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(path_type=Path),
             help="Take concepts, explainers, scorers and step parameters from this study file first.",
         ),
-        click.option("--where", help="Only keys for which this holds, such as 'feature < 100'."),
+        click.option(
+            "--where",
+            help="Only keys for which this holds, such as 'feature < 100'; steps without these columns are done whole.",
+        ),
         click.option("--keep-labels", is_flag=True, help="Keep labels whose examples changed; score them anew."),
         click.option("--retry", is_flag=True, help="Ask again for labels and judgements that have a problem."),
     ):

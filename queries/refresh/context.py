@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from catalog.errors import CatalogError, StepError
 from catalog.quote import TABLES
 from catalog.schema.keys import KEYS
 from catalog.store.comparison import compare
+from catalog.store.scratch import Relation, Scratch
 from queries.refresh import parts
 from queries.refresh.options import Options
 from queries.refresh.reads import tables_read
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
     from queries.refresh.step import Step
     from scoring.client.budget import Budget
 
+LastRun = tuple[str, dict[str, int], dict[str, Any]]
+"""(fingerprint, inputs, what it was made of) of the last run of a step."""
+
+
 class Context:
     """One refresh or plan."""
 
-    def __init__(self, catalog: Catalog, steps: tuple["Step", ...], options: Options, *, dry: bool) -> None:
-        self.catalog, self.steps, self.options, self.dry = catalog, steps, options, dry
+    def __init__(self, catalog: Catalog, steps: tuple["Step", ...], options: Options) -> None:
+        self.catalog, self.steps, self.options = catalog, steps, options
         self.schema = _schema(catalog)
         bodies = _views(catalog)
         self.view_parents = _parents(bodies)
@@ -42,12 +48,14 @@ class Context:
         self._files: tuple[int, dict[str, parts.Parted]] | None = None
         self._files_at: dict[int, dict[str, parts.Parted]] = {}
         self._messages: dict[int, str | None] = {}
+        self._rolled_back: set[str] | None = None
+        self._made: dict[str, dict[str, Any]] = {}
         made = catalog.rows("SELECT step, fingerprint, inputs, made FROM runs")
-        self.runs: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
+        self.runs: dict[str, LastRun] = {
             step: (fingerprint, json.loads(inputs), json.loads(of or "{}")) for step, fingerprint, inputs, of in made
         }
-        """(fingerprint, inputs, what it was made of) of the last run of each step, kept up to date by the steps that
-        run: nobody else writes them, as a refresh holds its lock."""
+        """The last run of each step, kept up to date by the steps that run: nobody else writes them, as a refresh holds
+        its lock."""
         self.made_parts = parts.recorded(catalog)
         """The parts that each step has made, likewise."""
         said = json.dumps([version("sqlglot"), self.schema], sort_keys=True)
@@ -55,7 +63,7 @@ class Context:
 
     def last_changes(self) -> dict[str, int]:
         """The snapshot that last changed each table, as of the current transaction."""
-        now = int(self.catalog.value("SELECT id FROM lake.current_snapshot()"))
+        now = self.catalog.seen()
         if self._changes is None or now < self._changes[0]:
             self._changes = (now, self.catalog.last_changes())
         elif self._changes[0] < now:
@@ -125,10 +133,11 @@ class Context:
 
     def was_rolled_back(self, step: str) -> bool:
         """Whether the step has no run because its rows were set back."""
-        rows = self.catalog.rows(
-            "SELECT commit_extra_info FROM lake.snapshots() WHERE commit_message LIKE 'rollback %'"
-        )
-        return any(step in json.loads(extra or "{}").get("steps", []) for (extra,) in rows)
+        if self._rolled_back is None:
+            of = f"{TABLES}.ducklake_snapshot_changes WHERE commit_message LIKE 'rollback %'"
+            rows = self.catalog.rows(f"SELECT commit_extra_info FROM {of}")
+            self._rolled_back = {name for (extra,) in rows for name in json.loads(extra or "{}").get("steps", [])}
+        return step in self._rolled_back
 
     def parted(self, table: str) -> parts.Parted | None:
         """A table's parts, None if it has none."""
@@ -152,19 +161,21 @@ class Context:
 
     def made_of(self, step: "Step", parameters: dict[str, Any]) -> dict[str, Any]:
         """`Step.made_of`; what has the same text as in its last run is not taken apart again."""
-        last = self.runs.get(step.name)
-        return step.made_of(parameters, self.schema, last[2] if last else {}, self._dialect)
+        if step.name not in self._made:
+            last = self.runs.get(step.name)
+            self._made[step.name] = step.made_of(parameters, self.schema, last[2] if last else {}, self._dialect)
+        return self._made[step.name]
 
-    def expect(self, table: str, scope: str, fresh: str, columns: list[str]) -> None:
+    def expect(self, table: str, scope: str, fresh: Relation, columns: Iterable[str]) -> None:
         """A plan has other rows for a table."""
         self.relations.expect(table, scope, fresh, columns)
         self.expected.add(table)
 
-    def expect_rows(self, table: str, rows: list[dict[str, Any]]) -> None:
+    def expect_rows(self, table: str, rows: list[dict[str, Any]], scratch: Scratch) -> None:
         """A plan has these rows for a table, if they differ from those that are there."""
-        fresh = self.catalog.stage(table, rows, f"_plan_{table}")
-        if compare(self.catalog.connection, table, fresh, list(KEYS[table])).changes:
-            self.expect(table, "true", fresh, list(self.schema[table]))
+        fresh = scratch.rows(rows, like=table)
+        if compare(scratch, table, fresh, list(KEYS[table])).changes:
+            self.expect(table, "true", fresh, self.schema[table])
 
     def expect_parts(self, table: str, columns: tuple[str, ...], now: dict[parts.Part, str]) -> None:
         """A plan has other parts for a table, if it is a table in parts."""

@@ -1,28 +1,38 @@
-"""Refreshes and plans: takes the steps in the order of what they read, and runs or plans each by `StepRun`.
+"""Refreshes and plans: takes the steps in the order of what they read, assesses each, and executes or counts its work.
 
 A step is skipped when its fingerprint and the last change of every table that it reads are those of its last run.
 A step that fails leaves its table as it was; steps that do not depend on it go on.
 """
 
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import duckdb
+
 from catalog import Catalog
-from catalog.errors import CatalogError, StepError
+from catalog.errors import CatalogError, InputsMoved, SaeqlError, StepError
 from catalog.store.locks import locked
 from catalog.store.migrations import newest
+from catalog.store.scratch import Scratch
+from queries.refresh.assess import assess, problems, stale
 from queries.refresh.context import Context
-from queries.refresh.kernel_run import KernelStepRun
-from queries.refresh.options import Options, check_settings
+from queries.refresh.count import count
+from queries.refresh.done import Done
+from queries.refresh.execute import execute
+from queries.refresh.options import Options, check_settings, check_where
 from queries.refresh.order import check_steps, ordered
-from queries.refresh.query_run import QueryRun
 from queries.refresh.reads import parent_tables
 from queries.refresh.result import StepResult
 from queries.refresh.schedule import Listener, side_by_side
 from queries.refresh.sizes import rows_to_read
 from queries.refresh.step import Step, packaged_steps
+from queries.refresh.target import target
 from queries.refresh.unjudged import record_unjudged
+
+_TRIES = 3
 
 
 def refresh(
@@ -40,11 +50,32 @@ def refresh(
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
         record_unjudged(catalog)
-        context = Context(catalog, steps or packaged_steps(), options or Options(), dry=False)
-        chosen_steps = _checked(context, names)
         with catalog.reading():
-            sizes = rows_to_read(context, chosen_steps)
-        return side_by_side(context, chosen_steps, sizes, listener or Listener(), _run)
+            context = Context(catalog, steps or packaged_steps(), options or Options())
+            chosen = _chosen(context, names)
+            sizes = rows_to_read(context, chosen)
+            current = _current(context, chosen)
+        return side_by_side(context, chosen, sizes, listener or Listener(), refresh_step, current)
+
+
+def refresh_step(context: Context, step: Step, listener: Listener) -> StepResult:
+    """Assess a step and execute what it has to do; every failure becomes a result."""
+    begun, done = time.monotonic(), Done()
+    try:
+        with context.catalog.scratch() as scratch:
+            for _ in range(_TRIES):
+                with context.catalog.reading(keep=True):
+                    found = stale(target(step, context), context)
+                    if found is None:
+                        return _current_result(context, step)
+                    done.why = found.why
+                    work = assess(found, context, scratch)
+                with suppress(InputsMoved):
+                    execute(work, done, context, scratch, partial(listener.advance, step))
+                    return done.result(step, begun)
+        raise StepError(f"step {step.name}: its inputs kept changing; refresh again")
+    except (SaeqlError, duckdb.Error, OSError) as error:
+        return done.result(step, begun, _as_ours(step, error))
 
 
 def plan(
@@ -71,11 +102,11 @@ def plan(
         )
     broken: dict[str, StepResult] = {}
     while True:
-        with catalog.reading():
-            context = Context(catalog, steps or packaged_steps(), options or Options(), dry=True)
+        with catalog.scratch() as scratch, catalog.reading():
+            context = Context(catalog, steps or packaged_steps(), options or Options())
             for table, rows in (expected or {}).items():
-                context.expect_rows(table, rows)
-            results = _one_by_one(context, _checked(context, names), listener or Listener(), broken)
+                context.expect_rows(table, rows, scratch)
+            results = _planned(context, _chosen(context, names), listener or Listener(), broken, scratch)
             if catalog.readable():
                 return results
         # The first step that failed ended the transaction, and all after it with it: again without that step.
@@ -85,17 +116,10 @@ def plan(
         broken[failed[0].step] = failed[0]
 
 
-def _checked(context: Context, names: tuple[str, ...]) -> list[Step]:
-    """The steps to run, in the order of what they read. Raises StepError for steps that cannot be."""
-    check_steps(context.steps, context.schema)
-    check_settings(context.steps, context.options.settings)
-    return chosen(ordered(context.steps, context.view_parents), names, context)
-
-
-def _one_by_one(
-    context: Context, steps: list[Step], listener: Listener, broken: Mapping[str, StepResult]
+def _planned(
+    context: Context, steps: list[Step], listener: Listener, broken: Mapping[str, StepResult], scratch: Scratch
 ) -> list[StepResult]:
-    """Each step's result, those of `broken` as they are."""
+    """What a refresh would do with each step, one by one; results of `broken` as they are."""
     results: list[StepResult] = []
     failed: set[str] = set()
     for step in steps:
@@ -105,7 +129,7 @@ def _one_by_one(
             result = broken[step.name]
         else:
             listener.begin(step)
-            result = _run(context, step, listener)
+            result = plan_step(context, step, listener, scratch)
         if result.state in ("failed", "waiting"):
             failed.add(step.writes)
         results.append(result)
@@ -113,12 +137,53 @@ def _one_by_one(
     return results
 
 
-def _run(context: Context, step: Step, listener: Listener) -> StepResult:
-    kind = KernelStepRun if step.kernel else QueryRun
-    return kind(context, step, context.parameters_of(step), partial(listener.advance, step)).run()
+def plan_step(context: Context, step: Step, listener: Listener, scratch: Scratch) -> StepResult:
+    """Assess a step and count what it would do; every failure becomes a result."""
+    begun = time.monotonic()
+    try:
+        found = stale(target(step, context), context)
+        if found is None:
+            return _current_result(context, step)
+        return count(found, context, scratch, partial(listener.advance, step))
+    except (SaeqlError, duckdb.Error, OSError) as error:
+        return Done().result(step, begun, _as_ours(step, error))
 
 
-def chosen(steps: list[Step], names: Iterable[str], context: Context) -> list[Step]:
+def _current(context: Context, steps: list[Step]) -> dict[str, StepResult]:
+    """Results of the steps that are up to date, and stay so whatever the others write."""
+    found: dict[str, StepResult] = {}
+    written: set[str] = set()
+    for step in steps:
+        try:
+            if not parent_tables(step.parents, context.view_parents) & written and not stale(
+                target(step, context), context
+            ):
+                found[step.name] = _current_result(context, step)
+                continue
+        except (SaeqlError, duckdb.Error, OSError):
+            return found  # Its own run says what is wrong; the transaction may have ended with it.
+        written.add(step.writes)
+    return found
+
+
+def _current_result(context: Context, step: Step) -> StepResult:
+    return StepResult(step.name, "current", failed=problems(target(step, context), context))
+
+
+def _as_ours(step: Step, error: Exception) -> SaeqlError:
+    return error if isinstance(error, SaeqlError) else StepError(f"step {step.name}: {error}")
+
+
+def _chosen(context: Context, names: tuple[str, ...]) -> list[Step]:
+    """The steps to run, in the order of what they read. Raises StepError for steps that cannot be."""
+    check_steps(context.steps, context.schema)
+    check_settings(context.steps, context.options.settings)
+    chosen = with_parents(ordered(context.steps, context.view_parents), names, context)
+    check_where(chosen, context.options.where)
+    return chosen
+
+
+def with_parents(steps: list[Step], names: Iterable[str], context: Context) -> list[Step]:
     """The named steps and those that write what they read, all if none is named. Raises StepError for unknown ones."""
     known = {step.name: step for step in steps}
     waiting = list(names)

@@ -126,9 +126,9 @@ def explained(catalog: Catalog, name: str, results: list[StepResult], limit: int
     from queries.refresh.reads import KEPT, column_sources, parent_tables
     from queries.refresh.step import packaged_steps
 
-    step = next(step for step in packaged_steps() if step.name == name)
-    result = next(result for result in results if result.step == name)
-    context = Context(catalog, packaged_steps(), Options(), dry=True)
+    step = {step.name: step for step in packaged_steps()}[name]
+    result = {result.step: result for result in results}[name]
+    context = Context(catalog, packaged_steps(), Options())
     row = next(iter(plan_rows([result])), {"state": "current", "why": ""})
     columns = step.input if step.kernel else step.key
     return {

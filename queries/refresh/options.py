@@ -1,6 +1,7 @@
 """Holds how a refresh or a plan is to be done: flags, a condition over keys, the settings of the study."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -81,3 +82,14 @@ def check_settings(steps: tuple["Step", ...], settings: dict[str, Any]) -> None:
                 f"{asks} is {wanted}, but {keeps} is {kept} and no more are kept: make {keeps} at least {wanted}, "
                 f"or {asks} at most {kept}"
             )
+
+
+def check_where(steps: Iterable["Step"], where: Where | None) -> None:
+    """Raise InputError for a condition that limits none of these steps: all of them would be done whole."""
+    keys = [step.input if step.kernel else step.key for step in steps]
+    if where is None or not keys or any(set(where.columns) <= set(key) for key in keys):
+        return
+    known = sorted({column for key in keys for column in key})
+    unknown = [column for column in where.columns if column not in known]
+    said = f"no step has a key column {unknown[0]!r}" if unknown else "no step has all of its columns in its key"
+    raise InputError(f"--where {where.sql}: {said}, so that it would limit nothing; key columns are {', '.join(known)}")

@@ -1,6 +1,8 @@
 """Orders the steps: each after those that write what it reads."""
 
 from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from catalog.errors import StepError
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ordered(steps: Iterable["Step"], views: Mapping[str, set[str]]) -> list["Step"]:
-    """Steps with each after all those that write what it reads; ties in alphabetical order.
+    """Steps with each after all those that write what it reads; ties in the order given.
 
     Raises StepError on a cycle, naming its files.
     """
@@ -23,20 +25,27 @@ def ordered(steps: Iterable["Step"], views: Mapping[str, set[str]]) -> list["Ste
         step.name: {w.name for table in parent_tables(step.parents, views) for w in writers.get(table, [])}
         for step in steps
     }
+    by_name = {step.name: step for step in steps}
+    sorter = TopologicalSorter(after)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        stuck = [by_name[name] for name in dict.fromkeys(error.args[1])]
+        told = "; ".join(
+            f"{step.file}, line {step.line_of(table)} reads {table}"
+            for step in sorted(stuck, key=lambda step: step.name)
+            for table in sorted(step.parents)
+            if any(w in stuck for w in writers.get(table, []))
+        )
+        raise StepError(f"these steps wait for each other: {told}") from error
     done: list[Step] = []
-    while len(done) < len(steps):
-        names = {step.name for step in done}
-        ready = [step for step in steps if step.name not in names and after[step.name] <= names]
-        if not ready:
-            stuck = [step for step in steps if step.name not in names]
-            told = "; ".join(
-                f"{step.file}, line {step.line_of(table)} reads {table}"
-                for step in sorted(stuck, key=lambda step: step.name)
-                for table in sorted(step.parents)
-                if any(w in stuck for w in writers.get(table, []))
-            )
-            raise StepError(f"these steps wait for each other: {told}")
-        done.append(ready[0])
+    ready: list[int] = []
+    places = {step.name: place for place, step in enumerate(steps)}
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heappush(ready, places[name])
+        done.append(steps[heappop(ready)])
+        sorter.done(done[-1].name)
     return done
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.quote import named, quoted
+from catalog.store.scratch import Relation
 from catalog.store.transaction import Transaction
 
 Part = tuple[Any, ...]
@@ -187,8 +188,8 @@ def select(columns: tuple[str, ...], written: Iterable[str], found: Difference, 
     return Selection(False, [*found.stale, *again], list(groups), sorted(grown))
 
 
-def narrowed(relation: str, columns: Iterable[str], parts: Iterable[Part], table: str, *, bounded: bool) -> str:
-    """The rows of a relation whose columns are among the parts; `table` is a temporary table of the parts.
+def narrowed(relation: str, columns: Iterable[str], parts: Iterable[Part], these: Relation, *, bounded: bool) -> str:
+    """The rows of a relation whose columns are among the parts, which `these` has as rows.
 
     Bounds (`bounded`) let whole files be skipped. To look for them takes milliseconds: not where files are few.
     """
@@ -201,13 +202,4 @@ def narrowed(relation: str, columns: Iterable[str], parts: Iterable[Part], table
             bounds.append(f"p.{named(column)} BETWEEN {values[0]} AND {values[-1]}")
         elif 0 < len(values) <= _FEW:
             bounds.append(f"p.{named(column)} IN ({', '.join(map(quoted, values))})")
-    return f"(SELECT p.* FROM {relation} AS p SEMI JOIN {table} AS q ON {same} WHERE {' AND '.join(bounds)})"
-
-
-def stage_parts(catalog: Catalog, table: str, shape: Mapping[str, str], parts: Iterable[Part]) -> None:
-    """Put parts into a temporary table with these columns and types."""
-    # One list for each column: binding them is faster than a row at a time, and than an Arrow table.
-    lists = ", ".join(f"unnest(?::{kind}[]) AS {named(column)}" for column, kind in shape.items())
-    rows = list(parts)
-    values = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in shape]
-    catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {lists}", values)
+    return f"(SELECT p.* FROM {relation} AS p SEMI JOIN {these} AS q ON {same} WHERE {' AND '.join(bounds)})"

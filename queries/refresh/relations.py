@@ -1,13 +1,14 @@
 """Gives a step's query the tables that it reads: as they are or as a plan expects them, whole or in stale parts."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import sqlglot
 from sqlglot import exp
 
 from catalog.quote import named
-from queries.refresh.reads import KEPT, table_nodes
+from catalog.store.scratch import Relation
+from queries.refresh.reads import table_nodes
 
 _WITH = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*WITH\b(\s+RECURSIVE\b)?", re.IGNORECASE | re.DOTALL)
 
@@ -27,26 +28,27 @@ class Relations:
         """The relation that stands for a table."""
         return self._expected.get(table, f"lake.main.{named(table)}")
 
-    def expect(self, table: str, scope: str, fresh: str, columns: list[str]) -> None:
-        """From now on the rows of `table` within `scope` are those of the temporary table `fresh`."""
+    def expect(self, table: str, scope: str, fresh: Relation, columns: Iterable[str]) -> None:
+        """From now on the rows of `table` within `scope` are those of `fresh`."""
         listed = ", ".join(map(named, columns))
         there = f"SELECT {listed} FROM {self.of(table)} WHERE ({scope}) IS NOT true"
         self._expected[table] = f"({there} UNION ALL SELECT {listed} FROM {fresh})"
 
-    def query(self, text: str, tables: Iterable[str], narrow: Callable[[str, str], str] | None = None) -> str:
+    def query(self, text: str, tables: Iterable[str], narrowed: Mapping[str, str] | None = None) -> str:
         """The query with every table replaced by its relation, or hidden behind it; `tables` are those it names itself.
 
-        `narrow(table, relation)` may make it smaller. If nothing is to be replaced, the text comes back as it is.
+        `narrowed` has smaller relations for some of them. If nothing is to be replaced, the text comes back as it is.
         """
-        if not self._expected and narrow is None:
+        narrowed = narrowed or {}
+        if not self._expected and not narrowed:
             return text
         if not self._expected and not _names_a_cte(text, tables):
             # Much faster than to take the query apart.
-            return _shadowed(text, self._narrowed(tables, narrow))
+            return _shadowed(text, narrowed)
         tree = sqlglot.parse_one(text, read="duckdb")
         replaced = False
         for table in list(table_nodes(tree)):
-            relation = self._relation(table.name.lower(), narrow)
+            relation = self._relation(table.name.lower(), narrowed)
             if relation is not None:
                 alias = table.alias or table.name
                 # Parsed as a part of a query: the aliases of columns and the joins of the place stay with it.
@@ -57,18 +59,12 @@ class Relations:
                 replaced = True
         return tree.sql(dialect="duckdb", comments=False) if replaced else text
 
-    def _narrowed(self, tables: Iterable[str], narrow: Callable[[str, str], str] | None) -> dict[str, str]:
-        found = {table: self._relation(table, narrow) for table in tables}
-        return {table: relation for table, relation in found.items() if relation is not None}
-
-    def _relation(self, name: str, narrow: Callable[[str, str], str] | None) -> str | None:
+    def _relation(self, name: str, narrowed: Mapping[str, str]) -> str | None:
         """The relation for a table or view, None if it is the table itself."""
         if name in self._views and self._expected:
             body = self.query(self._views[name], ())
             return f"({body})" if body != self._views[name] else None
-        plain = self.of(name)
-        narrowed = narrow(name, plain) if narrow and name not in self._views else plain
-        return None if narrowed == f"lake.main.{named(name)}" and name != KEPT else narrowed
+        return narrowed.get(name) or self._expected.get(name)
 
 
 def _names_a_cte(text: str, tables: Iterable[str]) -> bool:

@@ -1,10 +1,10 @@
 """Holds what one step of a refresh or a plan came to."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from catalog.errors import SaeqlError
-from catalog.store.comparison import Changes
+from catalog.store.comparison import NONE, Changes
 from scoring.client.estimate import Estimate
 
 Key = tuple[Any, ...]
@@ -18,7 +18,7 @@ class StepResult:
     state: str
     """`current` (nothing to do), `done`, `failed`, `waiting` (a step it reads from failed), `part` (a limit or a
     filter left some of it undone), and in a plan `stale` or `after` (what it reads is not known before then)."""
-    changes: Changes = field(default_factory=lambda: Changes(0, 0, 0))
+    changes: Changes = NONE
     """Rows written; in a plan of a step with a kernel, its input keys."""
     same: int | None = None
     """In a plan: how many are as they should be."""

@@ -14,6 +14,7 @@ from catalog.errors import CatalogError, StepError
 from catalog.quote import named
 from catalog.store.comparison import Changes
 from catalog.store.locks import locked
+from catalog.store.scratch import Relation, Scratch
 from catalog.store.snapshots import resolve
 from catalog.store.transaction import Transaction
 from queries.refresh.context import view_parents
@@ -56,10 +57,10 @@ def rollback(
     StepError for an unknown step, UnknownName for an unknown or expired snapshot, CatalogError if a table was not
     there yet or its vectors are gone, and CatalogLocked if a refresh runs.
     """
-    with locked(catalog.root / "refresh.lock", wait=wait):
+    with locked(catalog.root / "refresh.lock", wait=wait), catalog.scratch() as scratch:
         number = resolve(catalog, to)
         chosen = _chosen(catalog, steps or packaged_steps(), step, downstream)
-        fresh = {s.name: _rows_at(catalog, s, number, f"_then_{i}") for i, s in enumerate(chosen)}
+        fresh = {s.name: _rows_at(catalog, s, number, scratch) for s in chosen}
         why = f"rolled back to snapshot {number}" + ("" if str(to) == str(number) else f" ({to})")
 
         def put_back(tx: Transaction) -> list[RolledBack]:
@@ -98,8 +99,8 @@ def _chosen(catalog: Catalog, steps: tuple[Step, ...], name: str, downstream: bo
     return chosen
 
 
-def _rows_at(catalog: Catalog, step: Step, at: int, fresh: str) -> str:
-    """The rows of the step's slice at a snapshot, as a temporary table with the columns of today."""
+def _rows_at(catalog: Catalog, step: Step, at: int, scratch: Scratch) -> Relation:
+    """The rows of the step's slice at a snapshot, with the columns of today."""
     now = catalog.rows(f"DESCRIBE lake.{named(step.writes)}")
     try:
         then = {row[0] for row in catalog.rows(f"DESCRIBE FROM lake.{named(step.writes)} AT (VERSION => {at})")}
@@ -119,13 +120,13 @@ def _rows_at(catalog: Catalog, step: Step, at: int, fresh: str) -> str:
         for name, kind, _, _, default, _ in now
     )
     source = f"SELECT {listed} FROM lake.{named(step.writes)} AT (VERSION => {at})"
-    catalog.connection.execute(f"CREATE OR REPLACE TEMP TABLE {fresh} AS FROM ({source}) WHERE {step.slice}")
+    fresh = scratch.query(f"FROM ({source}) WHERE {step.slice}")
     if step.writes == "lance":
         _check_vectors(catalog, fresh)
     return fresh
 
 
-def _check_vectors(catalog: Catalog, fresh: str) -> None:
+def _check_vectors(catalog: Catalog, fresh: Relation) -> None:
     """Raise CatalogError unless the Lance versions can be read: a snapshot must never name one that is gone."""
     from catalog.vectors.collections import Vectors
 

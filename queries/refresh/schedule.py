@@ -34,18 +34,42 @@ LITTLE = 4_000_000
 
 
 def side_by_side(
-    context: Context, steps: list[Step], sizes: Mapping[str, int], listener: Listener, run: Run
+    context: Context,
+    steps: list[Step],
+    sizes: Mapping[str, int],
+    listener: Listener,
+    run: Run,
+    current: Mapping[str, StepResult] | None = None,
 ) -> list[StepResult]:
     """Each step's result, in the order given; those that read what a failed step writes are left `waiting`.
 
-    `sizes` are the rows that each step reads.
+    `sizes` are the rows that each step reads; `current` has results of steps that need not run.
     """
+    results = dict(current or {})
+    for step in steps:
+        if step.name in results:
+            listener.begin(step)
+            listener.end(results[step.name])
+    if len(results) < len(steps):
+        results = _scheduled(context, steps, sizes, listener, run, results)
+    return [results[step.name] for step in steps]
+
+
+def _scheduled(
+    context: Context,
+    steps: list[Step],
+    sizes: Mapping[str, int],
+    listener: Listener,
+    run: Run,
+    results: dict[str, StepResult],
+) -> dict[str, StepResult]:
+    """`results`, and those of the steps that it lacks."""
     with ExitStack() as stack:
         other = stack.enter_context(context.catalog.beside())
         engine = _Engine(context.catalog)
         idle = [context] if engine.threads == 1 else [context.beside(other), context]
         pool = ThreadPoolExecutor(2)
-        schedule = _Schedule(context, steps, sizes, listener, run, pool, engine, idle)
+        schedule = _Schedule(context, steps, sizes, listener, run, pool, engine, idle, results)
         stack.callback(schedule.close)
         stack.enter_context(pool)
         # Left early, such as by Ctrl-C: queries that go on are broken off before the pool waits for them.
@@ -53,7 +77,7 @@ def side_by_side(
         while schedule.waiting or schedule.running:
             if not schedule.start():
                 schedule.end()
-    return [schedule.results[step.name] for step in steps]
+    return schedule.results
 
 
 class _Engine:
@@ -107,8 +131,8 @@ class _Schedule:
     engine: _Engine
     idle: list[Context]
     """Connections that no step uses."""
+    results: dict[str, StepResult]
     running: dict[Future[StepResult], tuple[Step, Context]] = field(default_factory=dict)
-    results: dict[str, StepResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     """Tables that were not written."""
 
@@ -119,7 +143,8 @@ class _Schedule:
             for step in self.steps
         }
         # What most steps wait for comes first; models are asked last.
-        self.waiting = sorted(self.steps, key=lambda step: (bool(step.asks), -_chain(step.name, self.after)))
+        waiting = [step for step in self.steps if step.name not in self.results]
+        self.waiting = sorted(waiting, key=lambda step: (bool(step.asks), -_chain(step.name, self.after)))
 
     def start(self) -> bool:
         """Start the next step that can run now; whether there was one."""

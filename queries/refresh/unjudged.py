@@ -31,9 +31,8 @@ def record_unjudged(catalog: Catalog) -> None:
     there = catalog.rows("SELECT subject, reason FROM problems WHERE stage = ? ORDER BY ALL", [_STAGE])
     if there == sorted((row["subject"], row["reason"]) for row in rows):
         return
-    catalog.stage("problems", rows, "_problems")
     with catalog.write("pairs that cannot be judged") as tx:
-        tx.replace("problems", "_problems", ["stage", "subject", "reason"], f"stage = {quoted(_STAGE)}")
+        tx.replace("problems", rows, ["stage", "subject", "reason"], f"stage = {quoted(_STAGE)}")
 
 
 def left_out_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -42,12 +42,16 @@ def run_demo(place: Path | Location) -> None:
     with Session(root) as session:
         with session.reading() as catalog:
             _print_figures(out, catalog)
-            features = _best_features(catalog)
+            features = best_features(catalog)
         _print_features(out, session, study, features)
         _print_search(out, session)
     where = "" if root == Path("demo") else f"-C {root} "
     out.print("\nNext:", style="bold")
-    for line in (f'saeql {where}sql "{_QUERY}"', f"saeql {where}show {features[0]}" if features else ""):
+    lines = [f'saeql {where}sql "{_QUERY}"']
+    if features:
+        sae, number = features[0]
+        lines.append(f"saeql {where}show {number}" + (f" --sae {sae}" if len(study.trained()) > 1 else ""))
+    for line in lines:
         out.print(f"  {line}", markup=False, soft_wrap=True)
 
 
@@ -81,22 +85,24 @@ def _print_figures(out: Console, catalog: Catalog) -> None:
     )
 
 
-def _best_features(catalog: Catalog) -> list[int]:
+def best_features(catalog: Catalog, most: int = TOP) -> list[tuple[str, int]]:
+    """(SAE, feature) of those that separate the study's concept best, by their ranks in each SAE."""
     rows = catalog.rows(
-        "SELECT l.feature FROM shortlist AS l JOIN study AS y ON y.concept = l.concept ORDER BY l.rank, l.sae LIMIT ?",
-        [TOP],
+        "SELECT l.sae, l.feature FROM shortlist AS l JOIN study AS y ON y.concept = l.concept "
+        "ORDER BY l.rank, l.sae LIMIT ?",
+        [most],
     )
-    return [int(row[0]) for row in rows]
+    return [(str(sae), int(feature)) for sae, feature in rows]
 
 
-def _print_features(out: Console, session: Session, study: Study, features: list[int]) -> None:
+def _print_features(out: Console, session: Session, study: Study, features: list[tuple[str, int]]) -> None:
     concept = study.primary.concept
     out.print(f"\nThe {len(features)} features that separate {concept} best", style="bold", markup=False)
-    sae = study.saes[0].name
-    for number in features:
+    several = len({sae for sae, _ in features}) > 1
+    for sae, number in features:
         card = session.feature(number, sae, contexts=1)
         out.print(
-            Text(f"{number:>5}", style="bold")
+            Text(f"{f'{visible(sae, quoted=False)} ' if several else ''}{number:>5}", style="bold")
             + Text(f"  separation {card.row['separation']:.3g}, AUROC {card.row['concept_auroc']:.3f}")
         )
         for label in card.labels:

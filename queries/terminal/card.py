@@ -44,12 +44,13 @@ def print_card(card: FeatureCard, console: Console | None = None) -> None:
         line = f"separation from {concept}: {found['separation']:.4g}, AUROC {found['auroc']:.3f} "
         line += f"(fires on {found['rate_positive']:.2%} of it, {found['rate_negative']:.2%} elsewhere)"
         _print(out, Text(line), width)
+    scorers = {label.get("scorer") for label in card.labels} - {None}
     for label in card.labels:
-        _print(out, label_line(label), width)
+        _print(out, label_line(label, scorer=len(scorers) > 1), width)
     _print_contexts(out, card, width)
     if card.promoted:
-        _print(out, Text("writes for: " + ", ".join(visible(token) for token, _ in card.promoted)), width, 12)
-        _print(out, Text("against:    " + ", ".join(visible(token) for token, _ in card.suppressed)), width, 12)
+        _print(out, Text("writes for: " + _with_logits(card.promoted)), width, 12)
+        _print(out, Text("against:    " + _with_logits(card.suppressed)), width, 12)
     if card.neighbours:
         columns = [
             Column("nearest decoder", [str(number) for number, _, _ in card.neighbours], right=True),
@@ -109,8 +110,12 @@ def _around_peak(context: Context, room: int) -> Context:
     return replace(context, tokens=("…", *context.tokens[start:]), activations=(0.0, *context.activations[start:]))
 
 
-def label_line(label: dict[str, object]) -> Text:
-    """A label with its score, or the reason why there is none."""
+def _with_logits(tokens: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{visible(token)} {logit:.2f}" for token, logit in tokens)
+
+
+def label_line(label: dict[str, object], *, scorer: bool = False) -> Text:
+    """A label with its score, or the reason why there is none; with `scorer`, who gave the score."""
     explainer = visible(str(label["explainer"]), quoted=False)
     if label["label"] is None:
         return Text(f"{explainer}: no label: {visible(str(label['problem']), quoted=False)}")
@@ -118,8 +123,9 @@ def label_line(label: dict[str, object]) -> Text:
     if label["f1"] is None:
         return line + Text("  (not scored)")
     null = "" if label["f1_null"] is None else f", null {label['f1_null']:.2f}"
+    by = f" by {visible(str(label['scorer']), quoted=False)}" if scorer else ""
     return line + Text(
-        f"  F1 {label['f1']:.2f} ({label['f1_low']:.2f}-{label['f1_high']:.2f}{null}, n {label['n']}, "
+        f"  F1{by} {label['f1']:.2f} ({label['f1_low']:.2f}-{label['f1_high']:.2f}{null}, n {label['n']}, "
         f"failed {label['failed']})"
     )
 

@@ -1,4 +1,4 @@
-"""Shows what a search found, for people: rank, feature, F1 with its interval, and the label on the rest of the line."""
+"""Shows what a search found, for people: rank, cosine, feature, F1 with its interval, and the label beside them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def search_lines(rows: Sequence[Mapping[str, Any]], width: int, ink: Ink) -> lis
 
     SAE and explainer are named where they differ among the rows.
     """
-    heads = {"rank": [str(row["rank"]) for row in rows]}
+    heads = {"rank": [str(row["rank"]) for row in rows], "cosine": [f"{row['similarity']:.3f}" for row in rows]}
     for name in ("sae", "explainer"):
         if len({row[name] for row in rows}) > 1:
             heads[name] = [cell(row[name]) for row in rows]
@@ -41,7 +41,9 @@ def search_lines(rows: Sequence[Mapping[str, Any]], width: int, ink: Ink) -> lis
 
 
 def _head(texts: Mapping[str, str], sizes: Mapping[str, int], width: int) -> str:
-    line = "  ".join(padded(text, sizes[name], right=name in ("rank", "feature")) for name, text in texts.items())
+    line = "  ".join(
+        padded(text, sizes[name], right=name in ("rank", "cosine", "feature")) for name, text in texts.items()
+    )
     return padded(line, min(cell_len(line), width))
 
 

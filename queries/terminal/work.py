@@ -36,7 +36,7 @@ def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> No
         for stage, subject, reason, count in (row for row in problems if row not in before):
             bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
         if earlier := sum(row in before for row in problems):
-            bars.say(f"left out earlier: {earlier}; `saeql sql \"FROM problems\"` lists them")
+            bars.say(f'left out earlier: {earlier}; `saeql sql "FROM problems"` lists them')
 
 
 def _ingested(catalog: "Catalog", study: "Study", bars: "Bars", wait: float) -> "IngestReport":

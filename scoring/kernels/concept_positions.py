@@ -13,7 +13,10 @@ from catalog.errors import InputError, SaeqlError
 from scoring.kernels.kernel import Run
 from scoring.kernels.words import Words
 
-_OF_SHARD = "corpus = $corpus AND position >= $first AND position < $last"
+# By document too: the view cuts long documents into pieces before it looks at positions.
+_OF_SHARD = (
+    "corpus = $corpus AND document >= $lowest AND document <= $highest AND position >= $first AND position < $last"
+)
 
 
 def positions(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
@@ -81,8 +84,7 @@ def _matching(run: Run, concept: str, corpus: str, shard: int, predicate: str) -
     try:
         query = sqlglot.select("position").from_("token_text").where(_OF_SHARD)
         text = query.where(predicate, dialect="duckdb").sql(dialect="duckdb", comments=False)
-        first, last = _positions_of(run.catalog, corpus, shard)
-        matched = run.select(text, {"corpus": corpus, "first": first, "last": last})
+        matched = run.select(text, _bounds(run.catalog, corpus, shard))
     except sqlglot.errors.SqlglotError as error:
         raise InputError(f"the predicate of concept {concept!r} is not one SQL expression: {predicate!r}") from error
     except (SaeqlError, duckdb.Error) as error:
@@ -90,10 +92,11 @@ def _matching(run: Run, concept: str, corpus: str, shard: int, predicate: str) -
     return np.unique(np.array([place for (place,) in matched], np.int64))
 
 
-def _positions_of(catalog: Catalog, corpus: str, shard: int) -> tuple[int, int]:
-    """First position of a shard, and the one after its last."""
-    bounds = "SELECT min(start), max(start + tokens) FROM documents WHERE corpus = ? AND shard = ?"
-    return catalog.rows(bounds, [corpus, shard])[0]  # type: ignore[return-value]
+def _bounds(catalog: Catalog, corpus: str, shard: int) -> dict[str, Any]:
+    """The parameters of `_OF_SHARD`: first and last document of a shard, first position, and the one after its last."""
+    bounds = "SELECT min(document), max(document), min(start), max(start + tokens) FROM documents"
+    found = catalog.rows(f"{bounds} WHERE corpus = ? AND shard = ?", [corpus, shard])[0]
+    return dict(zip(("corpus", "lowest", "highest", "first", "last"), (corpus, *found), strict=True))
 
 
 def _word_spans(

@@ -1,6 +1,5 @@
 """Opens the endpoint that an explainer or a scorer names, and counts what it is asked."""
 
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -30,6 +30,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from catalog import Catalog  # noqa: E402
 from catalog.errors import CatalogLocked, InputsMoved  # noqa: E402
+from catalog.store.scratch import Relation  # noqa: E402
 from catalog.store.transaction import Transaction  # noqa: E402
 
 WRITERS, READERS, BATCH, STEP_ROWS = 3, 4, 50, 160_000
@@ -155,10 +156,10 @@ def lock_of_a_step(root: Path, rows: int = STEP_ROWS) -> dict[str, Any]:
             stage(salt)
             since = time.perf_counter()
             if way == "commit":
-                catalog.commit("step", lambda tx: tx.replace("labels", "fresh", key))
+                catalog.commit("step", lambda tx: tx.replace("labels", Relation("fresh"), key))
             else:
                 with catalog.write("step") as tx:
-                    tx.replace("labels", "fresh", key)
+                    tx.replace("labels", Relation("fresh"), key)
             found.setdefault(way, []).append((catalog.lock_seconds, time.perf_counter() - since))
     return {
         "rows": rows,

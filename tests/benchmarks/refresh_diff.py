@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from catalog import Catalog
+from catalog.store.scratch import Relation
 from catalog.versions.diff import diff, diff_rows
 
 
@@ -41,7 +42,7 @@ def diff_seconds(rows: int = 1_000_000, differing: int = 1_000, repeats: int = 3
             [rows, part + 9],
         )
         with catalog.write("change") as tx:
-            tx.replace("separation", "fresh", ["sae", "concept", "feature"])
+            tx.replace("separation", Relation("fresh"), ["sae", "concept", "feature"])
         after = catalog.snapshot()
         tables, keys = [], []
         for _ in range(repeats):

@@ -27,7 +27,7 @@ def change(catalog: Catalog, chance: random.Random) -> None:
                 {"sae": "s", "feature": f, "explainer": "e", "scorer": "d", "n": 1, "failed": 0, "n_null": 0, "f1": v}
                 for f, v in state.items()
             ]
-            tx.replace("scores", catalog.stage("scores", rows), ["sae", "feature", "explainer", "scorer"])
+            tx.replace("scores", rows, ["sae", "feature", "explainer", "scorer"])
         elif chance.random() < 0.5:
             tx.execute("UPDATE lake.scores SET f1 = ? WHERE feature = ?", [chance.random(), chance.randrange(12)])
         else:
@@ -79,7 +79,7 @@ def scored(tmp_path: Path) -> Any:
         def put(values: dict[int, tuple[float | None, int]]) -> int:
             rows = [{**fixed, "feature": f, "f1": f1, "n": n} for f, (f1, n) in values.items()]
             with catalog.write("scores") as tx:
-                tx.replace("scores", catalog.stage("scores", rows), key)
+                tx.replace("scores", rows, key)
             return catalog.snapshot()
 
         a = put({0: (0.5, 10), 1: (0.75, 10), 2: (0.25, 10), 3: (0.5, 10)})

@@ -126,7 +126,7 @@ def test_referenced_versions_are_found_whatever_the_files_look_like(tmp_path: Pa
                 if chance.random() < 0.4:
                     names = chance.sample("abcdef", 4)
                     rows = [{"collection": name, "version": chance.randrange(9), "rows": 0} for name in names]
-                    tx.replace("lance", catalog.stage("lance", rows), ["collection"])
+                    tx.replace("lance", rows, ["collection"])
                 else:
                     tx.execute("DELETE FROM lake.lance WHERE collection = ?", [chance.choice("abcdef")])
         for _ in range(2):

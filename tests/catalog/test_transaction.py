@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from catalog import Catalog
 from catalog.errors import CatalogError, StepError
+from catalog.store.scratch import Relation
 from tests.catalog.small_catalog import activations, shard
 from tests.postgres import Postgres
 
@@ -55,7 +56,7 @@ def test_replace_is_what_a_dictionary_would_be(shared: Catalog, before: Rows, af
     with shared.write("clear") as tx:
         tx.execute("DELETE FROM lake.labels")
         load(shared, [(*k, *v) for k, v in before.items()])
-        tx.replace("labels", "fresh", KEY)
+        tx.replace("labels", Relation("fresh"), KEY)
     scope = "explainer = 'a'" if sliced else "true"
     inside = {k: v for k, v in before.items() if not sliced or k[1] == "a"}
     outside = {k: v for k, v in before.items() if k not in inside}
@@ -63,7 +64,7 @@ def test_replace_is_what_a_dictionary_would_be(shared: Catalog, before: Rows, af
     load(shared, [(*k, *v) for k, v in after.items()])
     snapshot = shared.snapshot()
     with shared.write("replace") as tx:
-        changes = tx.replace("labels", "fresh", KEY, scope)
+        changes = tx.replace("labels", Relation("fresh"), KEY, scope)
     assert held(shared) == outside | after
     assert changes.added == len(after.keys() - inside.keys())
     assert changes.removed == len(inside.keys() - after.keys())
@@ -75,10 +76,10 @@ def test_only_touched_rows_are_in_the_snapshot(shared: Catalog) -> None:
     load(shared, [(i, "a", "x", 0.0) for i in range(100)])
     with shared.write("all") as tx:
         tx.execute("DELETE FROM lake.labels")
-        tx.replace("labels", "fresh", KEY)
+        tx.replace("labels", Relation("fresh"), KEY)
     load(shared, [(i, "a", "y" if i == 7 else "x", 0.0) for i in range(1, 101)])
     with shared.write("some") as tx:
-        tx.replace("labels", "fresh", KEY)
+        tx.replace("labels", Relation("fresh"), KEY)
     changes = shared.rows(
         "SELECT change_type, feature FROM lake.table_changes('labels', ?, ?)", [shared.snapshot(), shared.snapshot()]
     )
@@ -92,20 +93,20 @@ def test_a_double_for_a_float_column_is_no_change_the_second_time(store: Catalog
     )
     key = ["sae", "feature", "side", "rank"]
     with store.write("once") as tx:
-        assert tx.replace("logit_lens", "fresh", key).added == 3
+        assert tx.replace("logit_lens", Relation("fresh"), key).added == 3
     with store.write("twice") as tx:
-        assert not tx.replace("logit_lens", "fresh", key)
+        assert not tx.replace("logit_lens", Relation("fresh"), key)
 
 
 def test_a_scope_over_several_columns_and_a_subquery(store: Catalog) -> None:
     store.connection.execute("CREATE TEMP TABLE asked AS SELECT 1 AS feature, 'a' AS explainer")
     load(store, [(1, "a", "x", 0.0), (2, "a", "x", 0.0), (1, "b", "x", 0.0)])
     with store.write("all") as tx:
-        tx.replace("labels", "fresh", KEY)
+        tx.replace("labels", Relation("fresh"), KEY)
     load(store, [])
     scope = "(feature, explainer) IN (SELECT (feature, explainer) FROM asked)"
     with store.write("some") as tx:
-        assert tx.replace("labels", "fresh", KEY, scope).removed == 1
+        assert tx.replace("labels", Relation("fresh"), KEY, scope).removed == 1
     assert held(store).keys() == {(2, "a"), (1, "b")}
 
 
@@ -123,11 +124,11 @@ def test_a_scope_over_several_columns_and_a_subquery(store: Catalog) -> None:
 def test_rows_that_break_the_contract_are_refused_whole(store: Catalog, rows: list[Any], said: str) -> None:
     load(store, [(5, "a", "kept", 0.0), (9, "a", "kept", 0.0)])
     with store.write("before") as tx:
-        tx.replace("labels", "fresh", KEY)
+        tx.replace("labels", Relation("fresh"), KEY)
     before, snapshot = held(store), store.snapshot()
     load(store, [(9, "a", "new", 0.0), *rows])
     with pytest.raises(StepError, match=said), store.write("bad") as tx:
-        tx.replace("labels", "fresh", KEY, "explainer = 'a'")
+        tx.replace("labels", Relation("fresh"), KEY, "explainer = 'a'")
     assert (held(store), store.snapshot()) == (before, snapshot)
 
 

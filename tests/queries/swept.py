@@ -26,6 +26,5 @@ def sweep(catalog: Catalog, points: list[tuple[str, float, int, float, float]], 
 
 
 def insert(catalog: Catalog, table: str, rows: list[dict[str, Any]]) -> None:
-    staged = catalog.stage(table, rows)
-    with catalog.write(table) as tx:
-        tx.execute(f"INSERT INTO lake.{table} FROM {staged}")
+    with catalog.write(table) as tx, catalog.scratch() as scratch:
+        tx.execute(f"INSERT INTO lake.{table} FROM {scratch.rows(rows, like=table)}")

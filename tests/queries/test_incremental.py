@@ -9,7 +9,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.doctor.examine import examine
-from catalog.errors import SaeqlError
+from catalog.errors import InputError, SaeqlError
 from queries.refresh.engine import StepResult, plan, refresh
 from queries.refresh.options import Options, where
 from queries.refresh.rollback import rollback
@@ -221,6 +221,17 @@ def test_a_part_of_the_keys_is_refreshed_and_the_rest_stays_stale(begun: Catalog
 def test_a_condition_that_is_more_than_one_is_refused(begun: Catalog, text: str) -> None:
     with pytest.raises(SaeqlError):
         where(text, begun)
+
+
+@pytest.mark.parametrize("text", ["foo < 1", "feature < 3 AND foo = 'x'", "selec = 1"])
+@pytest.mark.parametrize("names", [(), ("labels",)])
+def test_a_condition_that_would_limit_nothing_is_refused(begun: Catalog, text: str, names: tuple[str, ...]) -> None:
+    options = Options(where=where(text, begun))
+    snapshot = begun.snapshot()
+    for run_or_plan in (refresh, plan):
+        with pytest.raises(InputError, match=r"(foo|selec).*; key columns are .*\bfeature\b"):
+            run_or_plan(begun, names, options)
+    assert begun.snapshot() == snapshot
 
 
 def test_kept_labels_are_scored_on_the_new_text(begun: Catalog, texts: list[Document]) -> None:

@@ -14,7 +14,9 @@ from queries.cli.main import main
 from queries.refresh.engine import plan, refresh
 from queries.refresh.unjudged import unjudged
 from queries.session import Session
+from queries.studies.demo import best_features
 from tests.catalog.small_catalog import shard
+from tests.empty import make_empty
 from tests.queries.made import explainer, scorer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -136,3 +138,16 @@ def test_the_front_doors_import_nothing_heavy() -> None:
         "try:\n    saeql.nothing\nexcept AttributeError as error:\n    assert 'nothing' in str(error)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_the_demos_best_features_keep_their_sae(tmp_path: Path) -> None:
+    found = [("a", 7, 1, 3.0), ("b", 2, 1, 9.0), ("a", 2, 2, 2.0), ("b", 7, 2, 8.0)]
+    with make_empty(tmp_path / "two") as catalog:
+        with catalog.write("two SAEs") as tx:
+            tx.insert("study", [{"name": "two", "concept": "c"}])
+            rows = [(sae, "c", feature, rank, separation) for sae, feature, rank, separation in found]
+            rows.append(("a", "other", 5, 1, 99.0))
+            for row in rows:
+                names = ("sae", "concept", "feature", "rank", "separation")
+                tx.insert("shortlist", [dict(zip(names, row, strict=True))])
+        assert best_features(catalog, 3) == [("a", 7), ("b", 2), ("a", 2)]

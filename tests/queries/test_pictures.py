@@ -36,26 +36,26 @@ def run(root: Any, *arguments: str) -> Result:
 def hit(rank: int, feature: int, label: str, f1: float | None = 0.7837, **other: Any) -> dict[str, Any]:
     ends = (None, None) if f1 is None else (0.67, 0.869)
     row = {"rank": rank, "feature": feature, "label": label, "f1": f1, "f1_low": ends[0], "f1_high": ends[1]}
-    return {"sae": "sae", "explainer": "lexical", **row, **other}
+    return {"sae": "sae", "explainer": "lexical", "similarity": 0.5 / rank, **row, **other}
 
 
-def test_a_search_shows_rank_feature_score_and_the_label_on_the_rest_of_the_line() -> None:
+def test_a_search_shows_rank_cosine_feature_score_and_the_label_on_the_rest_of_the_line() -> None:
     rows = [
         hit(1, 311, 'the words "matrix" and "matrices" in any case; the tokens "array", "k"'),
         hit(2, 7, "short", None),
     ]
     assert search_lines(rows, 80, PLAIN_INK) == [
-        "rank  feature  F1 (95%)          label",
-        '   1      311  0.78 (0.67-0.87)  the words "matrix" and "matrices" in any case;',
-        '                                 the tokens "array", "k"',
-        "   2        7  not scored        short",
+        "rank  cosine  feature  F1 (95%)          label",
+        '   1   0.500      311  0.78 (0.67-0.87)  the words "matrix" and "matrices" in',
+        '                                         any case; the tokens "array", "k"',
+        "   2   0.250        7  not scored        short",
     ]
     assert search_lines(rows, 40, PLAIN_INK) == [
-        "rank  feature  F1 (95%)",
-        "   1      311  0.78 (0.67-0.87)",
+        "rank  cosine  feature  F1 (95%)",
+        "   1   0.500      311  0.78 (0.67-0.87)",
         '    the words "matrix" and "matrices" in',
         '    any case; the tokens "array", "k"',
-        "   2        7  not scored",
+        "   2   0.250        7  not scored",
         "    short",
     ]
 
@@ -66,7 +66,7 @@ def test_a_search_names_saes_and_explainers_that_differ_and_obeys_nothing() -> N
         lines = search_lines(rows, width, PLAIN_INK)
         assert all(width_of(line) <= width for line in lines)
         assert not set("\x1b\u202e") & set("".join(lines))
-    assert lines[0].split()[:4] == ["rank", "sae", "explainer", "feature"]
+    assert lines[0].split()[:5] == ["rank", "cosine", "sae", "explainer", "feature"]
 
 
 # --- log

@@ -33,7 +33,7 @@ NAMES = (
 
 @pytest.fixture
 def context(mine: Catalog) -> Context:
-    return Context(mine, packaged_steps(), Options(), dry=False)
+    return Context(mine, packaged_steps(), Options())
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def sizes(catalog: Catalog, **changes: Any) -> dict[str, int]:
     steps = tuple(
         replace(step, query=changes[step.name]) if step.name in changes else step for step in packaged_steps()
     )
-    context = Context(catalog, steps, Options(), dry=False)
+    context = Context(catalog, steps, Options())
     return rows_to_read(context, ordered(context.steps, context.view_parents))
 
 
@@ -256,10 +256,9 @@ def test_files_that_were_replaced_count_as_new_and_so_do_all_after_an_expired_sn
 )
 def test_a_hidden_table_is_read_in_part_wherever_it_is_named(mine: Catalog, query: str) -> None:
     first = "(SELECT * FROM lake.main.tokens WHERE position < 17)"
-    text = Relations({}).query(query, ("tokens",), lambda table, relation: first)
+    text = Relations({}).query(query, ("tokens",), {"tokens": first})
     assert mine.rows(text) == [(17,)]
-    assert Relations({}).query(query, ("tokens",), lambda table, relation: relation) == query
-    assert Relations({}).query(query, ("tokens",)) == query
+    assert Relations({}).query(query, ("tokens",), {}) == query
 
 
 def test_two_threads_commit_without_waiting_for_each_other_for_ever(mine: Catalog) -> None:

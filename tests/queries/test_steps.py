@@ -407,9 +407,8 @@ def test_spans_name_documents_by_hash_or_number_and_predicates_see_the_tokens(tm
 def test_a_hostile_predicate_is_refused_by_name(matrix_root: Path, predicate: str) -> None:
     concept = {**CONCEPT, "concept": "bad", "kind": "predicate", "definition": said(predicate=predicate)}
     with Catalog(matrix_root) as catalog:
-        catalog.stage("concepts", [concept])
         with catalog.write("concept") as tx:
-            tx.replace("concepts", "_fresh", ["concept"])
+            tx.replace("concepts", [concept], ["concept"])
         (result,) = refresh(catalog, ("concept_positions",))
         assert result.state == "failed"
         assert "'bad'" in str(result.error)
@@ -637,9 +636,8 @@ def score(root: Path, judged: Judged) -> dict[str, Any]:
             row |= {"predicted": predicted, "probability": probability, "input": "x"}
             rows.append({**row, "problem": None if predicted is not None else "no answer"})
     with make_empty(root) as catalog:
-        catalog.stage("judgements", rows)
-        with catalog.write("judgements") as tx:
-            tx.execute("INSERT INTO lake.judgements FROM _fresh")
+        with catalog.write("judgements") as tx, catalog.scratch() as scratch:
+            tx.execute(f"INSERT INTO lake.judgements FROM {scratch.rows(rows, like='judgements')}")
         (found,) = run_query(catalog, "scores")
     return found
 

@@ -55,9 +55,8 @@ def made(raw_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _insert(catalog: Catalog, table: str, rows: list[dict[str, Any]]) -> None:
-    staged = catalog.stage(table, rows)
-    with catalog.write(table) as tx:
-        tx.execute(f"INSERT INTO lake.{table} FROM {staged}")
+    with catalog.write(table) as tx, catalog.scratch() as scratch:
+        tx.execute(f"INSERT INTO lake.{table} FROM {scratch.rows(rows, like=table)}")
 
 
 def _harvest(catalog: Catalog, name: str, number: int, kept: str) -> None:

@@ -88,5 +88,6 @@ def meaning(name: str) -> str:
     found = next(((m[1], said) for pattern, said in _MEANINGS if (m := re.fullmatch(pattern, name))), None)
     return f". {name!r} of TransformerLens {found[1].format(found[0], found[0])}" if found else ""
 
+
 INPUT = ".input"
 """Ending of a hookpoint that is a module's input."""
