@@ -1,4 +1,4 @@
-"""Runs the migrations: each `schema/NNNN_name.sql` once, in one transaction with its own record."""
+"""Runs the migrations that a catalog lacks, all in one transaction: each `schema/NNNN_name.sql` once, with its record."""
 
 from importlib import resources
 
@@ -50,25 +50,29 @@ def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, *, until: int | None = None) -> list[str]:
-    """Bring the catalog to the newest schema, or to schema `until`; returns the names of the migrations that ran."""
+    """Bring the catalog to the newest schema, or to schema `until`; returns the names of the migrations that ran.
+
+    They run in one transaction: a commit for each makes a new catalog take four times as long.
+    """
     done = applied(connection)
-    ran = []
-    for number, name, sql in migrations():
-        if number <= done or (until is not None and number > until):
-            continue
-        # A migration makes tables and views: they belong into the lake, not into the engine's own schema.
-        connection.execute("USE lake")
-        connection.execute("BEGIN")
-        try:
-            connection.execute(_RECORD)
+    waiting = [m for m in migrations() if m[0] > done and (until is None or m[0] <= until)]
+    names = [name for _, name, _ in waiting]
+    if not waiting:
+        return names
+    # A migration makes tables and views: they belong into the lake, not into the engine's own schema.
+    connection.execute("USE lake")
+    connection.execute("BEGIN")
+    try:
+        connection.execute(_RECORD)
+        for number, name, sql in waiting:
             connection.execute(sql)
             connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, name])
-            connection.execute("CALL lake.set_commit_message('saeql', ?)", [f"migration {name}"])
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        finally:
-            connection.execute(SEARCH_PATH)
-        ran.append(name)
-    return ran
+        said = f"migration {names[0]}" if len(names) == 1 else f"migrations {names[0]} to {names[-1]}"
+        connection.execute("CALL lake.set_commit_message('saeql', ?)", [said])
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    finally:
+        connection.execute(SEARCH_PATH)
+    return names
