@@ -1,4 +1,4 @@
-"""Runs the migrations that a catalog lacks, all in one transaction: each `schema/NNNN_name.sql` once, with its record."""
+"""Runs the migrations that a catalog lacks, in one transaction: each `schema/NNNN_name.sql` once, with its record."""
 
 from importlib import resources
 
