@@ -123,9 +123,9 @@ def test_a_table_or_column_that_came_later_is_told(scored: tuple[Catalog, int, i
     assert (row.key["feature"], row.old, row.new) == (4, {"mood": None}, {"mood": "glad"})
     (row,) = diff_rows(catalog, catalog.snapshot(), b, "scores").rows
     assert (row.old, row.new) == ({"mood": "glad"}, {"mood": None})
-    born = {d.table: d for d in diff(catalog, 1, a)}["scores"]
+    born = {d.table: d for d in diff(catalog, 0, a)}["scores"]
     assert born == TableDifference("scores", 4, 0, 0, f"only at snapshot {a}")
-    assert {d.table: d.removed for d in diff(catalog, a, 1)}["scores"] == 4
+    assert {d.table: d.removed for d in diff(catalog, a, 0)}["scores"] == 4
     with pytest.raises(UnknownName, match="has a table 'score'; they have"):
         diff_rows(catalog, a, b, "score")
 

@@ -332,7 +332,7 @@ def test_a_diff_that_is_cut_says_so(run: Run, edited: tuple[Path, int, int]) -> 
         (("tag", "--delete"), 2, "takes the NAME alone"),
         (("tag", "--delete", "gone"), 2, "no tag 'gone'"),
         (("rollback", "labels"), 2, "Missing option"),
-        (("rollback", "labels", "--to", "1"), 1, "was not there yet"),
+        (("rollback", "labels", "--to", "0"), 1, "was not there yet"),
         (("rollback", "nothing", "--to", "1"), 1, "no step 'nothing'"),
         (("gc",), 2, "Missing option"),
         (("gc", "--keep-days", "-1"), 1, "0 or more"),
