@@ -1,5 +1,6 @@
 """Runs the migrations that a catalog lacks, in one transaction: each `schema/NNNN_name.sql` once, with its record."""
 
+from contextlib import suppress
 from importlib import resources
 
 import duckdb
@@ -71,7 +72,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, *, until: int | None = None) 
         connection.execute("CALL lake.set_commit_message('saeql', ?)", [said])
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        with suppress(duckdb.TransactionException):  # a COMMIT that failed has undone itself
+            connection.execute("ROLLBACK")
         raise
     finally:
         connection.execute(SEARCH_PATH)

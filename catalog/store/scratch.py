@@ -1,6 +1,7 @@
 """Makes temporary tables with names of their own, and drops them together."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -72,17 +73,15 @@ class Scratch:
         """Drop them all; those that a rollback took are no mistake."""
         made, self._made = self._made, []
         for relation in made:
-            self.connection.execute(f"DROP TABLE IF EXISTS {relation}")
+            # After a failure the connection may be of no use any more, which the error says.
+            with suppress(duckdb.Error):
+                self.connection.execute(f"DROP TABLE IF EXISTS {relation}")
 
     def __enter__(self) -> "Scratch":
         return self
 
     def __exit__(self, *_: object) -> None:
-        # After a failure the connection may be of no use any more, which the error says.
-        try:
-            self.drop()
-        except duckdb.Error:
-            self._made.clear()
+        self.drop()
 
     def _named(self) -> Relation:
         made = Relation(f"_scratch_{next(_numbers)}")

@@ -55,7 +55,7 @@ def _count_kernel(
     if not target.keyed:
         context.expect_parts(target.step.writes, target.step.input, given.digests)
     if not found.stale and not found.gone:
-        return _result(work.stale, context, "current", same=len(found.same))
+        return _result(work.stale, context, "current", same=len(found.same), left=given.left)
     output = _expected_rows(work, given, context, advance)
     if output is None:
         context.unknown.add(target.step.writes)
@@ -69,6 +69,7 @@ def _count_kernel(
         "stale",
         changes=Changes(len(found.new), len(found.changed), len(found.gone)),
         same=len(found.same),
+        left=given.left,
         estimate=estimated(context.catalog, requests) if target.step.asks else None,
         keys=tuple(sorted((*found.stale, *found.gone))),
     )

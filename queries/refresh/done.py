@@ -1,7 +1,7 @@
 """Holds what the run of one step has come to so far."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from catalog.errors import SaeqlError
 from catalog.store.comparison import NONE, Changes
@@ -27,13 +27,15 @@ class Done:
     warnings: tuple[str, ...] = ()
 
     why: tuple[str, ...] = ()
+    begun: float = field(default_factory=time.monotonic)
+    """When the step began, also if its work was then assessed anew; on the monotonic clock."""
 
     def paid(self, run: KernelRun) -> None:
         """Take over what a kernel has paid so far."""
         self.calls, self.tokens, self.cost = run.calls, run.tokens, run.cost
 
-    def result(self, step: Step, begun: float, error: SaeqlError | None = None) -> StepResult:
-        """The step's result; `begun` is when it began, on the monotonic clock."""
+    def result(self, step: Step, error: SaeqlError | None = None) -> StepResult:
+        """The step's result."""
         return StepResult(
             step.name,
             "failed" if error else "part" if self.partial else "done",
@@ -45,6 +47,6 @@ class Done:
             tokens=self.tokens,
             cost=self.cost,
             warnings=self.warnings,
-            seconds=time.monotonic() - begun,
+            seconds=time.monotonic() - self.begun,
             error=error,
         )

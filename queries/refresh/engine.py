@@ -4,7 +4,6 @@ A step is skipped when its fingerprint and the last change of every table that i
 A step that fails leaves its table as it was; steps that do not depend on it go on.
 """
 
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -60,10 +59,11 @@ def refresh(
 
 def refresh_step(context: Context, step: Step, listener: Listener) -> StepResult:
     """Assess a step and execute what it has to do; every failure becomes a result."""
-    begun, done = time.monotonic(), Done()
+    done = Done()
     try:
         with context.catalog.scratch() as scratch:
             for _ in range(_TRIES):
+                scratch.drop()
                 with context.catalog.reading(keep=True):
                     found = stale(target(step, context), context)
                     if found is None:
@@ -72,10 +72,10 @@ def refresh_step(context: Context, step: Step, listener: Listener) -> StepResult
                     work = assess(found, context, scratch)
                 with suppress(InputsMoved):
                     execute(work, done, context, scratch, partial(listener.advance, step))
-                    return done.result(step, begun)
+                    return done.result(step)
         raise StepError(f"step {step.name}: its inputs kept changing; refresh again")
     except (SaeqlError, duckdb.Error, OSError) as error:
-        return done.result(step, begun, _as_ours(step, error))
+        return done.result(step, _as_ours(step, error))
 
 
 def plan(
@@ -139,14 +139,15 @@ def _planned(
 
 def plan_step(context: Context, step: Step, listener: Listener, scratch: Scratch) -> StepResult:
     """Assess a step and count what it would do; every failure becomes a result."""
-    begun = time.monotonic()
+    done = Done()
     try:
         found = stale(target(step, context), context)
         if found is None:
             return _current_result(context, step)
+        done.why = found.why
         return count(found, context, scratch, partial(listener.advance, step))
     except (SaeqlError, duckdb.Error, OSError) as error:
-        return Done().result(step, begun, _as_ours(step, error))
+        return done.result(step, _as_ours(step, error))
 
 
 def _current(context: Context, steps: list[Step]) -> dict[str, StepResult]:

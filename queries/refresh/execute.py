@@ -52,7 +52,8 @@ def _at_once(work: Work, given: KernelInput, commit: StepCommit, run: KernelRun,
     output = [row for batch in kernel_rows(target, fresh, run) for row in batch]
     commit.done.paid(run)
     scope = work.scope
-    if not target.whole and found.same:
+    # With a filter, keys that it leaves out are in the table although they are nowhere in `found`.
+    if not target.whole and (found.same or target.filter):
         scope = replaced_by(target, scratch.tuples([*found.stale, *found.gone], shape_of_keys(target)))
     commit.run(scratch.rows(output, like=target.step.writes), scope)
     said = [(subject, problem) for subject, problem in run.problems.items() if problem]

@@ -106,7 +106,7 @@ class StepCommit:
             "calls": self.done.calls,
             "tokens": self.done.tokens,
             "cost": self.done.cost,
-            "seconds": round(time.monotonic() - self.work.stale.begun, 3),
+            "seconds": round(time.monotonic() - self.done.begun, 3),
         }
 
     def _made(self, part: Part, digest: str) -> Made:
@@ -143,7 +143,8 @@ class StepCommit:
         stage = self.work.target.step.name
         subjects = {str(key[0]) for key in self.work.kernel.rows} if self.work.kernel else set()
         there = dict(tx.rows("SELECT subject, reason FROM lake.problems WHERE stage = ?", [stage]))
-        stale = [name for name, why in there.items() if name not in subjects or problems.get(name, why) != why]
+        gone = set() if self.work.target.filter else there.keys() - subjects
+        stale = [name for name, why in there.items() if name in gone or problems.get(name, why) != why]
         if stale:
             tx.execute("DELETE FROM lake.problems WHERE stage = ? AND list_contains(?, subject)", [stage, stale])
         new = {name: reason for name, reason in problems.items() if reason and there.get(name) != reason}
@@ -162,4 +163,9 @@ def _write_run(tx: Transaction, record: dict[str, Any], before: LastRun | None) 
     columns = [name for name in record if name != "step"]
     listed = ", ".join(f"{named(name)} = ?" for name in columns)
     values = [*(record[name] for name in columns), record["step"]]
-    tx.execute(f"UPDATE lake.runs SET {listed} WHERE list_contains([?], step)", values)
+    ((rows,),) = tx.connection.execute(
+        f"UPDATE lake.runs SET {listed} WHERE list_contains([?], step)", values
+    ).fetchall()
+    tx.changed = True
+    if not rows:
+        tx.insert("runs", [record])
