@@ -18,6 +18,7 @@ from catalog.store.migrations import applied, migrate, newest
 from catalog.store.scratch import Scratch
 from catalog.store.snapshots import resolve
 from catalog.trust.paths import inside
+from catalog.trust.schema_number import check_definitions
 
 _ROW_CHANGES = ("inserted_into_table", "deleted_from_table")
 
@@ -73,7 +74,11 @@ class Catalog(Commits):
 
     @classmethod
     def create(cls, root: str | Path | Location) -> "Catalog":
-        """Make a catalog in the folder or at the address `root`, or open it and bring it to the newest schema."""
+        """Make a catalog in the folder or at the address `root`, or open it and bring it to the newest schema.
+
+        Raises CatalogError, before anything is changed, if the list of definitions is older than the migrations.
+        """
+        check_definitions()
         location = Location.parse(root).absolute()
         root = location.root
         location.check_folder()

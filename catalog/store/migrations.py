@@ -1,19 +1,17 @@
 """Runs the migrations: each `schema/NNNN_name.sql` once, in one transaction with its own record."""
 
-from importlib import resources
-
 import duckdb
 
-from catalog.errors import CatalogError
 from catalog.quote import TABLES
 from catalog.store.connection import SEARCH_PATH
+from catalog.trust.schema_number import newer_schema, schema_folder
 
 _RECORD = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL)"
 
 
 def migrations() -> list[tuple[int, str, str]]:
     """(number, name, SQL) of each migration that this version of saeql knows, in order."""
-    folder = resources.files("catalog") / "schema"
+    folder = schema_folder()
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(int(name[:4]), name.removesuffix(".sql"), (folder / name).read_text()) for name in names]
 
@@ -42,10 +40,7 @@ def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -
     found = int(connection.execute(f"SELECT coalesce(max(number), 0) FROM lake.migrations{at}").fetchall()[0][0])
     known = newest()
     if found > known:
-        raise CatalogError(
-            f"the catalog has schema {found}, and this saeql knows schemas up to {known}: "
-            "it was made by a newer version; install that one"
-        )
+        raise newer_schema(found, known)
     return found
 
 
