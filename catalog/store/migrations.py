@@ -1,5 +1,7 @@
 """Runs the migrations: each `schema/NNNN_name.sql` once, in one transaction with its own record."""
 
+from importlib import resources
+
 import duckdb
 
 from catalog.quote import TABLES
@@ -7,6 +9,8 @@ from catalog.store.connection import SEARCH_PATH
 from catalog.trust.schema_number import newer_schema, schema_folder
 
 _RECORD = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL)"
+_DOCUMENTED = 13
+"""The migration from which on `columns_doc` has the comments of tables too."""
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -57,6 +61,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, *, until: int | None = None) 
         try:
             connection.execute(_RECORD)
             connection.execute(sql)
+            if number >= _DOCUMENTED:
+                connection.execute((resources.files("catalog.store") / "sql" / "documentation.sql").read_text())
             connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, name])
             connection.execute("CALL lake.set_commit_message('saeql', ?)", [f"migration {name}"])
             connection.execute("COMMIT")

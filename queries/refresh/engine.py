@@ -15,7 +15,6 @@ import duckdb
 from catalog import Catalog
 from catalog.errors import CatalogError, InputsMoved, SaeqlError, StepError
 from catalog.store.locks import locked
-from catalog.store.migrations import newest
 from catalog.store.scratch import Scratch
 from queries.refresh.assess import assess, problems, stale
 from queries.refresh.context import Context
@@ -95,11 +94,8 @@ def plan(
     All of it is about one snapshot: a refresh that goes on meanwhile is seen as it was before. Raises CatalogError
     for a catalog of an older schema.
     """
-    if catalog.schema < newest():
-        raise CatalogError(
-            f"{catalog.root} has schema {catalog.schema} of {newest()}: it is of an older version, or its making was "
-            "cut off; `saeql refresh` brings it up to date"
-        )
+    if catalog.outdated:
+        raise CatalogError(catalog.outdated)
     broken: dict[str, StepResult] = {}
     while True:
         with catalog.scratch() as scratch, catalog.reading():

@@ -82,6 +82,21 @@ def test_show_tables_and_describe_list_what_the_catalog_has(small: Catalog) -> N
     assert [row[0] for row in rows(small, "DESCRIBE problems")] == ["stage", "subject", "reason", "count"]
 
 
+def test_a_views_columns_are_described_by_what_they_hold(small: Catalog) -> None:
+    """No `null: NO` stands there: the engine says so of every column of a view."""
+    wanted = [
+        ("corpus", "VARCHAR", "corpus"),
+        ("split", "VARCHAR", "train, val or test"),
+        ("documents", "BIGINT", "documents of the split"),
+    ]
+    for sql in ("DESCRIBE splits", "describe lake.main.SPLITS", "SHOW splits", "DESCRIBE FROM splits"):
+        assert rows(small, sql)[:3] == wanted, sql
+    assert rows(small, "SELECT s.doc FROM (DESCRIBE splits) AS s WHERE column_name = 'split'") == [wanted[1][2:]]
+    # Of tables and queries the engine knows it.
+    assert rows(small, 'SELECT "null" FROM (DESCRIBE problems) LIMIT 1') == [("NO",)]
+    assert rows(small, 'SELECT "null" FROM (DESCRIBE SELECT split FROM splits)') == [("YES",)]
+
+
 @pytest.mark.parametrize("sql", ["EXPLAIN FROM problems", "explain -- why\nSELECT 1", "/* a */ EXPLAIN FROM features"])
 def test_explain_gives_the_plan_as_lines_without_paths(small: Catalog, sql: str) -> None:
     lines = [line for (line,) in rows(small, sql)]

@@ -268,7 +268,10 @@ def test_extra_tables_are_readable_only_in_their_query(world: World) -> None:
 
 
 def test_unknown_names_list_the_known_ones(world: World) -> None:
-    with pytest.raises(UnknownName, match=r"'featurs' \(did you mean features\?\); it has activations, .*problems"):
+    with pytest.raises(UnknownName, match=r"view 'zzz'; it has activations, .*problems"):
+        check("FROM zzz", world.catalog)
+    # The nearest name is enough: there are 57.
+    with pytest.raises(UnknownName, match=r"view 'featurs' \(did you mean features\?\)$"):
         check("FROM featurs", world.catalog)
     with pytest.raises(UnknownName, match=r"cuont.*did you mean count\?.*problems has stage, subject, reason, count"):
         run("SELECT cuont FROM problems", world.catalog)
