@@ -48,13 +48,14 @@ def refresh(
     A failing step is a result, not an exception.
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
-        record_unjudged(catalog)
         with catalog.reading():
             context = Context(catalog, steps or packaged_steps(), options or Options())
             chosen = _chosen(context, names)
             sizes = rows_to_read(context, chosen)
             current = _current(context, chosen)
-        return side_by_side(context, chosen, sizes, listener or Listener(), refresh_step, current)
+        results = side_by_side(context, chosen, sizes, listener or Listener(), refresh_step, current)
+        record_unjudged(catalog)
+        return results
 
 
 def refresh_step(context: Context, step: Step, listener: Listener) -> StepResult:
