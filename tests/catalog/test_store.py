@@ -17,6 +17,7 @@ from catalog.schema.keys import KEYS
 from catalog.store.migrations import migrate, migrations
 from tests.catalog.small_catalog import TOKENS
 from tests.postgres import Postgres, copied
+from tests.rows import feature_stats, label, score
 
 
 def broken(catalog: Catalog) -> list[Finding]:
@@ -96,6 +97,16 @@ def test_every_table_view_and_column_is_documented_where_queries_can_read_it(sto
     said = "SELECT doc FROM columns_doc WHERE relation = ? AND name = ?"
     assert store.value(said, ["feature_stats", "firings"]) == "tokens that it fires on; 0 for a dead feature"
     assert store.value(said, ["features", "n"]) == "windows judged"
+
+
+def test_the_view_features_has_the_label_and_the_score_of_the_primaries_alone(store: Catalog) -> None:
+    with store.write("by hand") as tx:
+        tx.insert("study", [{"name": "s", "explainer": "lexical", "scorer": "d", "concept": "c", "source": None}])
+        tx.insert("feature_stats", [feature_stats(1, "s"), feature_stats(2, "s", firings=0)])
+        tx.insert("labels", [label(1, "matrices", "s"), label(1, "another", "s", explainer="llm")])
+        tx.insert("scores", [score(1, 0.75, "s"), score(1, 0.5, "s", scorer="e"), score(1, 1.0, "s", explainer="llm")])
+    found = store.rows("SELECT feature, label, f1, n, firings FROM features ORDER BY feature")
+    assert found == [(1, "matrices", 0.75, 50, 4), (2, None, None, None, 0)]
 
 
 def test_a_later_migration_documents_its_columns_by_their_comments(
