@@ -112,7 +112,7 @@ def study() -> None:
     type=float,
     callback=_scale,
     show_default="1",
-    help="Size: 1 ends within 40 minutes on two cores.",
+    help="Size: 1 takes 23 minutes on two cores.",
 )
 @click.option("--width", type=click.IntRange(min=1), show_default="1024", help="Latents of every SAE.")
 def ssae(
