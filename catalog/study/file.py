@@ -19,6 +19,7 @@ from catalog.study.labelling import Explainer, Primary, Scorer
 from catalog.study.sae import WIDTH, K, Measuring, Sae
 from catalog.study.selection import Selection
 from catalog.study.small_file import read_small
+from catalog.study.step_counts import COUNTS
 from catalog.study.sweep import Sweep
 from catalog.study.text import Corpus, Model
 
@@ -32,20 +33,6 @@ LISTS: dict[str, type[Section]] = {
     "scorer": Scorer,
 }
 MAY_BE_EMPTY = ("concept", "selection", "sweep")
-_COUNTS = frozenset(
-    f"{step}.{name}"
-    for step, names in {
-        "contexts_top": ("k", "window"),
-        "contexts_stratum": ("per_stratum", "window"),
-        "contexts_random": ("per_split", "pool", "window"),
-        "labels": ("top",),
-        "logit_lens": ("k",),
-        "covered_tokens": ("k",),
-        "tail_curve": ("points",),
-    }.items()
-    for name in names
-)
-"""Parameters of steps that count what is kept: of 0 nothing would be, and no step would say so."""
 _MOST_BYTES = 4 * 1024 * 1024
 _WORDS = ("matrix", "matrices", "eigenvalue", "eigenvalues", "eigenvector", "eigenvectors", "determinant", "orthogonal")
 _REFERENCES = (
@@ -205,7 +192,7 @@ class Study(Section):
         for key in flat:
             if key.count(".") != 1:
                 raise ValueError(f'{key!r} should be "step.parameter", such as "contexts_top.k"')
-            if key in _COUNTS and (type(flat[key]) is not int or flat[key] < 1):
+            if key in COUNTS and (type(flat[key]) is not int or flat[key] < 1):
                 raise ValueError(f"steps.{key} is {flat[key]!r}; it is to be a whole number, 1 or more")
         return flat
 

@@ -16,8 +16,8 @@ from catalog.errors import CatalogError, InputError
 from catalog.schema.keys import KEYS
 from catalog.store.migrations import migrate, migrations
 from tests.catalog.small_catalog import TOKENS
+from tests.hand_rows import feature_stats, label, score
 from tests.postgres import Postgres, copied
-from tests.rows import feature_stats, label, score
 
 
 def broken(catalog: Catalog) -> list[Finding]:

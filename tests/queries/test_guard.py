@@ -22,8 +22,8 @@ from catalog.store.location import Server
 from queries.ask.allowed import FUNCTIONS, TABLE_FUNCTIONS
 from queries.ask.guard import check, execute, lock_down, run
 from tests.empty import make_empty
+from tests.hand_rows import feature_stats, label
 from tests.postgres import Postgres
-from tests.rows import feature_stats, label
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
