@@ -101,7 +101,7 @@ class Session:
         if at is not None:
             with self.at(at) as then:
                 return then.search(text, k, explainer)
-        with self.reading() as catalog, catalog.reading():
+        with self.reading() as catalog, catalog.naming(), catalog.reading():
             return search(catalog, text, k, explainer)
 
     def feature(
@@ -121,7 +121,7 @@ class Session:
         if at is not None:
             with self.at(at) as then:
                 return then.feature(feature, sae, contexts)
-        with self.reading() as catalog, catalog.reading():
+        with self.reading() as catalog, catalog.naming(), catalog.reading():
             return feature_card(catalog, chosen_sae(catalog, sae), feature, contexts)
 
     def at(self, snapshot: int | str) -> "Session":

@@ -5,10 +5,14 @@ shards, Lance versions, weights) is on disk, whole and under a fresh name, befor
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 
-from catalog.errors import CatalogError, InputError
+import duckdb
+
+from catalog.errors import CatalogError, InputError, UnknownName
 from catalog.quote import TABLES
 from catalog.store.commits import COMMIT_WAIT_SECONDS, WRITING, Commits
 from catalog.store.connection import DATA, answered, beside, check_folder, connect
@@ -18,6 +22,7 @@ from catalog.store.migrations import applied, migrate, newest
 from catalog.store.scratch import Scratch
 from catalog.store.snapshots import resolve
 from catalog.trust.paths import inside
+from catalog.trust.schema_number import check_definitions
 
 _ROW_CHANGES = ("inserted_into_table", "deleted_from_table")
 
@@ -73,7 +78,11 @@ class Catalog(Commits):
 
     @classmethod
     def create(cls, root: str | Path | Location) -> "Catalog":
-        """Make a catalog in the folder or at the address `root`, or open it and bring it to the newest schema."""
+        """Make a catalog in the folder or at the address `root`, or open it and bring it to the newest schema.
+
+        Raises CatalogError, before anything is changed, if the list of definitions is older than the migrations.
+        """
+        check_definitions()
         location = Location.parse(root).absolute()
         root = location.root
         location.check_folder()
@@ -100,6 +109,31 @@ class Catalog(Commits):
             return catalog
         catalog.close()
         return cls.create(root)
+
+    @property
+    def outdated(self) -> str:
+        """What to do about a catalog of an older schema, a sentence; empty for one of the newest."""
+        last = newest()
+        if self.schema >= last:
+            return ""
+        return (
+            f"{self.root} has schema {self.schema} of {last}: it is of an older version, or its making was "
+            "cut off; `saeql refresh` brings it up to date"
+        )
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Raise UnknownName, with that sentence, for a name that is unknown where the schema is an older one."""
+        try:
+            yield
+        except (UnknownName, duckdb.CatalogException, duckdb.BinderException) as error:
+            # Another process may have brought the catalog up to date since it was opened here.
+            with suppress(duckdb.Error):
+                self.schema = applied(self.connection, at_newest=self.at is not None)
+            if not self.outdated:
+                raise
+            said = str(error).partition("\n")[0]
+            raise UnknownName(f"{said}; {self.outdated}") from error
 
     @property
     def data(self) -> Path:

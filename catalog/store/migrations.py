@@ -5,16 +5,18 @@ from importlib import resources
 
 import duckdb
 
-from catalog.errors import CatalogError
 from catalog.quote import TABLES
 from catalog.store.connection import SEARCH_PATH
+from catalog.trust.schema_number import newer_schema, schema_folder
 
 _RECORD = "CREATE TABLE IF NOT EXISTS migrations (number INTEGER NOT NULL, name VARCHAR NOT NULL)"
+_DOCUMENTED = 13
+"""The migration from which on `columns_doc` has the comments of tables too."""
 
 
 def migrations() -> list[tuple[int, str, str]]:
     """(number, name, SQL) of each migration that this version of saeql knows, in order."""
-    folder = resources.files("catalog") / "schema"
+    folder = schema_folder()
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(int(name[:4]), name.removesuffix(".sql"), (folder / name).read_text()) for name in names]
 
@@ -43,10 +45,7 @@ def applied(connection: duckdb.DuckDBPyConnection, *, at_newest: bool = False) -
     found = int(connection.execute(f"SELECT coalesce(max(number), 0) FROM lake.migrations{at}").fetchall()[0][0])
     known = newest()
     if found > known:
-        raise CatalogError(
-            f"the catalog has schema {found}, and this saeql knows schemas up to {known}: "
-            "it was made by a newer version; install that one"
-        )
+        raise newer_schema(found, known)
     return found
 
 
@@ -67,6 +66,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, *, until: int | None = None) 
         connection.execute(_RECORD)
         for number, name, sql in waiting:
             connection.execute(sql)
+            if number >= _DOCUMENTED:
+                connection.execute((resources.files("catalog.store") / "sql" / "documentation.sql").read_text())
             connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, name])
         said = f"migration {names[0]}" if len(names) == 1 else f"migrations {names[0]} to {names[-1]}"
         connection.execute("CALL lake.set_commit_message('saeql', ?)", [said])

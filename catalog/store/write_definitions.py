@@ -8,6 +8,7 @@ from catalog.store.connection import connect
 from catalog.store.location import Location
 from catalog.store.migrations import migrate, migrations
 from catalog.trust.definitions import FILE, Definition, stored
+from catalog.trust.schema_number import migration_digests
 
 
 def migrated() -> list[list[object]]:
@@ -30,8 +31,10 @@ def migrated() -> list[list[object]]:
 
 def main() -> None:
     """Write the list anew, beside the migrations."""
-    lines = ",\n".join(json.dumps(row) for row in migrated())
-    (Path(__file__).parents[1] / "schema" / FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    digests = ",\n".join(f"{json.dumps(name)}: {json.dumps(made)}" for name, made in migration_digests().items())
+    rows = ",\n".join(json.dumps(row) for row in migrated())
+    text = f'{{"migrations": {{\n{digests}\n}},\n"definitions": [\n{rows}\n]}}\n'
+    (Path(__file__).parents[1] / "schema" / FILE).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

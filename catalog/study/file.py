@@ -19,6 +19,7 @@ from catalog.study.labelling import Explainer, Primary, Scorer
 from catalog.study.sae import WIDTH, K, Measuring, Sae
 from catalog.study.selection import Selection
 from catalog.study.small_file import read_small
+from catalog.study.step_counts import COUNTS
 from catalog.study.sweep import Sweep
 from catalog.study.text import Corpus, Model
 
@@ -191,6 +192,8 @@ class Study(Section):
         for key in flat:
             if key.count(".") != 1:
                 raise ValueError(f'{key!r} should be "step.parameter", such as "contexts_top.k"')
+            if key in COUNTS and (type(flat[key]) is not int or flat[key] < 1):
+                raise ValueError(f"steps.{key} is {flat[key]!r}; it is to be a whole number, 1 or more")
         return flat
 
 

@@ -28,7 +28,7 @@ class Sweep(Section):
     baseline: Name | None = None
     """Which of `saes` the others' firings are compared with, run by run; none: each SAE's parent."""
     l0_low: Positive = 60.0
-    """Begin of the L0 range over which the area under the perplexity is taken."""
+    """Start of the L0 range over which the area under the perplexity is taken."""
     l0_high: Positive = 140.0
     """End of that range."""
 

@@ -63,8 +63,8 @@ def stored(connection: duckdb.DuckDBPyConnection) -> list[tuple[Definition, bool
 @cache
 def made() -> Made:
     """The definitions that this saeql's migrations make."""
-    rows = json.loads((resources.files("catalog") / "schema" / FILE).read_text(encoding="utf-8"))
-    last = max((until or since for since, until, *_ in rows), default=0)
+    kept = json.loads((resources.files("catalog") / "schema" / FILE).read_text(encoding="utf-8"))
+    rows, last = kept["definitions"], max(int(name[:4]) for name in kept["migrations"])
     after = tuple(
         frozenset(Definition(*row) for since, until, *row in rows if since <= n and (until is None or n < until))
         for n in range(last + 1)

@@ -14,6 +14,7 @@ import duckdb
 
 from catalog.quote import TABLES, quoted
 from catalog.trust.definitions import Definition, made, stored
+from catalog.trust.schema_number import check_number
 
 _SHOWN = 20
 _EMPTY = {
@@ -37,14 +38,20 @@ def mistakes(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """What of the attached metadata saeql did not make, a sentence each; empty for a catalog of its own.
 
     Call it before `lake` becomes the default database. What is not there, or of another type, is a mistake too; what
-    cannot be read for another reason (locked, a full disk) raises the engine's error.
+    cannot be read for another reason (locked, a full disk) raises the engine's error. Raises CatalogError instead if
+    nothing else is wrong than tables, columns and views that a newer saeql, or an edited migration, accounts for.
     """
     found: list[str] = []
+    shape = 0
     for check in (_code, _options, _tables, _definitions, _files):
+        before = len(found)
         try:
             found += check(connection)
+            shape += len(found) - before if check in (_tables, _definitions) else 0
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             found.append(f"its metadata cannot be read: {str(error).partition(chr(10))[0]!r}")
+    if found and len(found) == shape:
+        check_number(connection)
     if len(found) > _SHOWN:
         found = [*found[:_SHOWN], "and more"]
     return found

@@ -44,7 +44,7 @@ def plan_lines(explained: "pa.Table", root: Path) -> "pa.RecordBatchReader":
 
 
 def list_tables(cursor: duckdb.DuckDBPyConnection, part: Any, names: Names) -> None:
-    """Write SHOW TABLES and a bare DESCRIBE out, anywhere in a tree: as the names that the catalog has."""
+    """Write SHOW TABLES, a bare DESCRIBE and that of a view out, anywhere in a tree: as what the catalog has."""
     if isinstance(part, list):
         for item in part:
             list_tables(cursor, item, names)
@@ -57,8 +57,36 @@ def list_tables(cursor: duckdb.DuckDBPyConnection, part: Any, names: Names) -> N
         part.clear()
         part.update(listed, alias=alias)
         return
+    if (view := _described_view(part, names)) is not None:
+        alias = part["alias"] or "described"
+        listed = parse(cursor, f"FROM ({_VIEW.format(view=quoted(view), named=named(view))}) AS described")
+        part.clear()
+        part.update(listed["statements"][0]["node"]["from_table"], alias=alias)
+        return
     for value in part.values():
         list_tables(cursor, value, names)
+
+
+def _described_view(part: dict[str, Any], names: Names) -> str | None:
+    """The view that a DESCRIBE is about, None for a table, a query and whatever else a part may be."""
+    if part.get("type") != "SHOW_REF" or part.get("show_type") != "DESCRIBE" or not part.get("query"):
+        return None
+    query = part["query"]
+    source = query.get("from_table") or {}
+    whole = [item.get("type") for item in query.get("select_list", [])] == ["STAR"] and not query["cte_map"]["map"]
+    name = str(source.get("table_name", "")).lower()
+    ours = source.get("catalog_name", "").lower() in ("", "lake") and source.get("schema_name", "") in ("", "main")
+    is_view = source.get("type") == "BASE_TABLE" and name in names.tables and name in names.views
+    return name if whole and ours and is_view and "columns_doc" in names.tables else None
+
+
+_VIEW = """
+    SELECT d.column_name, d.column_type, c.doc
+    FROM (SELECT column_name, column_type, row_number() OVER () AS place FROM (DESCRIBE {named})) AS d
+    LEFT JOIN columns_doc AS c ON c.relation = {view} AND c.name = d.column_name
+    ORDER BY d.place
+"""
+"""A view's columns take no NOT NULL and no default: the engine would say NO of each. They are documented instead."""
 
 
 def _shown(tables: list[str]) -> str:

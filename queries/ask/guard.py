@@ -132,15 +132,16 @@ def execute(
         return [value for (value,) in cursor.execute(allowed.sql, parameters or []).fetchall()]
 
     checked = Checked("", ())
-    try:
-        checked = check(filled(sql, values), catalog, extra_tables=extra)
-        reader = cursor.execute(checked.sql, parameters or []).to_arrow_reader(BATCH_ROWS)
-        if checked.explained:
-            return plan_lines(reader.read_all(), catalog.root)
-        return _streamed(reader, cursor)
-    except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
-        # RuntimeError: a parameter that is no value, such as text with half of a surrogate pair.
-        raise _told(error, checked, cursor) from error
+    with catalog.naming():
+        try:
+            checked = check(filled(sql, values), catalog, extra_tables=extra)
+            reader = cursor.execute(checked.sql, parameters or []).to_arrow_reader(BATCH_ROWS)
+            if checked.explained:
+                return plan_lines(reader.read_all(), catalog.root)
+            return _streamed(reader, cursor)
+        except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
+            # RuntimeError: a parameter that is no value, such as text with half of a surrogate pair.
+            raise _told(error, checked, cursor) from error
 
 
 def _streamed(reader: "pa.RecordBatchReader", cursor: duckdb.DuckDBPyConnection) -> "pa.RecordBatchReader":

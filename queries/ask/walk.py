@@ -125,8 +125,8 @@ class Walk:
             raise QueryRefused(f"{given!r} is outside the catalog: only lake.main can be read")
         if name not in self.names.tables:
             known = sorted(self.names.tables)
-            hint = did_you_mean(name, known)
-            raise UnknownName(f"the catalog has no table or view {given!r}{hint}; it has {', '.join(known)}")
+            hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+            raise UnknownName(f"the catalog has no table or view {given!r}{hint}")
         if part.get("at_clause"):
             self._at(part["at_clause"], name)
         self.used.add(name)

@@ -45,7 +45,7 @@ def _scale(_context: click.Context, parameter: click.Parameter, value: float | N
 @click.option("--values", required=True, callback=_numbers, help="Its values, such as 1,2,4.")
 @click.option("--seeds", default="0", show_default=True, callback=_whole_numbers, help="Seeds at every value.")
 @click.option("--name", help="Name of the sweep; else the SAE and the setting.")
-@click.option("--l0-low", default=60.0, type=NUMBER, show_default=True, help="Begin of the L0 range of the area.")
+@click.option("--l0-low", default=60.0, type=NUMBER, show_default=True, help="Start of the L0 range of the area.")
 @click.option("--l0-high", default=140.0, type=NUMBER, show_default=True, help="End of that range.")
 @click.option("--study", "study_file", type=click.Path(path_type=Path), help="Study file; else that of the catalog.")
 @click.option("--wait", default=0.0, type=NUMBER, show_default=True, help="Seconds to wait for another writer.")
@@ -112,7 +112,7 @@ def study() -> None:
     type=float,
     callback=_scale,
     show_default="1",
-    help="Size: 1 ends within 40 minutes on two cores.",
+    help="Size: 1 takes 23 minutes on two cores.",
 )
 @click.option("--width", type=click.IntRange(min=1), show_default="1024", help="Latents of every SAE.")
 def ssae(

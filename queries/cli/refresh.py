@@ -125,7 +125,8 @@ def plan(
             for line in left_out(catalog, study_file):
                 say(line)
             if all(result.state == "current" for result in results):
-                say(f"nothing to do: {len(results)} steps are up to date")
+                n = len(results)
+                say(f"nothing to do: {n} step{'s are' if n != 1 else ' is'} up to date")
     if exit_code and any(result.state not in ("current",) for result in results):
         context.exit(_WORK)
 

@@ -6,6 +6,7 @@ import click
 
 from queries.cli.numbers import NUMBER
 from queries.cli.place import catalog_path
+from queries.terminal.control_characters import visible
 from queries.terminal.lines import show_lines
 from queries.terminal.output import Output, output_options
 from queries.terminal.progress import say
@@ -131,7 +132,11 @@ def tag(context: click.Context, name: str | None, at: str | None, move: bool, de
         return
     with Catalog.writable(root) as catalog:
         number = delete_tag(catalog, name) if delete else set_tag(catalog, name, at, move=move)
-    output.show([{"tag": name, "snapshot": number, "deleted": delete}])
+    if output.drawn and not output.expanded:
+        said = f"{name} no longer names {number}" if delete else f"{name} -> {number}"
+        output.draw(lambda width, ink: [visible(said)])
+    else:
+        output.show([{"tag": name, "snapshot": number, "deleted": delete}])
 
 
 @click.command()

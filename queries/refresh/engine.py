@@ -14,7 +14,6 @@ import duckdb
 from catalog import Catalog
 from catalog.errors import CatalogError, InputsMoved, SaeqlError, StepError
 from catalog.store.locks import locked
-from catalog.store.migrations import newest
 from catalog.store.scratch import Scratch
 from queries.refresh.assess import assess, problems, stale
 from queries.refresh.context import Context
@@ -48,13 +47,14 @@ def refresh(
     A failing step is a result, not an exception.
     """
     with locked(catalog.root / "refresh.lock", wait=wait):
-        record_unjudged(catalog)
         with catalog.reading():
             context = Context(catalog, steps or packaged_steps(), options or Options())
             chosen = _chosen(context, names)
             sizes = rows_to_read(context, chosen)
             current = _current(context, chosen)
-        return side_by_side(context, chosen, sizes, listener or Listener(), refresh_step, current)
+        results = side_by_side(context, chosen, sizes, listener or Listener(), refresh_step, current)
+        record_unjudged(catalog)
+        return results
 
 
 def refresh_step(context: Context, step: Step, listener: Listener) -> StepResult:
@@ -95,11 +95,8 @@ def plan(
     All of it is about one snapshot: a refresh that goes on meanwhile is seen as it was before. Raises CatalogError
     for a catalog of an older schema.
     """
-    if catalog.schema < newest():
-        raise CatalogError(
-            f"{catalog.root} has schema {catalog.schema} of {newest()}: it is of an older version, or its making was "
-            "cut off; `saeql refresh` brings it up to date"
-        )
+    if catalog.outdated:
+        raise CatalogError(catalog.outdated)
     broken: dict[str, StepResult] = {}
     while True:
         with catalog.scratch() as scratch, catalog.reading():

@@ -31,7 +31,7 @@ def planned(
 
 
 def left_out(catalog: Catalog, study: Path | None = None) -> list[str]:
-    """A line for each pair of an explainer and a scorer that cannot judge its labels, of the catalog or a study."""
+    """A line for each thing of the catalog or a study that goes without labels or scores as a whole."""
     from catalog.study.tables import configuration_rows
 
     rows = configuration_rows(Study.load(study)) if study is not None else None

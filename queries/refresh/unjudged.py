@@ -1,38 +1,49 @@
-"""Finds pairs of an explainer and a scorer that cannot judge its labels: no jobs, but a row in `problems` each."""
+"""Finds what goes without labels or scores as a whole: no jobs, but a row in `problems` and a line each.
+
+Pairs of an explainer and a scorer that cannot judge its labels, SAEs without windows to explain or to judge by, and
+concepts without a shortlist.
+"""
 
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from typing import Any
 
 from catalog import Catalog
 from catalog.quote import named, quoted
 
-_STAGE = "judgements"
-"""Stage of problems."""
+_STAGES = ("judgements", "labels", "shortlist")
+"""Stages of problems."""
 _REASON = "a lexical scorer looks for the terms of a lexical label, and labels of this explainer have none"
 
 
 def unjudged(catalog: Catalog, expected: Mapping[str, list[dict[str, Any]]] | None = None) -> list[dict[str, Any]]:
-    """Rows of `problems` for the pairs that `steps/judgements.sql` leaves out, in order.
+    """Rows of `problems` for what the steps leave out as a whole, in order.
 
     `expected` may have rows of explainers and scorers that are to be looked at instead of the catalog's.
     """
     explainers, scorers = (_providers(catalog, table, expected or {}) for table in ("explainers", "scorers"))
-    return [
-        {"stage": _STAGE, "subject": f"explainer {explainer}, scorer {scorer}", "reason": _REASON, "count": 1}
+    pairs = [
+        ("judgements", f"explainer {explainer}, scorer {scorer}", _REASON)
         for explainer, wrote in explainers
         for scorer, judges in scorers
         if judges == "lexical" and wrote != "lexical"
     ]
+    query = (resources.files("queries.refresh") / "sql" / "unjudged_saes.sql").read_text(encoding="utf-8")
+    return [
+        {"stage": stage, "subject": subject, "reason": reason, "count": 1}
+        for stage, subject, reason in [*pairs, *catalog.rows(query)]
+    ]
 
 
 def record_unjudged(catalog: Catalog) -> None:
-    """Bring the rows of `problems` about such pairs up to date; equal rows leave no snapshot."""
+    """Bring the rows of `problems` about that up to date; equal rows leave no snapshot."""
     rows = unjudged(catalog)
-    there = catalog.rows("SELECT subject, reason FROM problems WHERE stage = ? ORDER BY ALL", [_STAGE])
-    if there == sorted((row["subject"], row["reason"]) for row in rows):
+    stages = f"stage IN ({', '.join(map(quoted, _STAGES))})"
+    there = catalog.rows(f"SELECT stage, subject, reason FROM problems WHERE {stages} ORDER BY ALL")
+    if there == sorted((row["stage"], row["subject"], row["reason"]) for row in rows):
         return
-    with catalog.write("pairs that cannot be judged") as tx:
-        tx.replace("problems", rows, ["stage", "subject", "reason"], f"stage = {quoted(_STAGE)}")
+    with catalog.write("what cannot be labelled or judged") as tx:
+        tx.replace("problems", rows, ["stage", "subject", "reason"], stages)
 
 
 def left_out_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -49,6 +49,8 @@ class Picture:
     """The columns that had no room."""
     cut: bool = False
     """Whether some cell does not show all of its text."""
+    blocks: bool = False
+    """Whether each row is a block instead of a line."""
 
 
 def table(columns: Sequence[Column], width: int, look: Look = TABLE, ink: Ink | None = None) -> Picture:
@@ -110,7 +112,7 @@ def blocks(columns: Sequence[Column], width: int, most: int, ink: Ink | None = N
                 begun = padded(name[index] if index < len(name) else "", names)
                 value = text[index] if index < len(text) else ""
                 lines.append(f"{ink.bold(begun)}  {ink.dim(value) if row in column.missing else value}".rstrip())
-    return Picture(lines, [], some_cut)
+    return Picture(lines, [], some_cut, blocks=True)
 
 
 def listed(names: Sequence[str], width: int, heading: str = "", most: int = 8) -> list[str]:

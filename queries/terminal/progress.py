@@ -25,7 +25,7 @@ class Bars:
     """One bar at a time, named after what is being done; of the steps of a refresh one each, as they run together."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         from queries.terminal.console import SafeConsole
 
@@ -34,7 +34,8 @@ class Bars:
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
+            # A task whose total is not known has no share to show, not one of 0.
+            TaskProgressColumn("{task.percentage:>3.0f}%", text_format_no_percentage="    "),
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
@@ -135,6 +136,8 @@ def described(result: "StepResult") -> str:
         parts.append(f"{result.failed} with a problem")
     if result.calls:
         parts.append(f"{result.calls} calls, cost {result.cost:.4f}")
+    if result.state == "part":
+        parts.append(f"{result.left} left" if result.left else "done in part")
     lines = [f"{result.step}: {', '.join(parts)} ({result.seconds:.1f} s)"]
     return "\n".join([*lines, *(f"{result.step}: warning: {warning}" for warning in result.warnings)])
 

@@ -28,6 +28,7 @@ _ROWS_A_BLOCK = 10
 _BLOCK_LINES, _ASKED_BLOCK_LINES = 4, 40
 _NARROWEST_TERMINAL = 20
 _COUNTING_SECONDS = 0.5
+_BLOCKS = "too wide for a table here: a block for each row"
 _LARGE_BYTES = 1 << 20
 _LIST_ITEMS = LONGEST // 2
 """An item of a list takes three characters at least."""
@@ -62,7 +63,9 @@ def show_table(result: "pa.RecordBatchReader | pa.Table", stream: TextIO, *, exp
             out.flush()
         said = _said(limit, *_count(reader, count)) if count > limit else _said(limit, count)
         if picture.cut and not picture.hidden and count < _FEW:
-            said = f"what ends in … is cut: {'--json gives all' if expanded else '-x shows more'} of it"
+            said = _cut(expanded=expanded)
+        if picture.blocks and not expanded and count > 1:
+            said = f"{_BLOCKS}{'; ' * bool(said)}{said}"
         _write(out, [way.ink.dim(line) for line in wrapped(said, way.width, 9) if line])
     stream.flush()
 
@@ -79,7 +82,11 @@ def show_lines(
         columns = columns_of(rows, list(dict.fromkeys(name for row in rows for name in row)))
         columns, gone = roomy(columns, () if expanded else spare, way)
         found = shown(columns, way)
-        return [*found.lines, *_left_out([*found.hidden, *gone], way)]
+        left_out = _left_out([*found.hidden, *gone], way)
+        hint = (
+            [] if left_out or not found.cut else [ink.dim(line) for line in wrapped(_cut(expanded=expanded), width, 9)]
+        )
+        return [*found.lines, *left_out, *hint]
 
     draw(picture, stream, pager=pager)
 
@@ -167,6 +174,11 @@ def _left_out(hidden: Sequence[str], way: Way) -> list[str]:
         return []
     heading = f"{len(hidden):,} column{'s' * (len(hidden) > 1)} not shown (-x shows all):"
     return [way.ink.dim(line) for line in listed(hidden, way.width, heading)]
+
+
+def _cut(*, expanded: bool) -> str:
+    """Where the rest of a cell that is cut can be read."""
+    return f"what ends in … is cut: {'--json gives all' if expanded else '-x shows more'} of it"
 
 
 def _said(limit: int, count: int, whole: bool = True) -> str:

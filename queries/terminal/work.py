@@ -79,8 +79,20 @@ def run_refresh(
             bars.say(line)
         if any(result.state == "part" for result in results):
             left = sum(result.left for result in results)
-            bars.say(f"left by a limit, --where or --keep-labels: {left} keys; `saeql plan` shows them")
+            keys = f" ({left} keys)" if left else ""
+            bars.say(f"done in part because of {_limits(options)}: `saeql plan` shows what is left{keys}")
     return results
+
+
+def _limits(options: "Options") -> str:
+    """The options that leave stale keys as they are, as they were given."""
+    said = {
+        "--where": options.where.sql if options.where else None,
+        "--max-calls": options.max_calls,
+        "--max-cost": options.max_cost,
+        "--keep-labels": "" if options.keep else None,
+    }
+    return " and ".join(f"{flag} {value}".rstrip() for flag, value in said.items() if value is not None) or "a limit"
 
 
 def allow(endpoints: tuple[str, ...]) -> None:

@@ -14,8 +14,9 @@ from catalog import Catalog, Location
 from catalog.doctor.finding import Finding
 from catalog.errors import CatalogError, InputError
 from catalog.schema.keys import KEYS
-from catalog.store.migrations import migrations
+from catalog.store.migrations import migrate, migrations
 from tests.catalog.small_catalog import TOKENS
+from tests.hand_rows import feature_stats, label, score
 from tests.postgres import Postgres, copied
 
 
@@ -82,14 +83,45 @@ def test_every_table_and_column_is_documented(store: Catalog) -> None:
     assert bare == []
 
 
-def test_every_view_runs_and_its_documented_columns_exist(store: Catalog) -> None:
-    views = [row[0] for row in store.rows("SELECT view_name FROM duckdb_views() WHERE database_name = 'lake'")]
-    assert views
-    for view in views:
-        columns = {row[0] for row in store.connection.execute(f"SELECT * FROM {view} LIMIT 0").description or ()}
-        documented = {row[0] for row in store.rows("SELECT name FROM columns_doc WHERE relation = ?", [view])}
-        assert documented <= columns, view
-        assert store.value("SELECT count(*) FROM columns_doc WHERE relation = ?", [view]), view
+def test_every_table_view_and_column_is_documented_where_queries_can_read_it(store: Catalog) -> None:
+    """By the names that a SELECT gives, table by table; what a table's row says is its comment."""
+    relations = [row[0] for row in store.rows("SELECT table_name FROM information_schema.tables ORDER BY ALL")]
+    assert {"features", "feature_stats", "columns_doc", "tags"} <= set(relations)
+    columns = {
+        (relation, column[0])
+        for relation in relations
+        for column in store.connection.execute(f'SELECT * FROM lake.main."{relation}" LIMIT 0').description or ()
+    }
+    documented = store.rows("SELECT relation, name FROM columns_doc")
+    assert sorted(documented) == sorted(columns | {(relation, "*") for relation in relations})
+    said = "SELECT doc FROM columns_doc WHERE relation = ? AND name = ?"
+    assert store.value(said, ["feature_stats", "firings"]) == "tokens that it fires on; 0 for a dead feature"
+    assert store.value(said, ["features", "n"]) == "windows judged"
+
+
+def test_the_view_features_has_the_label_and_the_score_of_the_primaries_alone(store: Catalog) -> None:
+    with store.write("by hand") as tx:
+        tx.insert("study", [{"name": "s", "explainer": "lexical", "scorer": "d", "concept": "c", "source": None}])
+        tx.insert("feature_stats", [feature_stats(1, "s"), feature_stats(2, "s", firings=0)])
+        tx.insert("labels", [label(1, "matrices", "s"), label(1, "another", "s", explainer="llm")])
+        tx.insert("scores", [score(1, 0.75, "s"), score(1, 0.5, "s", scorer="e"), score(1, 1.0, "s", explainer="llm")])
+    found = store.rows("SELECT feature, label, f1, n, firings FROM features ORDER BY feature")
+    assert found == [(1, "matrices", 0.75, 50, 4), (2, None, None, None, 0)]
+
+
+def test_a_later_migration_documents_its_columns_by_their_comments(
+    store: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(store.rows("SELECT relation, name, doc FROM columns_doc"))
+    sql = (
+        "ALTER TABLE tags ADD COLUMN why VARCHAR; COMMENT ON COLUMN tags.why IS 'the reason'; "
+        "COMMENT ON TABLE tags IS 'names'; ALTER TABLE leaks DROP COLUMN corpus"
+    )
+    monkeypatch.setattr("catalog.store.migrations.migrations", lambda: [(99, "later", sql)])
+    migrate(store.connection)
+    after = set(store.rows("SELECT relation, name, doc FROM columns_doc"))
+    assert after - before == {("tags", "why", "the reason"), ("tags", "*", "names")}
+    assert {row[:2] for row in before - after} == {("tags", "*"), ("leaks", "corpus")}
 
 
 def test_every_table_has_a_key_of_columns_that_are_not_null(store: Catalog) -> None:

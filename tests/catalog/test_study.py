@@ -230,6 +230,17 @@ def test_step_parameters_may_be_written_with_and_without_quotes(tmp_path: Path) 
     assert one.steps == other.steps == {"contexts_top.k": 5}
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "true", "'x'"])
+def test_a_step_parameter_that_counts_what_is_kept_is_a_number_from_1(value: str, tmp_path: Path) -> None:
+    for key in ("contexts_top.k", "labels.top", "contexts_random.per_split", "logit_lens.k"):
+        said = mistakes(f"name = 'x'\n[steps]\n{key} = {value}", tmp_path)
+        assert f"steps.{key} is {value.title() if value == 'true' else value}; it is to be a whole number, 1 or" in said
+    for section, key in (("scorer", "examples"), ("concept", "shortlist")):
+        said = mistakes(f"name = 'x'\n[[{section}]]\nname = 'a'\nwords = ['w']\n{key} = 0", tmp_path)
+        assert f"{section}[0].{key}" in said
+    assert Study.parse("name = 'x'\n[steps]\nshortlist.min_firings = 0", tmp_path).steps
+
+
 def test_own_text_without_a_concept_gets_no_concept_that_matches_nothing(tmp_path: Path) -> None:
     study = Study.parse('name = "x"\n[[corpus]]\nname = "a"\npackages = ["click"]', tmp_path)
     assert study.concepts == ()

@@ -71,7 +71,9 @@ def test_a_pivot_takes_parameters_and_says_when_it_has_no_or_too_many_columns(sm
 
 def test_show_tables_and_describe_list_what_the_catalog_has(small: Catalog) -> None:
     names = sorted(small.rows("SELECT lower(table_name) FROM __ducklake_metadata_lake.ducklake_table"))
-    names += small.rows("SELECT lower(view_name) FROM __ducklake_metadata_lake.ducklake_view")
+    names += small.rows(
+        "SELECT lower(view_name) FROM __ducklake_metadata_lake.ducklake_view WHERE end_snapshot IS NULL"
+    )
     assert rows(small, "SHOW TABLES") == sorted(names)
     assert rows(small, "SELECT count(*) FROM (SHOW TABLES) WHERE name LIKE 'prob%'") == [(1,)]
     described = {name: (columns, types) for name, columns, types in rows(small, "DESCRIBE")}
@@ -80,6 +82,21 @@ def test_show_tables_and_describe_list_what_the_catalog_has(small: Catalog) -> N
     assert set(described) == {name for (name,) in names}
     assert rows(small, "SHOW ALL TABLES") == rows(small, "DESCRIBE")
     assert [row[0] for row in rows(small, "DESCRIBE problems")] == ["stage", "subject", "reason", "count"]
+
+
+def test_a_views_columns_are_described_by_what_they_hold(small: Catalog) -> None:
+    """No `null: NO` stands there: the engine says so of every column of a view."""
+    wanted = [
+        ("corpus", "VARCHAR", "corpus"),
+        ("split", "VARCHAR", "train, val or test"),
+        ("documents", "BIGINT", "documents of the split"),
+    ]
+    for sql in ("DESCRIBE splits", "describe lake.main.SPLITS", "SHOW splits", "DESCRIBE FROM splits"):
+        assert rows(small, sql)[:3] == wanted, sql
+    assert rows(small, "SELECT s.doc FROM (DESCRIBE splits) AS s WHERE column_name = 'split'") == [wanted[1][2:]]
+    # Of tables and queries the engine knows it.
+    assert rows(small, 'SELECT "null" FROM (DESCRIBE problems) LIMIT 1') == [("NO",)]
+    assert rows(small, 'SELECT "null" FROM (DESCRIBE SELECT split FROM splits)') == [("YES",)]
 
 
 @pytest.mark.parametrize("sql", ["EXPLAIN FROM problems", "explain -- why\nSELECT 1", "/* a */ EXPLAIN FROM features"])

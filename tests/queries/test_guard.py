@@ -22,6 +22,7 @@ from catalog.store.location import Server
 from queries.ask.allowed import FUNCTIONS, TABLE_FUNCTIONS
 from queries.ask.guard import check, execute, lock_down, run
 from tests.empty import make_empty
+from tests.hand_rows import feature_stats, label
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -89,12 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, metadata: Postgres | None) -
 
 def _study(insert: Callable[[str, list[dict[str, Any]]], None]) -> None:
     insert("study", [{"name": "s", "explainer": "lexical", "scorer": "d", "concept": "linear algebra", "source": None}])
-    stats = {"firings": 4, "tokens": 100, "density": 0.04, "mean": 2.0, "std": 1.0, "maximum": 6.25}
-    for feature in (917, 918):
-        insert("feature_stats", [{"sae": "a", "feature": feature, **stats, "histogram": [1, 3], "deciles": [0.5, 1.5]}])
-    label = {"explainer": "lexical", "kept_constraints": True, "model": "none", "prompt_tokens": 0}
-    costs = {"completion_tokens": 0, "cost": 0.0, "input": "i"}
-    insert("labels", [{"sae": "a", "feature": 917, "label": "Matrix products", **label, **costs}])
+    insert("feature_stats", [feature_stats(917), feature_stats(918)])
+    insert("labels", [label(917, "Matrix products")])
     document = {
         "hash": "h",
         "shard": 0,
@@ -268,7 +265,10 @@ def test_extra_tables_are_readable_only_in_their_query(world: World) -> None:
 
 
 def test_unknown_names_list_the_known_ones(world: World) -> None:
-    with pytest.raises(UnknownName, match=r"'featurs' \(did you mean features\?\); it has activations, .*problems"):
+    with pytest.raises(UnknownName, match=r"view 'zzz'; it has activations, .*problems"):
+        check("FROM zzz", world.catalog)
+    # The nearest name is enough: there are 57.
+    with pytest.raises(UnknownName, match=r"view 'featurs' \(did you mean features\?\)$"):
         check("FROM featurs", world.catalog)
     with pytest.raises(UnknownName, match=r"cuont.*did you mean count\?.*problems has stage, subject, reason, count"):
         run("SELECT cuont FROM problems", world.catalog)

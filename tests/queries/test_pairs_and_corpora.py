@@ -67,6 +67,39 @@ def test_plan_and_refresh_say_it_once(paired: Catalog) -> None:
     assert [r.error for r in plan(paired, ("leaks",)) if r.error] == []
 
 
+JUDGED, EVIDENCE = (
+    "no windows of the split test in which a feature",
+    "no window of the split train in which a shortlisted",
+)
+
+
+@pytest.mark.parametrize(
+    ("gone", "stage", "subject", "reason"),
+    [
+        ("contexts WHERE split = 'test'", "judgements", "SAE s", f"{JUDGED} fires: no label is judged; add text"),
+        ("contexts WHERE split = 'test' AND kind = 'stratum'", "judgements", "SAE s", f"{JUDGED} fires"),
+        ("contexts WHERE split = 'test' AND kind = 'random'", "judgements", "SAE s", f"{JUDGED} is silent"),
+        ("contexts WHERE split = 'train'", "labels", "SAE s", f"{EVIDENCE} feature fires: explainers have no evidence"),
+        ("shortlist", "shortlist", "SAE s, concept algebra", "no feature that fires often enough"),
+    ],
+)
+def test_an_sae_that_goes_without_labels_or_scores_is_one_problem_and_one_line(
+    gone: str, stage: str, subject: str, reason: str, mine: Catalog
+) -> None:
+    assert unjudged(mine) == []
+    with mine.write("as from text without such windows") as tx:
+        tx.execute(f"DELETE FROM lake.{gone}")
+    for command in (("plan", "leaks"), ("refresh", "leaks")):
+        result = CliRunner().invoke(main, ["-C", str(mine.root), *command])
+        said = [line for line in result.stderr.splitlines() if line.startswith("left out (")]
+        assert len(said) == 1, result.stderr
+        assert said[0].startswith(f"left out ({stage}): {subject}: {reason}")
+    stages = "('judgements', 'labels', 'shortlist')"
+    found = mine.rows(f"SELECT stage, subject, reason, count FROM problems WHERE stage IN {stages}")
+    assert [(row[0], row[1], row[3]) for row in found] == [(stage, subject, 1)]
+    assert said[0].endswith(f": {found[0][2]}")
+
+
 # --- contexts of several corpora
 
 

@@ -37,7 +37,9 @@ def asked(catalog: Catalog, sql: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_column_of_a_view_is_documented_and_the_allow_list_takes_it(catalog: Catalog, view: str) -> None:
     columns = run(f"SELECT * FROM {view}", catalog).schema.names
-    documented = [name for (name,) in catalog.rows("SELECT name FROM columns_doc WHERE relation = ?", [view])]
+    documented = [
+        name for (name,) in catalog.rows("SELECT name FROM columns_doc WHERE relation = ? AND name <> '*'", [view])
+    ]
     assert sorted(columns) == sorted(documented)
 
 

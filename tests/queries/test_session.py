@@ -17,6 +17,7 @@ import queries
 import saeql
 from catalog import Catalog
 from catalog.errors import CatalogError, InputError, SaeqlError, UnknownName
+from catalog.store.migrations import migrations
 from queries.ask.query_vectors import query_vector
 from queries.session import Session, connect
 from queries.terminal.answer import Result
@@ -217,3 +218,29 @@ def test_a_text_that_was_searched_before_needs_no_encoder(mine: Catalog, monkeyp
     monkeypatch.setattr("queries.ask.query_vectors._version", lambda package: "0")
     query_vector(mine, "a secret")
     assert len(asked) == 6
+
+
+def test_an_unknown_name_in_a_catalog_of_an_older_schema_says_what_brings_it_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = migrations()
+    sae = {"sae": "s", "model": "m", "hookpoint": "h", "architecture": "topk", "width": 1, "d": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr("catalog.store.migrations.migrations", lambda: known[:2])
+        with Catalog.create(tmp_path) as catalog, catalog.write("sae") as tx:
+            tx.insert("saes", [{**sae, "weights": "-", "digest": "-", "config": "{}"}])
+    advice = f"has schema 2 of {len(known)}: .*; `saeql refresh` brings it up to date$"
+    with connect(tmp_path) as cat:
+        # `features` is of a later migration.
+        for query in ("FROM features", "SELECT no_such FROM problems"):
+            with pytest.raises(UnknownName, match=advice):
+                cat.sql(query)
+        with pytest.raises(UnknownName, match=f"features.*{advice}"):
+            cat.feature(0)
+        with pytest.raises(UnknownName, match=advice):
+            cat.search("matrix")
+        assert cat.sql("SELECT count(*) AS n FROM problems").rows() == [{"n": 0}]
+    Catalog.create(tmp_path).close()
+    with connect(tmp_path) as cat, pytest.raises(UnknownName) as refused:
+        cat.sql("SELECT no_such FROM problems")
+    assert "schema" not in str(refused.value)

@@ -1,11 +1,13 @@
 """What a person sees of a result: tables that fit the terminal, blocks, and what is said of the rest."""
 
+import io
 import json
 import math
 import time
 import unicodedata
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,12 +16,19 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from queries.cli.main import main
+from queries.refresh.engine import StepResult
+from queries.refresh.options import Options, Where
 from queries.terminal import screen
 from queries.terminal.cells import LONGEST, cell, cut, number, numbers, wrapped
 from queries.terminal.control_characters import visible
 from queries.terminal.grid import PLAIN, TABLE, Column, blocks, listed, table
 from queries.terminal.output import Output, output_options
+from queries.terminal.progress import Bars, described
+from queries.terminal.work import _limits
+from tests.empty import make_empty
 
 HEAPED = "a" + "\u0301" * 100_000
 HARMFUL = "a\x1b[2J\x9b31m\u202eb\u200b\r\n"
@@ -188,6 +197,8 @@ def test_few_rows_that_are_too_wide_are_blocks(monkeypatch: pytest.MonkeyPatch) 
         "── 2 of 2 ──────────────────────────────",
         *[f"column_{i}  NULL" for i in range(5)],
         "label",
+        "too wide for a table here: a block for",
+        "each row",
     ]
 
 
@@ -205,6 +216,16 @@ def test_one_record_is_shown_whole_and_blocks_can_be_asked_for() -> None:
 def test_rows_that_are_cut_are_said_to_be() -> None:
     lines = picture(pa.table({"text": ["x" * 100, "y"]}))
     assert lines[2:] == ["x" * 79 + "…", "y", "what ends in … is cut: -x shows more of it"]
+
+
+def test_lines_that_are_cut_are_said_to_be_however_many_there_are() -> None:
+    """As plan and log print them: rows of ours."""
+    rows = [{"step": "labels", "why": "because " * 20}] * 30
+    lines = picture(rows)
+    assert [len(line) for line in lines[1:-1]] == [80] * 30
+    assert lines[-1] == "what ends in … is cut: -x shows more of it"
+    assert picture([{"step": "labels", "why": "first run"}])[-1] == "labels  first run"
+    assert picture(rows, "-x")[-1] != lines[-1]
 
 
 def test_a_huge_record_is_said_to_be_cut() -> None:
@@ -389,3 +410,38 @@ def test_into_a_pipe_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGER", "no-such-pager")
     result = printed(pa.table({"n": [1.23456789]}), "-x", "--pager")
     assert (result.stdout, result.stderr) == ('{"n": 1.23456789}\n', "")
+
+
+# --- small answers
+
+
+def test_a_tag_is_said_in_a_line(tmp_path: Path) -> None:
+    with make_empty(tmp_path / "c") as catalog:
+        newest = catalog.newest()
+
+    def said(*arguments: str) -> str:
+        return CliRunner().invoke(main, ["-C", str(tmp_path / "c"), "tag", *arguments], catch_exceptions=False).stdout
+
+    assert said("before") == f"before -> {newest}\n"
+    assert said("before", "--delete") == f"before no longer names {newest}\n"
+
+
+def test_a_step_that_is_done_in_part_says_how_much_is_left_and_why() -> None:
+    assert described(StepResult("labels", "part", left=3)) == "labels: +0 ~0 -0 rows, 3 left (0.0 s)"
+    assert described(StepResult("scores", "part")) == "scores: +0 ~0 -0 rows, done in part (0.0 s)"
+    assert described(StepResult("labels", "done")) == "labels: +0 ~0 -0 rows (0.0 s)"
+    options = Options(where=Where("(feature < 3)", ("feature",)), max_calls=0, keep=frozenset({"labels"}))
+    assert _limits(options) == "--where (feature < 3) and --max-calls 0 and --keep-labels"
+    assert _limits(Options(max_cost=0.5)) == "--max-cost 0.5"
+
+
+def test_a_bar_has_a_percentage_only_if_its_total_is_known() -> None:
+    bars, drawn = Bars(), io.StringIO()
+    task = bars._bars.add_task("contexts_stratum", total=None, figures="")
+    console = Console(file=drawn, width=80)
+    console.print(bars._bars.get_renderable())
+    assert "contexts_stratum" in drawn.getvalue()
+    assert "%" not in drawn.getvalue()
+    bars._bars.update(task, total=50, completed=20)
+    console.print(bars._bars.get_renderable())
+    assert " 40% " in drawn.getvalue()

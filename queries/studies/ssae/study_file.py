@@ -56,7 +56,7 @@ class Options:
     seed: Path | None = None
     ood: Path | None = None
     scale: float | None = None
-    """Size; 1, the default, ends within 40 minutes on two cores."""
+    """Size; 1, the default, takes 23 minutes on two cores."""
     width: int | None = None
     """Latents of every SAE; the default is 1024."""
 
