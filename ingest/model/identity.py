@@ -68,6 +68,16 @@ def check_model(catalog: Catalog, model: LanguageModel) -> None:
         )
 
 
+def check_recorded(catalog: Catalog, model: LanguageModel) -> None:
+    """Raises InputError if the model is not the one that the catalog's row of its name tells of."""
+    wrong = differences(catalog, model)
+    if wrong:
+        raise InputError(
+            f"the model at {model.spec.source} is not the {model.spec.name!r} that this catalog was built from "
+            f"({'; '.join(wrong)}): put that one back"
+        )
+
+
 def model_row(model: LanguageModel) -> dict[str, Any]:
     """Of `models`."""
     spec, layout = model.spec, model.layout

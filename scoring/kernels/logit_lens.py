@@ -16,10 +16,12 @@ def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
     """The k tokens with the largest and the k with the smallest logits, for every latent of each SAE.
 
     An SAE whose decoder rows are no directions of the residual stream has none; `problems` has said so since ingest.
+    Raises InputError if what lies where the catalog looks for its model is another one.
     """
     import torch
 
     from ingest.model.catalog_model import load_recorded
+    from ingest.model.identity import check_recorded
     from ingest.model.lens import lens_problem, unembedding
     from ingest.sae.model import SAE
 
@@ -28,6 +30,7 @@ def logit_lens(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, 
     done = 0
     for name, (source, revision) in models.items():
         model = load_recorded(name, source, revision)
+        check_recorded(run.catalog, model)
         for row in (row for row in rows if row["model"] == name):
             decoder = SAE.load(run.catalog.weights_of(row["weights"])).weights.decoder
             output: list[dict[str, Any]] = []

@@ -231,3 +231,16 @@ def test_a_retry_asks_again_for_what_has_a_problem_and_for_nothing_else(catalog:
     results = {result.step: result for result in refresh(catalog, options=Options(retry=True))}
     assert (results["labels"].state, results["labels"].calls, results["labels"].failed) == ("done", 1, 0)
     assert catalog.value("SELECT count(*) FROM labels WHERE problem IS NOT NULL") == 0
+
+
+def test_the_lens_of_another_model_than_the_catalogs_is_refused(own: Path) -> None:
+    with Catalog(own) as catalog:
+        before = catalog.rows("SELECT * FROM logit_lens ORDER BY ALL LIMIT 20")
+        with catalog.write("as if built from another model") as tx:
+            tx.execute("UPDATE lake.models SET digest = 'other'")
+        (result,) = [r for r in refresh(catalog, ("logit_lens",)) if r.step == "logit_lens"]
+        assert result.state == "failed"
+        assert "is not the 'embedded' that this catalog was built from (weights or tokenizer differ)" in str(
+            result.error
+        )
+        assert catalog.rows("SELECT * FROM logit_lens ORDER BY ALL LIMIT 20") == before
