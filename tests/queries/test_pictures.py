@@ -114,7 +114,9 @@ def test_the_log_of_a_terminal_is_grouped_and_that_of_a_pipe_is_not(
     assert run(made_root, "log", "-n", "0").exit_code != 0
     with Catalog(made_root, read_only=True) as catalog:
         count = catalog.value("SELECT count(*) FROM lake.snapshots()")
-    assert len(every) == count + 1
+    assert len([line for line in every if line[:1].isdigit()]) == count
+    # A header, and where the rest of what is cut can be read.
+    assert len(every) <= count + 2
     assert len(lines) <= len(every)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: False, raising=False)
     assert len(run(made_root, "log", "-n", "1000").stdout.splitlines()) == count
