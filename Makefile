@@ -1,5 +1,5 @@
 # make demo: install, build the demo's catalog, show what is in it. make test: install, check, run every test.
-# make quick: the checks and the tests that are not slow (tests/slow.txt), in two minutes and a half.
+# make quick: the checks and the tests that are not slow (tests/slow.txt), in about three minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
