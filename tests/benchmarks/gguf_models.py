@@ -1,11 +1,12 @@
 """Measures what a GGUF file costs: conversion, memory, loading, and how far logits lie from transformers' own reading.
 
-    python tests/benchmarks/gguf_models.py [smollm2 | gemma3-270m | FILE.gguf]
+    python tests/benchmarks/gguf_models.py [smollm2 | gemma3-270m | FILE.gguf] [--json]
 
 The conversion goes to a cache of its own. transformers' own reading takes minutes for a large vocabulary.
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,50 +26,61 @@ TEXT = "The capital of France is"
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("model", nargs="?", default="smollm2")
+    arguments.add_argument("--json", action="store_true", help="print one object")
     arguments.add_argument("--convert", action="store_true", help="only convert, in this process, and say what it took")
     given = arguments.parse_args()
     if given.convert:
-        convert(given.model)
+        sys.stdout.write(json.dumps(convert(given.model)))
         return
     with tempfile.TemporaryDirectory() as cache:
         os.environ.update(SAEQL_CACHE=cache, HF_HUB_OFFLINE="1")
-        subprocess.run([sys.executable, __file__, given.model, "--convert"], check=True)
-        compare(given.model)
+        # In a process of its own: the peak of memory is the conversion's alone.
+        command = [sys.executable, __file__, given.model, "--convert"]
+        made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = {"model": given.model, **json.loads(made.splitlines()[-1]), **compare(given.model)}
+    lines = [json.dumps(found)] if given.json else [f"{name:24} {value}" for name, value in found.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
-def convert(model: str) -> None:
+def convert(model: str) -> dict[str, Any]:
+    """What the conversion takes, and what is known of the file."""
     from ingest.model.gguf.convert import converted
 
     start, used = time.monotonic(), time.process_time()
     made = converted(model)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    seconds, used = time.monotonic() - start, time.process_time() - used
-    say(f"converted in {seconds:.1f} s ({used:.1f} s of CPU), peak {peak:.2f} GiB")
-    say(str(made.origin if made else f"{model} is no GGUF file"))
+    return {
+        "origin": made.origin if made else None,
+        "convert_seconds": round(time.monotonic() - start, 2),
+        "convert_cpu_seconds": round(time.process_time() - used, 2),
+        "convert_peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
 
 
-def compare(name: str) -> None:
+def compare(name: str) -> dict[str, Any]:
+    """What loading takes, what the model says, and how far its logits lie from transformers' own reading."""
     from transformers import AutoModelForCausalLM
 
     from catalog.study.text import Model
     from ingest.model.gguf.gguf_files import find_gguf
     from ingest.model.language_model import load_model
 
-    spec = Model.model_validate({"name": "model", "source": name})
     # What is imported for the first time is not the file's cost.
     load_model(Model.model_validate({"name": "embedded"}))
     start, used = time.monotonic(), time.process_time()
-    model = load_model(spec)
-    say(f"loaded in {time.monotonic() - start:.1f} s ({time.process_time() - used:.1f} s of CPU)")
+    model = load_model(Model.model_validate({"name": "model", "source": name}))
+    found: dict[str, Any] = {
+        "load_seconds": round(time.monotonic() - start, 2),
+        "load_cpu_seconds": round(time.process_time() - used, 2),
+    }
     ids = model.tokenizer(TEXT, return_tensors="pt").input_ids
     said = model.network.generate(ids, max_new_tokens=8, do_sample=False)
-    say(repr(model.tokenizer.decode(said[0])))
+    found["completion"] = model.tokenizer.decode(said[0])
     if model.tokenizer.chat_template:
         asked = [{"role": "user", "content": "What is the capital of France?"}]
         prompt = model.tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         prompted = model.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
         said = model.network.generate(prompted, max_new_tokens=16, do_sample=False)
-        say(repr(model.tokenizer.decode(said[0, prompted.shape[1] :])))
+        found["answer"] = model.tokenizer.decode(said[0, prompted.shape[1] :])
     files = find_gguf(name)
     if files and len(files.parts) == 1:
         (path,) = files.parts
@@ -75,11 +88,11 @@ def compare(name: str) -> None:
         plain = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         with torch.inference_mode():
             apart = (plain.eval()(ids).logits - model.network(ids).logits).abs().max()
-        say(f"largest difference of logits {apart:.2g}; transformers read the file in {time.monotonic() - start:.1f} s")
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+        found |= {
+            "largest_logit_difference": float(apart),
+            "transformers_seconds": round(time.monotonic() - start, 2),
+        }
+    return found
 
 
 if __name__ == "__main__":
