@@ -112,7 +112,7 @@ class Catalog(Commits):
 
     @property
     def outdated(self) -> str:
-        """What to do about a catalog of an older schema, a sentence; empty for one of the newest."""
+        """A sentence that says how a catalog of an older schema is brought up to date; empty for one of the newest."""
         last = newest()
         if self.schema >= last:
             return ""

@@ -96,7 +96,7 @@ def inputs_of(model: LanguageModel, reader: Reader, text: str) -> str:
 
 
 def _earlier_inputs(model: LanguageModel, reader: Reader, text: str) -> str:
-    """What stood in place of `inputs_of` before it counted k, centring and groups.
+    """The digest that older catalogs hold in place of `inputs_of`: it counts neither k, centring nor groups.
 
     It is as good as that: the commit that changes one of those of an SAE takes the SAE's activations away.
     """

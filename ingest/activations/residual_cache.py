@@ -135,7 +135,7 @@ def residuals_digest(
 
 
 def no_train_text(hookpoint: str) -> InputError:
-    """What a training without text raises."""
+    """The error of a training without text."""
     return InputError(f"hookpoint {hookpoint!r}: no train tokens to cache; add text")
 
 

@@ -39,14 +39,14 @@ class Foreseen:
     """The SAEs of a study as an ingest would leave them."""
 
     works: dict[str, Work] = field(default_factory=dict)
-    """What is done about each SAE."""
+    """The work on each SAE, by name."""
     selections: dict[str, Work] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
-    """Those whose codes are known: they are in the catalog, or their checkpoint is loaded."""
+    """SAEs that are in the catalog, or whose checkpoint is loaded: their codes are known."""
     configs: dict[str, SAEConfig] = field(default_factory=dict)
     """Of those, and of those to train whose parent is known."""
     perhaps: set[str] = field(default_factory=set)
-    """Those to train that may come out as they were."""
+    """SAEs that are to be trained, and may come out as they were."""
 
     def upstream(self, sae: Sae) -> str | None:
         """What an SAE is made from that is trained or chosen anew; None if all of that is known."""

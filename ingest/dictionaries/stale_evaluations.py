@@ -107,7 +107,7 @@ def _current(
 
 
 def _earlier_inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
-    """What stood in place of `inputs_of` before it counted k, centring and groups.
+    """The digest that older catalogs hold in place of `inputs_of`: it counts neither k, centring nor groups.
 
     It is as good as that: the commit that changes one of those of an SAE takes the SAE's evaluations away.
     """

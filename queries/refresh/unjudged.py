@@ -37,9 +37,10 @@ def unjudged(catalog: Catalog, expected: Mapping[str, list[dict[str, Any]]] | No
 
 def record_unjudged(catalog: Catalog) -> None:
     """Bring the rows of `problems` about that up to date; equal rows leave no snapshot."""
-    rows = unjudged(catalog)
     stages = f"stage IN ({', '.join(map(quoted, _STAGES))})"
-    there = catalog.rows(f"SELECT stage, subject, reason FROM problems WHERE {stages} ORDER BY ALL")
+    with catalog.reading():
+        rows = unjudged(catalog)
+        there = catalog.rows(f"SELECT stage, subject, reason FROM problems WHERE {stages} ORDER BY ALL")
     if there == sorted((row["stage"], row["subject"], row["reason"]) for row in rows):
         return
     with catalog.write("what cannot be labelled or judged") as tx:
