@@ -14,13 +14,14 @@ from catalog import Catalog
 from catalog.errors import InputError, UnknownName
 from catalog.store.locks import locked
 from catalog.study.text import Corpus
-from ingest.activations.harvest import HarvestReport, harvest
+from ingest.activations.harvest import harvest
+from ingest.activations.shard_harvest import HarvestReport
 from ingest.callbacks import Progress, tell
 from ingest.model.catalog_model import load_recorded
 from ingest.model.identity import differences
 from ingest.model.language_model import LanguageModel
 from ingest.sae.model import SAE
-from ingest.stored.reader import Reader
+from ingest.stored.reader import HALF, Reader
 from ingest.text.corpus import append_documents
 from ingest.text.corpus_rows import CorpusReport
 from ingest.text.text_files import SUFFIXES
@@ -98,11 +99,11 @@ def _section(corpus: str, ctx_len: int, shard_tokens: int, file: Path, field: st
 def _readers(catalog: Catalog, corpus: str, model: LanguageModel) -> list[Reader]:
     """Every SAE that was harvested on the corpus."""
     rows = catalog.rows(
-        "SELECT s.sae, s.hookpoint, s.weights, s.digest FROM saes AS s SEMI JOIN shards AS x "
+        "SELECT s.sae, s.hookpoint, s.weights, s.digest, s.rows FROM saes AS s SEMI JOIN shards AS x "
         "ON x.sae = s.sae AND x.relation = 'activations' AND x.corpus = ? ORDER BY s.sae",
         [corpus],
     )
     return [
-        Reader(sae, hookpoint, SAE.load(catalog.weights_of(weights), model.device), digest)
-        for sae, hookpoint, weights, digest in rows
+        Reader(sae, hookpoint, SAE.load(catalog.weights_of(weights), model.device), digest, precision == HALF)
+        for sae, hookpoint, weights, digest, precision in rows
     ]

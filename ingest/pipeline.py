@@ -18,7 +18,8 @@ from catalog import Catalog
 from catalog.store.locks import locked
 from catalog.study.file import Study
 from catalog.study.tables import configuration_rows, differing, record_configurations, record_sweeps, sweep_rows
-from ingest.activations.harvest import HarvestReport, harvest
+from ingest.activations.harvest import harvest
+from ingest.activations.shard_harvest import HarvestReport
 from ingest.callbacks import Progress, tell
 from ingest.dictionaries.foresee import Foreseen, foresee_saes
 from ingest.dictionaries.foresee_evaluations import foresee_evaluations
@@ -36,7 +37,7 @@ from ingest.receipt import inputs_of, write_receipt
 from ingest.text.coming_text import ComingText
 from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
-from ingest.to_do import GONE, Work, harvested, measured
+from ingest.to_do import GONE, Work, harvested, measured, precision_of
 
 
 @dataclass
@@ -118,6 +119,7 @@ class Saes:
     def run(self, ingest: Ingest) -> None:
         ingest.prepared = prepare_saes(ingest.catalog, ingest.study, ingest.model, ingest.progress)
         ingest.report.trained = ingest.prepared.made
+        ingest.report.harvest.add(ingest.prepared.harvest)
 
 
 class Lens:
@@ -147,7 +149,7 @@ class Configuration:
 
 
 class Harvest:
-    """Sparse activations; SAEs that are kept on the same corpora share a pass of the model."""
+    """Sparse activations, as far as no pass for training made them; SAEs of the same corpora share a pass."""
 
     def foresee(self, ingest: Ingest) -> Iterable[Work]:
         kept = {sae.name: harvested(ingest.study, sae) for sae in ingest.study.trained()}
@@ -192,12 +194,14 @@ class Evaluations:
             return
         asked = {sae.name: measured(study, sae) for sae in study.trained()}
         texts = {sae: set(product(corpora, splits)) for sae, corpora in asked.items()}
-        drop_stale(ingest.catalog, ingest.model, readers, texts, tokens)
+        precision = precision_of(study)
+        drop_stale(ingest.catalog, ingest.model, readers, texts, tokens, precision)
         for corpora in dict.fromkeys(asked.values()):
             ours = [reader for reader in readers if asked[reader.name] == corpora]
             if corpora and ours:
                 told = ingest.told(f"measuring {len(ours)} SAEs on {', '.join(corpora)}")
-                evaluate_text(ingest.catalog, ingest.model, ours, list(corpora), tuple(splits), tokens, progress=told)
+                where = (list(corpora), tuple(splits))
+                evaluate_text(ingest.catalog, ingest.model, ours, *where, tokens, told, precision)
 
 
 STAGES: tuple[Stage, ...] = (

@@ -40,6 +40,16 @@ def measured(study: Study, sae: Sae) -> tuple[str, ...]:
     return study.corpora_of(sae) if sae.evaluate is None else sae.evaluate
 
 
+PRECISION = 0.02
+"""Half the 95% interval of ce_spliced - ce_clean at which a measurement may end, as a share of ce_clean."""
+
+
+def precision_of(study: Study) -> float:
+    """As PRECISION; 0, for all tokens, where a sweep compares its SAEs on the same ones."""
+    asked = study.evaluation.precision
+    return (0.0 if study.sweeps else PRECISION) if asked is None else asked
+
+
 def up_to_date(study: Study) -> list[Work]:
     """The rows of an ingest that has nothing to do, in the order of its stages."""
     saes = study.trained()

@@ -64,6 +64,8 @@ class Sae(Section):
     """Tokens of the training cache; none: all tokens of the split train."""
     stream: bool = False
     """Train straight from the model, without a cache on disk."""
+    outliers: Literal["drop", "keep"] = "drop"
+    """Rows whose norm is above 10 times the median: not trained on, or as all others; with `stream` they are kept."""
     processes: Count = 1
     """Train data parallel in this many processes of `torchrun`, each on its part of every batch."""
     steps: Count = 1000
@@ -222,6 +224,8 @@ class Measuring(Section):
     """How SAEs are measured on text with the model running."""
 
     tokens: int = Field(default=20_000, ge=0)
-    """Tokens of each corpus and split, documents taken by hash; 0: no measuring."""
+    """Most tokens of each corpus and split, documents taken by hash; 0: no measuring."""
+    precision: float | None = Field(default=None, ge=0)
+    """Measure until ce_spliced - ce_clean is known to this share of ce_clean; none: 0.02, with a [[sweep]] 0: all."""
     splits: Annotated[tuple[Literal["train", "val", "test"], ...], Field(strict=False)] = ("val", "test")
     """Splits that are measured, each in rows of its own."""

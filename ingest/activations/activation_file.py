@@ -1,7 +1,8 @@
 """Writes sparse activations as Parquet: every (feature, position, activation) above zero, sorted by feature.
 
-Layout, measured at 3.3 bytes per activation: ids delta-packed, activations rounded to half precision,
-byte-split, zstd. A file appears whole or not at all, under a name that is never used again.
+Layout, measured at 3.3 bytes per activation: ids delta-packed, activations rounded to the 11 bits of half precision
+(values beyond its range likewise, so that the file takes those of any SAE), byte-split, zstd. A file appears whole or
+not at all, under a name that is never used again.
 """
 
 from pathlib import Path
@@ -48,20 +49,20 @@ def write_activations(
 ) -> WrittenFile:
     """Write one shard of activations, `[rows]` each, positions ascending per feature.
 
-    Activations that round to zero in half precision are zero. Raises InputError with the place of a value
-    that half precision cannot hold, and OSError if the disk is full: nothing is left behind then.
+    Activations that round to zero in half precision are zero. Raises InputError with the place of a value that is not
+    finite, and OSError if the disk is full: nothing is left behind then.
     """
-    bad = ~(activations <= HALF_MAX)
+    bad = ~np.isfinite(activations)
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
         raise InputError(
-            f"activation {activations[at]} of feature {features[at]} at position {positions[at]} of corpus "
-            f"{corpus!r} is beyond half precision (at most {HALF_MAX:.0f}): scale the SAE down"
+            f"activation {activations[at]} of feature {features[at]} at position {positions[at]} of corpus {corpus!r} "
+            "is not finite: the SAE's weights do not go with these rows"
         )
-    halves = activations.astype(np.float16)
-    kept = np.flatnonzero(halves > 0)
+    values = _eleven_bits(activations)
+    kept = np.flatnonzero(values > 0)
     kept = kept[stable_order(features[kept])]
-    values = halves[kept].astype(np.float32)
+    values = values[kept]
     n = len(kept)
 
     def constant(value: str | int, dtype: pa.DataType) -> pa.Array:
@@ -86,3 +87,13 @@ def write_activations(
             "activation": "BYTE_STREAM_SPLIT",
         },
     )
+
+
+def _eleven_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Finite values rounded to half precision, those beyond its range to as many bits."""
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16).astype(np.float32)
+    far = np.flatnonzero(np.abs(values) > HALF_MAX)
+    mantissas, exponents = np.frexp(values[far])
+    halves[far] = np.ldexp(mantissas.astype(np.float16).astype(np.float32), exponents)
+    return halves

@@ -1,11 +1,9 @@
-"""Checks that activations are finite and fit half precision, and says how many rows the model takes at once."""
+"""Checks that activations are finite, and says how many rows the model takes at once."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from catalog.errors import InputError
-from ingest.activations.activation_file import HALF_MAX
 from ingest.model.batches import Batch, Sequences
 from ingest.model.language_model import LanguageModel
 
@@ -27,18 +25,6 @@ def checked(output: torch.Tensor, batch: Batch, sequences: Sequences, hookpoint:
             "try dtype = 'float32', or look at that text"
         )
     return rows
-
-
-def in_half(rows: torch.Tensor, hookpoint: str) -> npt.NDArray[np.float16]:
-    """The rows `[tokens, d]` as training reads them; InputError if one would overflow."""
-    largest = float(rows.abs().max())
-    if largest > HALF_MAX:
-        raise InputError(
-            f"hookpoint {hookpoint!r} gives {largest:.3g}, beyond half precision (at most {HALF_MAX:.0f}), in which "
-            "training reads its rows: name another hookpoint"
-        )
-    halves: npt.NDArray[np.float16] = rows.half().cpu().numpy()
-    return halves
 
 
 def _sequence_of(sequences: Sequences, position: int) -> int:

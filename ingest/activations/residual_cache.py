@@ -1,14 +1,14 @@
 """Keeps residual activations for training in a memory-mapped half-precision cache, written as the model runs.
 
-One folder holds, for one hookpoint, `train.f16` and `val.f16` (rows `[tokens, d]`), the positions of those rows
-in their corpus (`train.pos`, `val.pos`, int64) and `state.json`, which says how many rows of each are whole and
-which shards they come from. After a crash the files are cut back to that, and the pass goes on at the next shard.
-Test documents are never cached.
+One folder holds, for one hookpoint, `train.f16` and `val.f16` (rows `[tokens, d]`), each row's exponent (`.exp`, int8,
+see `half_rows`) and its position in its corpus (`.pos`, int64), and `state.json`, which says how many rows of each are
+whole and which shards they come from. After a crash the files are cut back to that, and the pass goes on at the next
+shard. Test documents are never cached, and read only for SAEs that are harvested on the way.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,22 +21,26 @@ from catalog import Catalog
 from catalog.digest import digest
 from catalog.errors import InputError
 from catalog.store.atomic_files import remove_partials, write_whole
-from ingest.activations.finite import checked, default_batch, in_half
-from ingest.model.batches import Batch, batches, load_sequences, text_shards
+from ingest.activations.finite import checked, default_batch
+from ingest.activations.half_rows import in_half
+from ingest.activations.shard_harvest import HarvestReport, ShardHarvest, stale_readers
+from ingest.callbacks import Counted
+from ingest.model.batches import Batch, Sequences, batches, load_sequences, text_shards
 from ingest.model.language_model import LanguageModel
-from ingest.sae.training.rows import RowNumbers
+from ingest.sae.training.rows import RowNumbers, Rows, ScaledRows, as_tensor
+from ingest.stored.reader import Reader
 
 STATE_FILE = "state.json"
-SPLITS = ("train", "val")
+CACHED_SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
 class Residuals:
     """The cached activations of one hookpoint."""
 
-    train: npt.NDArray[np.float16]
+    train: Rows
     """`[train tokens, d]`, memory-mapped."""
-    val: npt.NDArray[np.float16]
+    val: Rows
     """`[val tokens, d]`, memory-mapped."""
     digest: str
     """Of the model, the hookpoint and the text that they come from."""
@@ -46,6 +50,24 @@ class Residuals:
     """`[val tokens]`: likewise."""
     shards: list[tuple[str, int, int, int]]
     """(corpus, shard, train rows, val rows) in the order of the files."""
+
+    def shard_rows(self, sequences: Sequences, bos: int | None, batch_tokens: int) -> "ShardRows | None":
+        """The rows of a shard's train and val sequences, batch by batch; None if the cache lacks or mixes some."""
+        at = {"train": 0, "val": 0}
+        for corpus, shard, train, val in self.shards:
+            if (corpus, shard) == (sequences.corpus, sequences.shard):
+                break
+            at["train"], at["val"] = at["train"] + train, at["val"] + val
+        else:
+            return None
+        found = ShardRows(self.train[at["train"] : at["train"] + train], self.val[at["val"] : at["val"] + val])
+        order = [(b.positions[b.train], b.positions[b.val]) for b in batches(sequences, bos, batch_tokens)]
+        for split, rows, positions in (("train", train, self.train_positions), ("val", val, self.val_positions)):
+            expected = [part[split == "val"] for part in order]
+            mine = positions[at[split] : at[split] + rows]
+            if not np.array_equal(np.concatenate([*expected, np.empty(0, np.int64)]), mine):
+                return None
+        return found
 
     def val_without(self, left_out: dict[str, npt.NDArray[np.int64]]) -> RowNumbers:
         """Numbers of the val rows, ascending, whose position is none of those left out of its corpus."""
@@ -73,46 +95,92 @@ class Residuals:
         return np.concatenate(found)
 
 
+class ShardRows:
+    """The cached rows of one shard in the order in which the model read them."""
+
+    def __init__(self, train: Rows, val: Rows) -> None:
+        self._rows = {"train": train, "val": val}
+        self._at = {"train": 0, "val": 0}
+
+    def next(self, batch: Batch) -> torch.Tensor:
+        """The rows of the next batch, `[real tokens, d]` in float32."""
+        rows = torch.empty(len(batch.positions), self._rows["train"].shape[1])
+        for split, mask in (("train", batch.train), ("val", batch.val)):
+            count = int(mask.sum())
+            part = self._rows[split][self._at[split] : self._at[split] + count]
+            rows[torch.from_numpy(mask)] = as_tensor(part)
+            self._at[split] += count
+        return rows
+
+
 def cache_residuals(
     catalog: Catalog,
     model: LanguageModel,
     hookpoints: list[str],
     corpora: list[str],
     max_train_tokens: int | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Counted | None = None,
+    harvested: Mapping[str, Sequence[Reader]] | None = None,
+    report: HarvestReport | None = None,
 ) -> dict[str, Residuals]:
     """Activations of several hookpoints in one pass over the corpora; what is cached is not computed again.
 
-    Raises InputError if a value is not finite or beyond half precision, naming hookpoint and sequence, and for a cache
-    that another model or revision left under this one's name.
+    `harvested` has SAEs by corpus whose activations are kept: on each shard that is read here, their stale ones are
+    made from the same pass, and counted in `report`.
+
+    Raises InputError if a value is not finite, naming hookpoint and sequence, and for a cache that another model or
+    revision left under this one's name.
     """
     shards = text_shards(catalog, corpora)
-    total = sum(rows for *_, rows in shards)
-    files = {}
+    files: list[_CacheFolder] = []
     for name in dict.fromkeys(hookpoints):
         digest = residuals_digest(catalog, model, name, corpora, max_train_tokens)
-        made = {"model": model.digest, "dtype": str(model.dtype), "hookpoint": name}
-        files[name] = _CacheFolder(catalog, name, digest, max_train_tokens, made)
-    seen = 0
+        files.append(_CacheFolder(catalog, name, digest, max_train_tokens, _made_by(model, name)))
+    work = [(shard, [file for file in files if len(file.done) <= number]) for number, shard in enumerate(shards)]
+    seen, total = 0, sum(shard.tokens for shard, missing in work if missing)
     try:
-        for number, (corpus, shard, _, rows) in enumerate(shards):
-            seen += rows
-            open_files = [file for file in files.values() if len(file.done) <= number]
-            if not open_files or all(file.full for file in open_files):
+        for shard, missing in work:
+            if not missing or all(file.full for file in missing):
                 continue
-            sequences = load_sequences(catalog, corpus, shard)
-            for batch in batches(sequences, model.bos, default_batch(model)):
-                outputs = model.read(batch.ids, [file.hookpoint for file in open_files])
-                for file in open_files:
-                    file.append(checked(outputs[file.hookpoint], batch, sequences, file.hookpoint), batch)
-            for file in open_files:
-                file.finish_shard(corpus, shard)
-            if progress:
-                progress(seen, total)
+            ours = list((harvested or {}).get(shard.corpus, []))
+            stale = stale_readers(catalog, model, ours, [shard])[0]
+            sequences = load_sequences(catalog, shard.corpus, shard.shard)
+            one = ShardHarvest(stale, sequences) if stale else None
+            for part, writing in ((sequences.of_splits(*CACHED_SPLITS), missing), (sequences.of_splits("test"), [])):
+                places = list(dict.fromkeys([*(file.hookpoint for file in writing), *(one.hookpoints if one else [])]))
+                for batch in batches(part, model.bos, default_batch(model)) if places else ():
+                    outputs = model.read(batch.ids, places)
+                    rows = {name: checked(outputs[name], batch, part, name) for name in places}
+                    for file in writing:
+                        file.append(rows[file.hookpoint], batch)
+                    if one:
+                        one.take(batch, rows)
+                    if progress:
+                        progress(seen := seen + len(batch.positions), total)
+            for file in missing:
+                file.finish_shard(shard.corpus, shard.shard)
+            if one:
+                one.register(catalog, model, shard, report or HarvestReport())
     finally:
-        for file in files.values():
+        for file in files:
             file.close()
-    return {name: file.mapped() for name, file in files.items()}
+    return {file.hookpoint: file.mapped() for file in files}
+
+
+def open_cache(catalog: Catalog, model: LanguageModel, hookpoint: str, digest: str) -> Residuals | None:
+    """The cache of that digest as it stands, without reading any text; None if there is none that can be used."""
+    folder = catalog.cache / "residuals" / digest
+    state = _State.read(folder / STATE_FILE) if (folder / STATE_FILE).is_file() else None
+    if state is None or state.made != _made_by(model, hookpoint) or not state.rows.train or not state.whole(folder):
+        return None
+    file = _CacheFolder(catalog, hookpoint, digest, None, state.made)
+    file.close()
+    return file.mapped()
+
+
+def _made_by(model: LanguageModel, hookpoint: str) -> dict[str, str]:
+    """What a cache says of its making."""
+    return {"model": model.digest, "dtype": str(model.dtype), "hookpoint": hookpoint}
 
 
 def residuals_digest(
@@ -187,8 +255,9 @@ class _CacheFolder:
         self.done, self._d = state.done, state.d
         self._rows = state.rows.model_dump()
         self._files = {}
-        for split in SPLITS:
-            for suffix, size in (("f16", (self._d or 0) * 2), ("pos", 8)):
+        for split in CACHED_SPLITS:
+            # A cache that is older than the exponents gets zeros for them: its rows were all within range.
+            for suffix, size in (("f16", (self._d or 0) * 2), ("exp", 1), ("pos", 8)):
                 path = self.folder / f"{split}.{suffix}"
                 path.touch()
                 os.truncate(path, self._rows[split] * size)
@@ -220,15 +289,15 @@ class _CacheFolder:
 
     def append(self, rows: torch.Tensor, batch: Batch) -> None:
         self._d = rows.shape[1]
-        halves = in_half(rows, self.hookpoint)
+        kept = in_half(rows)
         for split, mask in (("train", batch.train), ("val", batch.val)):
-            part, positions = halves[mask], batch.positions[mask]
+            ours = np.flatnonzero(mask)
             if split == "train" and self._limit is not None:
-                left = max(self._limit - self._rows["train"], 0)
-                part, positions = part[:left], positions[:left]
-            self._files[split, "f16"].write(part.tobytes())
-            self._files[split, "pos"].write(positions.tobytes())
-            self._rows[split] += len(part)
+                ours = ours[: max(self._limit - self._rows["train"], 0)]
+            self._files[split, "f16"].write(kept.halves[ours].tobytes())
+            self._files[split, "exp"].write(kept.exponents[ours].tobytes())
+            self._files[split, "pos"].write(batch.positions[ours].tobytes())
+            self._rows[split] += len(ours)
 
     def finish_shard(self, corpus: str, shard: int) -> None:
         """Make the shard's rows part of the cache: bytes first, then the state that counts them."""
@@ -250,11 +319,15 @@ class _CacheFolder:
         """Map the finished files."""
         if not self._rows["train"]:
             raise no_train_text(self.hookpoint)
-        parts, positions = {}, dict[str, npt.NDArray[np.int64]]()
-        for split in SPLITS:
+        parts, positions = dict[str, Rows](), dict[str, npt.NDArray[np.int64]]()
+        for split in CACHED_SPLITS:
             n, d = self._rows[split], int(self._d or 0)
-            path = self.folder / f"{split}.f16"
-            parts[split] = np.memmap(path, np.float16, "r", shape=(n, d)) if n else np.zeros((0, d), np.float16)
-            path = self.folder / f"{split}.pos"
-            positions[split] = np.memmap(path, np.int64, "r", shape=(n,)) if n else np.empty(0, np.int64)
+            at = self.folder / split
+            if not n:
+                parts[split], positions[split] = np.zeros((0, d), np.float16), np.empty(0, np.int64)
+                continue
+            halves = np.memmap(at.with_suffix(".f16"), np.float16, "r", shape=(n, d))
+            exponents = np.memmap(at.with_suffix(".exp"), np.int8, "r", shape=(n,))
+            parts[split] = ScaledRows(halves, exponents) if exponents.any() else halves
+            positions[split] = np.memmap(at.with_suffix(".pos"), np.int64, "r", shape=(n,))
         return Residuals(parts["train"], parts["val"], self.digest, positions["train"], positions["val"], self.done)

@@ -6,6 +6,7 @@ by the model and their train rows mixed. What a resumed run needs is computed ag
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from catalog import Catalog
 from catalog.errors import InputError
-from ingest.activations.finite import checked, default_batch, in_half
+from ingest.activations.finite import checked, default_batch
+from ingest.activations.half_rows import in_half
 from ingest.activations.residual_cache import residuals_digest
 from ingest.model.batches import batches, load_sequences
 from ingest.model.language_model import LanguageModel
-from ingest.sae.training.rows import SAMPLE, RowNumbers, Rows, Sampler, as_tensor
+from ingest.sae.training.rows import SAMPLE, RowNumbers, Rows, Sampler, ScaledRows, as_tensor, joined
 from ingest.text.held_out import repeated_positions
 
 BUFFER_SHARDS = 2
@@ -72,7 +74,7 @@ class ModelRows:
     def read(self, shards: list[Shard]) -> Rows:
         """The train rows [n, d] of these shards, half precision, in the order of the batches.
 
-        Raises InputError naming the hookpoint if a value is not finite, or beyond half precision.
+        Raises InputError naming the hookpoint if a value is not finite.
         """
         return _rows(self._catalog, self._model, [self._hookpoint], shards, "train")[self._hookpoint]
 
@@ -82,7 +84,7 @@ class _Stream:
 
     def __init__(self, source: ModelRows, shards: list[Shard], batch: int, seed: int) -> None:
         self._source, self._shards, self._batch, self._seed = source, shards, batch, seed
-        self._buffer: Rows = np.empty((0, source.widths[0]), np.float16)
+        self._buffer: npt.NDArray[Any] = np.empty((0, source.widths[0]), np.float16)
         self._mixed: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._place: tuple[int, int] | None = None
         self._plan: list[tuple[int, int, int, list[Shard]]] = []
@@ -93,7 +95,7 @@ class _Stream:
         """The rows of a step."""
         first, epoch, part, shards = self._find(step)
         if self._place != (epoch, part):
-            self._buffer = self._source.read(shards)
+            self._buffer = np.asarray(self._source.read(shards))
             self._mixed = np.random.default_rng([self._seed, epoch, part + 1]).permutation(len(self._buffer))
             self._place = (epoch, part)
         x = torch.from_numpy(self._buffer[self._rows(step - first)])
@@ -126,15 +128,16 @@ def held_out_rows(catalog: Catalog, model: LanguageModel, hookpoints: list[str],
     """Up to HELD_OUT rows [n, d] of val documents, from the first shards on, at each hookpoint; nothing else is read.
 
     Tokens that repeat train text (`repeated_positions`) are read for their context, and left out. Raises InputError
-    naming the hookpoint if a value is not finite, or beyond half precision.
+    naming the hookpoint if a value is not finite.
     """
-    parts: list[dict[str, Rows]] = []
     repeated = {corpus: repeated_positions(catalog, corpus, "val") for corpus in corpora}
+    parts: list[dict[str, Rows]] = []
     for corpus, shard in _shards(catalog, corpora):
         parts.append(_rows(catalog, model, hookpoints, [(corpus, shard, 0)], "val", repeated))
         if sum(len(part[hookpoints[0]]) for part in parts) >= HELD_OUT:
             break
-    return {name: rows[:HELD_OUT] for name, rows in _joined(parts, model, hookpoints).items()}
+    empty = {name: np.empty((0, width), np.float16) for name, width in row_widths(model, hookpoints).items()}
+    return {name: joined([part[name] for part in parts] or [empty[name]])[:HELD_OUT] for name in empty}
 
 
 def row_widths(model: LanguageModel, hookpoints: list[str]) -> dict[str, int]:
@@ -178,18 +181,14 @@ def _rows(
 
     `left_out` are positions per corpus whose rows are not given.
     """
-    parts = []
+    parts: dict[str, list[Rows]] = {name: [] for name in hookpoints}
     for corpus, shard, _ in shards:
-        sequences = load_sequences(catalog, corpus, shard).of_split(split)
+        sequences = load_sequences(catalog, corpus, shard).of_splits(split)
         for batch in batches(sequences, model.bos, default_batch(model)):
             read = model.read(batch.ids, hookpoints)
-            kept = ~np.isin(batch.positions, left_out.get(corpus, []))
-            parts.append({name: in_half(checked(read[name], batch, sequences, name), name)[kept] for name in read})
-    return _joined(parts, model, hookpoints)
-
-
-def _joined(parts: list[dict[str, Rows]], model: LanguageModel, hookpoints: list[str]) -> dict[str, Rows]:
-    """The parts end to end; without any, no rows of the right width."""
-    if not parts:
-        return {name: np.empty((0, width), np.float16) for name, width in row_widths(model, hookpoints).items()}
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            kept = torch.from_numpy(~np.isin(batch.positions, left_out.get(corpus, []))).to(model.device)
+            for name, outputs in read.items():
+                rows = in_half(checked(outputs, batch, sequences, name)[kept])
+                parts[name].append(ScaledRows(*rows) if rows.exponents.any() else rows.halves)
+    widths = row_widths(model, hookpoints)
+    return {name: joined(found or [np.empty((0, widths[name]), np.float16)]) for name, found in parts.items()}

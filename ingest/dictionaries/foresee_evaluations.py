@@ -8,7 +8,7 @@ from catalog.study.file import Study
 from ingest.dictionaries.foresee import Foreseen
 from ingest.dictionaries.stale_evaluations import Measurement, measurements, outdated, unspliceable
 from ingest.model.language_model import LanguageModel
-from ingest.to_do import CHANGED, CURRENT, GONE, MAY_CHANGE, NEW, Work, measured
+from ingest.to_do import CHANGED, CURRENT, GONE, MAY_CHANGE, NEW, Work, measured, precision_of
 
 
 def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, found: Foreseen) -> Iterator[Work]:
@@ -19,7 +19,7 @@ def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, fo
     texts: dict[tuple[str, ...], list[Measurement]] = {}
     readers = list(found.readers.values())
     for corpora in dict.fromkeys(asked.values()):
-        texts[corpora] = measurements(catalog, model, readers, list(corpora), splits, tokens)
+        texts[corpora] = measurements(catalog, model, readers, list(corpora), splits, tokens, precision_of(study))
     for name, corpora in asked.items():
         usable = [one for one in texts[corpora] if not one.unusable]
         if name in found.readers:
@@ -35,7 +35,7 @@ def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, fo
         yield Work("evaluation", name, state, f"on {', '.join(places)}{why and f': {why}'}", tokens=read)
     if tokens:
         whole = {sae.name: set(product(measured(study, sae), splits)) for sae in study.trained()}
-        gone, _ = outdated(catalog, model, readers, whole, tokens)
+        gone, _ = outdated(catalog, model, readers, whole, tokens, precision_of(study))
         for name in found.readers:
             if lost := [f"{corpus}:{split}" for (corpus, split), saes in gone.items() if name in saes]:
                 yield Work("evaluation", name, GONE, f"on {', '.join(lost)}: out of date, and not asked for")

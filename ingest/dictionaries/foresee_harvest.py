@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from catalog import Catalog
-from ingest.activations.harvest import stale_readers
+from ingest.activations.shard_harvest import stale_readers
 from ingest.dictionaries.foresee import Foreseen
 from ingest.model.batches import TextShard, text_shards
 from ingest.model.language_model import LanguageModel

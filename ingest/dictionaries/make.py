@@ -14,6 +14,7 @@ from catalog.study.file import Study
 from catalog.study.inheritance import architecture_of, needs, unread_keys
 from catalog.study.sae import NEEDS, Sae
 from catalog.study.selection import Selection
+from ingest.activations.shard_harvest import HarvestReport
 from ingest.callbacks import Progress, tell
 from ingest.dictionaries.wave import Generation
 from ingest.model.language_model import LanguageModel
@@ -31,6 +32,8 @@ class Prepared:
     """Those that can be read with, in the order of the study."""
     made: list[str] = field(default_factory=list)
     """Those that were trained or loaded now."""
+    harvest: HarvestReport = field(default_factory=HarvestReport)
+    """Activations that were made while text was read for training."""
     diverged: dict[str, str] = field(default_factory=dict)
     """What happened to those whose training cannot go on."""
     waiting: dict[str, set[str]] = field(default_factory=dict)
@@ -75,6 +78,7 @@ def prepare_saes(catalog: Catalog, study: Study, model: LanguageModel, progress:
         generation = Generation(catalog, study, model, digests, progress)
         readers |= generation.readers(ours)
         prepared.made += generation.made
+        prepared.harvest.add(generation.harvest)
         prepared.diverged |= generation.diverged
         left = [sae for sae in left if sae not in ours]
         prepared.waiting |= _blocked(study, left, prepared.missing)

@@ -2,27 +2,22 @@
 
 All SAEs of one corpus and split share one pass over its text. A clean pass and one ablated pass per hookpoint are
 run for each batch, and one spliced pass per SAE; nothing is kept but sums (float64). Tokens that repeat train text
-(`held_out`) are read as context, and not measured.
+(`held_out`) are read as context, and not measured. Text is read in samples that double, documents by their hash, until
+the cost of every SAE is known as exactly as is asked for: that takes some thousand tokens, and not all there are.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from catalog import Catalog
 from catalog.errors import UnknownName
-from ingest.activations.finite import checked, default_batch
+from ingest.activations.finite import default_batch
+from ingest.callbacks import Counted
 from ingest.dictionaries.evaluation_rows import STAGE, delete_rows, record_problem, store_rows
+from ingest.dictionaries.spliced_run import SplicedRun
 from ingest.dictionaries.stale_evaluations import inputs_of, measurements, outdated, unspliceable
-from ingest.model.batches import Batch, Sequences, batches, load_sequences
 from ingest.model.language_model import LanguageModel
-from ingest.model.splice import CleanPass, run_clean, run_replaced
-from ingest.sae.evaluate import Tally
 from ingest.stored.reader import Reader
-from ingest.text.held_out import MeasuredText
 
 SPLITS = ("train", "val", "test")
 
@@ -52,12 +47,15 @@ def evaluate_text(
     corpora: list[str],
     splits: tuple[str, ...] = ("val", "test"),
     max_tokens: int | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Counted | None = None,
+    precision: float = 0.0,
 ) -> EvaluationReport:
     """Bring the table `evaluations` up to date for every SAE on each split of the corpora, each committed when done.
 
     What was measured on the same model, SAE and text is left as it is. `max_tokens` is per corpus and split: documents
-    are taken in the order of their hash until it is reached, so that new text changes few of them. A split without text
+    are taken in the order of their hash until it is reached, so that new text changes few of them. With `precision`
+    they are taken only until half the 95% interval of ce_spliced - ce_clean over 8 documents or more is at most this
+    share of ce_clean, for every SAE that is measured here. A split without text
     is left out with a row in `problems`, and what these SAEs had on it goes; so is the FVE where an SAE's rows are all
     equal. An SAE of which `config.target_hookpoint` is set replaces what stands at that hookpoint and is measured
     against it. `progress` is told (tokens read, tokens to read).
@@ -71,7 +69,7 @@ def evaluate_text(
     _check_names(catalog, corpora, splits)
     report, work = EvaluationReport(), []
     names = [reader.name for reader in readers]
-    for one in measurements(catalog, model, readers, corpora, splits, max_tokens):
+    for one in measurements(catalog, model, readers, corpora, splits, max_tokens, precision):
         corpus, split = one.text.corpus, one.text.split
         report.dropped += [(sae, corpus, split) for sae in record_problem(catalog, corpus, split, one.unusable, names)]
         report.current += [(reader.name, corpus, split) for reader in one.current]
@@ -83,12 +81,15 @@ def evaluate_text(
     places = {r.name: r.sae.config.target_hookpoint or r.hookpoint for _, stale in work for r in stale}
     blocked = unspliceable(model, places)
     for text, stale in work:
-        run = _Run(catalog, model, stale, text, default_batch(model), blocked)
-        for tokens in run.batches():
+        run = SplicedRun(catalog, model, stale, text, default_batch(model), blocked)
+        before = report.tokens
+        for tokens in run.batches(precision):
             report.tokens += tokens
             if progress:
                 progress(report.tokens, total)
-        inputs = {reader.name: inputs_of(model, reader, text, max_tokens) for reader in stale}
+        # A text that was known soon enough leaves less to read.
+        total -= text.tokens - (report.tokens - before)
+        inputs = {reader.name: inputs_of(model, reader, text, max_tokens, precision) for reader in stale}
         rows = [row | {"max_tokens": max_tokens, "inputs": inputs[str(row["sae"])]} for row in run.rows()]
         report.dropped += store_rows(catalog, text, rows, run.unexplained(), run.failed)
         report.failed += [(sae, text.corpus, text.split, reason) for sae, reason in run.failed.items()]
@@ -102,6 +103,7 @@ def drop_stale(
     readers: list[Reader],
     asked: Mapping[str, Collection[tuple[str, str]]],
     max_tokens: int | None = None,
+    precision: float = 0.0,
 ) -> int:
     """Delete, in one commit, what a measurement would now find otherwise on text that is no longer measured.
 
@@ -110,7 +112,7 @@ def drop_stale(
     Problems of text that nobody asks for go too. Returns the number of rows.
     """
     ours = [reader for reader in readers if reader.name in asked]
-    gone, kept = outdated(catalog, model, ours, asked, max_tokens)
+    gone, kept = outdated(catalog, model, ours, asked, max_tokens, precision)
     known = {sae: {f"{corpus}:{split}" for corpus, split in texts} for sae, texts in asked.items()}
     known[""] = set().union(*known.values())
     for (corpus, split), saes in kept.items():
@@ -130,120 +132,6 @@ def drop_stale(
     return count
 
 
-class _Run:
-    """One pass over the text of one corpus and split, for several SAEs."""
-
-    def __init__(
-        self,
-        catalog: Catalog,
-        model: LanguageModel,
-        readers: list[Reader],
-        text: MeasuredText,
-        batch_tokens: int,
-        blocked: Mapping[str, str],
-    ):
-        self._catalog, self._model, self._text = catalog, model, text
-        self._batch_tokens = batch_tokens
-        self.failed = {reader.name: blocked[reader.name] for reader in readers if reader.name in blocked}
-        """Why some SAEs have no row, by name."""
-        self._readers = readers = [reader for reader in readers if reader.name not in blocked]
-        self._tallies = {reader.name: Tally(reader.sae) for reader in readers}
-        self._targets = {reader.name: reader.sae.config.target_hookpoint or reader.hookpoint for reader in readers}
-        self._hookpoints = [*(reader.hookpoint for reader in readers), *self._targets.values()]
-        self._clean = 0.0
-        self._ablated = dict.fromkeys(self._targets.values(), 0.0)
-        self._spliced = dict.fromkeys(self._targets, 0.0)
-        self._predictions = 0
-
-    def batches(self) -> Iterator[int]:
-        """Read all of the text; yields the tokens of each batch when it is done."""
-        if not self._readers:
-            return
-        for shard in self._text.shards:
-            sequences = self._text.within(load_sequences(self._catalog, self._text.corpus, shard))
-            for batch in batches(sequences, self._model.bos, self._batch_tokens):
-                self._measure(batch, sequences)
-                yield len(batch.positions)
-
-    def _measure(self, batch: Batch, sequences: Sequences) -> None:
-        measured = torch.from_numpy(self._text.measured(batch.positions))
-        if not bool(measured.any()):
-            return
-        clean = run_clean(self._model, batch, self._hookpoints)
-        rows = {name: checked(output, batch, sequences, name) for name, output in clean.outputs.items()}
-        measured = measured.to(self._model.device)
-        predicted = _predicted(batch, measured)
-        self._predictions += int(predicted.sum())
-        self._clean += _summed(clean.losses[predicted])
-        for target in self._ablated:
-            zeros = torch.zeros_like(rows[target])
-            self._ablated[target] += self._replaced(clean, target, zeros, predicted)
-        for reader in self._readers:
-            target = self._targets[reader.name]
-            x = reader.fitting(rows[reader.hookpoint], reader.hookpoint, reader.sae.config.d_in)
-            t = reader.fitting(rows[target], target, reader.sae.config.out)
-            found = self._tallies[reader.name].add(x[measured], t[measured])
-            x_hat = found.new_empty(len(x), found.shape[1])
-            x_hat[measured] = found
-            if not bool(measured.all()):
-                # The model must read everything through the SAE, also what is not measured.
-                x_hat[~measured] = reader.sae.decode(reader.sae.encode(x[~measured]), x[~measured])
-            self._spliced[reader.name] += self._replaced(clean, target, x_hat, predicted)
-
-    def _replaced(self, clean: CleanPass, target: str, rows: Tensor, predicted: Tensor) -> float:
-        return _summed(run_replaced(self._model, clean, target, rows)[predicted])
-
-    def _finite(self) -> list[Reader]:
-        """Those SAEs whose losses are all finite; of the others `failed` says what is not."""
-        for reader in self._readers:
-            target = self._targets[reader.name]
-            losses = {
-                "the clean pass": self._clean,
-                f"zeros in place of {target!r}": self._ablated[target],
-                f"the SAE in place of {target!r}": self._spliced[reader.name],
-            }
-            wrong = [what for what, total in losses.items() if not np.isfinite(total)]
-            if wrong:
-                self.failed[reader.name] = f"{wrong[0]} gives a loss that is not finite: try dtype = 'float32'"
-        return [reader for reader in self._readers if reader.name not in self.failed]
-
-    def rows(self) -> list[dict[str, object]]:
-        """Rows of `evaluations`, without what they were made from."""
-        n = self._predictions
-        found: list[dict[str, object]] = []
-        for reader in self._finite():
-            measured = self._tallies[reader.name].result()
-            clean, spliced = self._clean / n, self._spliced[reader.name] / n
-            ablated = self._ablated[self._targets[reader.name]] / n
-            found.append(
-                {
-                    "sae": reader.name,
-                    "corpus": self._text.corpus,
-                    "split": self._text.split,
-                    "documents": len(self._text.starts),
-                    "tokens": measured.rows,
-                    "repeated": len(self._text.repeated),
-                    "predictions": n,
-                    **{name: getattr(measured, name) for name in ("l0", "fve", "mse", "cosine", "dead", "dense")},
-                    "ce_clean": clean,
-                    "ce_spliced": spliced,
-                    "ce_ablated": ablated,
-                    "loss_recovered": (ablated - spliced) / (ablated - clean) if ablated != clean else None,
-                }
-            )
-        return found
-
-    def unexplained(self) -> dict[str, str]:
-        """Why there is no FVE, by SAE, of those that have none."""
-        ours = {name: tally for name, tally in self._tallies.items() if name not in self.failed}
-        reasons = {name: tally.result().unexplained for name, tally in ours.items()}
-        return {name: reason for name, reason in reasons.items() if reason}
-
-
-def _summed(losses: Tensor) -> float:
-    return float(losses.double().sum())
-
-
 def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) -> None:
     known = [corpus for (corpus,) in catalog.rows("SELECT corpus FROM corpora ORDER BY corpus")]
     for corpus in corpora:
@@ -252,10 +140,3 @@ def _check_names(catalog: Catalog, corpora: list[str], splits: tuple[str, ...]) 
     for split in splits:
         if split not in SPLITS:
             raise UnknownName(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")
-
-
-def _predicted(batch: Batch, measured: Tensor) -> Tensor:
-    """Which predictions `[predictions]` are of measured tokens, given which real tokens `[real tokens]` are."""
-    of = torch.zeros_like(batch.real, device=measured.device)
-    of[batch.real.to(measured.device)] = measured
-    return of[:, 1:][batch.real[:, 1:].to(measured.device)]

@@ -18,7 +18,7 @@ from ingest.model.language_model import LanguageModel
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.stored.adopt import renamed
 from ingest.stored.parent import FolderDigests, inherited, left_to, parent_digest
-from ingest.stored.reader import Reader
+from ingest.stored.reader import HALF, Reader
 
 _NOT_WEIGHTS = {"harvest", "evaluate", "processes", "template"}
 """Keys of the section that do not decide the weights."""
@@ -90,7 +90,9 @@ def _planned(
 
 def settings_of(sae: Sae) -> dict[str, Any]:
     """What of a section decides the weights."""
-    return sae.model_dump(mode="json", exclude=_NOT_WEIGHTS | ({"scale"} if sae.scale is None else set()))
+    # Keys that are younger than some catalogs: an SAE that does not name them stays as it is.
+    unsaid = {key for key in ("scale", "outliers") if getattr(sae, key) == Sae.model_fields[key].default}
+    return sae.model_dump(mode="json", exclude=_NOT_WEIGHTS | unsaid)
 
 
 def _input_of(was: dict[str, Any], role: str, place: int) -> str:
@@ -104,12 +106,12 @@ def _input_of(was: dict[str, Any], role: str, place: int) -> str:
 
 def ready(catalog: Catalog, model: LanguageModel, plan: Plan) -> Reader | None:
     """The SAE as the catalog has it, None if it has it otherwise or not at all."""
-    there = catalog.rows("SELECT config, weights, digest FROM saes WHERE sae = ?", [plan.sae.name])
+    there = catalog.rows("SELECT config, weights, digest, rows, median_norm FROM saes WHERE sae = ?", [plan.sae.name])
     if not there or there[0][0] != plan.config or not (catalog.weights_of(there[0][1]) / WEIGHTS_FILE).exists():
         return None
-    _, weights, digest = there[0]
+    _, weights, digest, rows, median_norm = there[0]
     loaded = renamed(plan.sae, SAE.load(catalog.weights_of(weights), model.device))
-    return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest)
+    return Reader(plan.sae.name, plan.sae.hookpoint, loaded, digest, rows == HALF, median_norm)
 
 
 def selected_ranges(catalog: Catalog, selection: str) -> dict[str, Any]:

@@ -4,11 +4,17 @@ import hashlib
 import json
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
 from catalog import Catalog
 from catalog.quote import quoted
 from catalog.store.shards import file_digest
 from catalog.store.transaction import Transaction
+from catalog.study.sae import Sae
 from ingest.dictionaries.plan import Plan
+from ingest.dictionaries.row_figures import FAR, RowFigures, rounding_share, within
 from ingest.model.language_model import LanguageModel
 from ingest.model.lens import lens_problem
 from ingest.sae.config import SAEConfig
@@ -16,9 +22,9 @@ from ingest.sae.evaluate import Evaluation, evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
 from ingest.sae.training.rows import RowNumbers, Rows
 from ingest.sae.training.settings import TrainReport
-from ingest.stored.reader import Reader
+from ingest.stored.reader import HALF, Reader
 
-_LENS, _HELD_OUT = "logit lens", "held-out measures"
+_LENS, _HELD_OUT, _OUTLIERS = "logit lens", "held-out measures", "training"
 """Stages of problems."""
 _IDENTITY = ("model", "hookpoint", "target", "architecture", "k", "digest")
 """Columns of `saes` that decide, with `code`, what an SAE's activations and measures are."""
@@ -32,12 +38,27 @@ class HeldOut(NamedTuple):
     target: Rows | None = None
     """[n, d_out] of the same tokens, for a transcoder."""
     subset: RowNumbers | None = None
-    """Numbers of those that count, ascending; None: all."""
+    """Numbers of those that are held out in truth, ascending; None: all."""
+    figures: RowFigures | None = None
+    """Their outliers are not measured."""
+    cached: bool = False
+    """Whether they come from the cache that the SAE was trained from."""
+    sample: Tensor | None = None
+    """Some rows `[n, d_in]` as the model gives them."""
 
     @property
-    def tokens(self) -> int:
-        """How many are measured."""
-        return len(self.rows) if self.subset is None else len(self.subset)
+    def measured(self) -> RowNumbers | None:
+        """Numbers of those that are measured, ascending; None: all."""
+        return within(self.subset, self.figures.val) if self.figures else self.subset
+
+    @property
+    def outliers(self) -> int | None:
+        """How many of those held out are outliers."""
+        return None if self.figures is None else int(_of(self.figures.val, self.subset).sum())
+
+
+def _of(values: npt.NDArray[np.bool_], subset: RowNumbers | None) -> npt.NDArray[np.bool_]:
+    return values if subset is None else values[subset]
 
 
 def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainReport | None, held_out: HeldOut) -> Reader:
@@ -48,8 +69,11 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
     sae = plan.sae
     trained = SAE.load(plan.folder, model.device)
     config = trained.config
-    measured = evaluate(trained, *held_out[:2], subset=held_out.subset) if held_out.tokens else None
-    problems = _without_fve(sae.name, measured)
+    numbers, figures = held_out.measured, held_out.figures
+    tokens = len(held_out.rows) if numbers is None else len(numbers)
+    measured = evaluate(trained, *held_out[:2], subset=numbers) if tokens else None
+    far = int(figures.train.sum()) if figures and held_out.cached else None
+    problems = _without_fve(sae.name, measured) + _outliers(sae, model, far)
     penalised = config.k is None
     row = {
         "sae": sae.name,
@@ -65,7 +89,7 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
         "l0": measured and measured.l0,
         "fve": measured and measured.fve,
         "dead": measured and measured.dead,
-        "held_out": held_out.tokens,
+        "held_out": tokens,
         "steps": report and report.steps,
         "config": plan.config,
         "target": sae.target,
@@ -74,10 +98,16 @@ def record(catalog: Catalog, model: LanguageModel, plan: Plan, report: TrainRepo
         "tilt": sae.tilt if report else None,
         "seed": sae.seed if report else None,
         "code": code_of(config),
+        "rows": HALF if held_out.cached else None,
+        "rounding": None if held_out.sample is None else rounding_share(trained, held_out.sample),
+        "median_norm": figures and figures.median_norm,
+        "outliers": far,
+        "held_out_outliers": held_out.outliers,
     }
     course = [{"sae": sae.name, **metric._asdict()} for metric in (report.metrics if report else [])]
     _store(catalog, row, course, problems)
-    return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]))
+    median_norm = figures.median_norm if figures else None
+    return Reader(sae.name, sae.hookpoint, trained, str(row["digest"]), held_out.cached, median_norm)
 
 
 def code_of(config: SAEConfig) -> str:
@@ -90,6 +120,19 @@ def _without_fve(name: str, measured: Evaluation | None) -> list[dict[str, Any]]
     """Says, of an SAE, why it has no FVE."""
     reason = measured.unexplained if measured else "no token of split val is left that does not repeat train text"
     return [{"stage": _HELD_OUT, "subject": name, "reason": reason, "count": 1}] if reason else []
+
+
+def _outliers(sae: Sae, model: LanguageModel, count: int | None) -> list[dict[str, Any]]:
+    """Says how many rows an SAE was not trained on."""
+    if not count or sae.outliers == "keep":
+        return []
+    reason = f"rows of train text at {sae.hookpoint!r} above {FAR:g} times the median norm: not trained on"
+    if model.bos is None and model.tokenizer.bos_token_id is not None:
+        # Where no BOS stands first, the first token of a sequence has its part.
+        reason += (
+            "; if they are first tokens of sequences, bos = 'always' in [model] gives them another to stand for it"
+        )
+    return [{"stage": _OUTLIERS, "subject": sae.name, "reason": reason, "count": count}]
 
 
 def record_lens_problems(catalog: Catalog, model: LanguageModel, readers: list[Reader]) -> None:
@@ -117,7 +160,7 @@ def lens_problems(
 def _store(catalog: Catalog, row: dict[str, Any], course: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
     """Write the SAE's row, its training metrics and its problems; rows of other weights with its name are deleted."""
     mine = f"sae = {quoted(row['sae'])}"
-    problem = f"stage = {quoted(_HELD_OUT)} AND subject = {quoted(row['sae'])}"
+    problem = f"stage IN ({quoted(_HELD_OUT)}, {quoted(_OUTLIERS)}) AND subject = {quoted(row['sae'])}"
 
     def work(tx: Transaction) -> None:
         there = tx.rows(f"SELECT {', '.join(_IDENTITY)}, code FROM lake.saes WHERE {mine}")

@@ -32,8 +32,12 @@ def measurements(
     corpora: list[str],
     splits: tuple[str, ...],
     max_tokens: int | None,
+    precision: float = 0.0,
 ) -> list[Measurement]:
-    """What is to be measured on each split of the corpora; the texts are those of `measured_text`."""
+    """What is to be measured on each split of the corpora; the texts are those of `measured_text`.
+
+    A row that was measured on all of a text is as good as one that ended at `precision`.
+    """
     found = []
     for corpus in corpora:
         for split in splits:
@@ -42,7 +46,7 @@ def measurements(
             known = dict(catalog.rows(sql, [corpus, split]))
             unusable = _unusable(model, text)
             asked = [] if unusable else readers
-            stale = [r for r in asked if not _current(known.get(r.name), model, r, text, max_tokens)]
+            stale = [r for r in asked if not _current(known.get(r.name), model, r, text, max_tokens, precision)]
             found.append(Measurement(text, unusable, stale, [reader for reader in asked if reader not in stale]))
     return found
 
@@ -53,6 +57,7 @@ def outdated(
     readers: list[Reader],
     asked: Mapping[str, Collection[tuple[str, str]]],
     max_tokens: int | None,
+    precision: float = 0.0,
 ) -> tuple[dict[tuple[str, str], list[str]], dict[tuple[str, str], list[str]]]:
     """By (corpus, split) the SAEs with a row that nobody asks for: those that are out of date, and the others.
 
@@ -70,16 +75,23 @@ def outdated(
         gone[corpus, split] = [
             reader.name
             for reader in readers
-            if reader.name in saes and not (usable and _current(saes[reader.name], model, reader, text, max_tokens))
+            if reader.name in saes
+            and not (usable and _current(saes[reader.name], model, reader, text, max_tokens, precision))
         ]
         kept[corpus, split] = sorted(saes.keys() - set(gone[corpus, split]))
     return gone, kept
 
 
-def inputs_of(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:
+def inputs_of(
+    model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None, precision: float = 0.0
+) -> str:
     """The digest of all that decides what is measured of an SAE on a text."""
+    more = {"precision": precision} if precision else {}
+    if reader.median_norm is not None:
+        more["median_norm"] = reader.median_norm
     return digest(
         {
+            **more,
             "measures": _MEASURES,
             "model": model.digest,
             "dtype": str(model.dtype),
@@ -99,11 +111,16 @@ def unspliceable(model: LanguageModel, targets: Mapping[str, str]) -> dict[str, 
 
 
 def _current(
-    inputs: str | None, model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None
+    inputs: str | None,
+    model: LanguageModel,
+    reader: Reader,
+    text: MeasuredText,
+    max_tokens: int | None,
+    precision: float,
 ) -> bool:
     """Whether a row with these inputs is of this SAE on this text, by the present digest or by the earlier one."""
     asked = (model, reader, text, max_tokens)
-    return inputs in (inputs_of(*asked), _earlier_inputs(*asked))
+    return inputs in (inputs_of(*asked, precision), inputs_of(*asked), _earlier_inputs(*asked))
 
 
 def _earlier_inputs(model: LanguageModel, reader: Reader, text: MeasuredText, max_tokens: int | None) -> str:

@@ -33,9 +33,9 @@ class Sequences:
     splits: npt.NDArray[np.str_]
     """`[sequences]`: split of each sequence's document."""
 
-    def of_split(self, split: str) -> "Sequences":
-        """Those of the split's documents alone."""
-        ours = self.splits == split
+    def of_splits(self, *splits: str) -> "Sequences":
+        """Those of these splits' documents alone."""
+        ours = np.isin(self.splits, splits)
         return replace(self, starts=self.starts[ours], lengths=self.lengths[ours], splits=self.splits[ours])
 
 

@@ -9,6 +9,8 @@ from catalog.digest import digest
 from catalog.errors import InputError
 from ingest.sae.model import SAE
 
+HALF = "float16"
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -19,6 +21,11 @@ class Reader:
     sae: SAE
     digest: str
     """BLAKE2b-128 of its weights, thresholds among them."""
+    rounded: bool = False
+    """Whether its activations are of rows rounded to half precision, as a cache keeps them, and it was trained on."""
+
+    median_norm: float | None = None
+    """Of the rows that it was trained on, as `saes.median_norm` has it: it tells which rows are outliers."""
 
     @cached_property
     def identity(self) -> str:
@@ -26,6 +33,11 @@ class Reader:
         config = self.sae.config
         said = {"architecture": config.architecture, "k": config.k, "centred": config.centred, "groups": config.groups}
         return digest({"weights": self.digest, **said})
+
+    @property
+    def rows(self) -> str | None:
+        """The precision of its rows as `saes.rows` has it; None for that of the model."""
+        return HALF if self.rounded else None
 
     def fitting(self, rows: torch.Tensor, hookpoint: str, width: int) -> torch.Tensor:
         """`rows` `[n, width]` of a hookpoint. Raises InputError if they have another width than the SAE's there."""

@@ -7,6 +7,7 @@ that was fine-tuned on a few documents in many passes look like one that general
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,11 +34,31 @@ class MeasuredText:
     shards: list[int]
     digest: str
     """Of the documents' hashes, of how they are cut into sequences, and of what is not measured."""
+    order: npt.NDArray[np.int64]
+    """`[documents]`: which of them is first, second, ... by hash."""
+    document_shards: npt.NDArray[np.int64]
+    """`[documents]`: the shard of each."""
 
     @property
     def tokens(self) -> int:
         """Tokens read, measured or not."""
         return int((self.ends - self.starts).sum())
+
+    @property
+    def repeats(self) -> int:
+        """How many of the tokens in these documents are not measured."""
+        return int(_within(self.repeated, self.starts, self.ends).sum())
+
+    def parts(self, first: int) -> Iterator["MeasuredText"]:
+        """The documents by hash in parts: of `first` tokens or more, then each time as many as all before together."""
+        lengths = (self.ends - self.starts)[self.order]
+        read, at = 0, 0
+        while at < len(self.order):
+            upto = at + int(np.searchsorted(np.cumsum(lengths[at:]), max(read, first))) + 1
+            ours = np.sort(self.order[at:upto])
+            read, at = read + int(lengths[at:upto].sum()), upto
+            shards = sorted({int(shard) for shard in self.document_shards[ours]})
+            yield replace(self, starts=self.starts[ours], ends=self.ends[ours], shards=shards)
 
     def measured(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether the tokens at these positions, which are of this text, are measured."""
@@ -96,6 +117,8 @@ def measured_text(catalog: Catalog, corpus: str, split: str, max_tokens: int | N
         ctx_len,
         sorted({shard for *_, shard in taken}),
         hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+        np.argsort(order),
+        np.array([shard for *_, shard in taken], np.int64)[order],
     )
 
 

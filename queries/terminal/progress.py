@@ -1,4 +1,7 @@
-"""Shows progress on stderr: a bar on a terminal, else one line for each thing that was done."""
+"""Shows progress on stderr: a bar on a terminal, else a line for each thing done, and one a minute for a long one.
+
+Both say how many tokens or steps are done in a second, and the time that is left at that rate.
+"""
 
 import sys
 import time
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from queries.terminal.console import Lines
 
 _SHOWN_AFTER = 1.0
+_LINE_EVERY = 60.0
+"""Seconds between two lines about the same thing where there is no terminal."""
+_RATED_AFTER = 2.0
+"""Seconds before a rate is worth a word."""
 
 
 class Bars:
@@ -48,7 +55,8 @@ class Bars:
         self._task: TaskID | None = None
         self._steps: dict[str, TaskID] = {}
         self._what, self._figures, self._begun = "", "", time.monotonic()
-        self._told = self._begun
+        self._told = self._lined = self._begun
+        self._first = self._done = 0
 
     def __enter__(self) -> Self:
         if self._live:
@@ -77,14 +85,31 @@ class Bars:
         if what != self._what:
             self._finish(done=True)
             self._what, self._begun = what, time.monotonic()
-            self._told = self._begun
+            self._told = self._lined = self._begun
+            # A thing that goes on where it was begins with what is done.
+            self._first = done
             if self._live:
                 self._task = self._bars.add_task(visible(what), total=total, figures="")
         else:
             self._told = time.monotonic()
-        self._figures = figures
+        self._figures, self._done = figures, done
         if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, figures=visible(figures))
+            shown = ", ".join(part for part in (self._pace(total), figures) if part)
+            self._bars.update(self._task, completed=done, total=total, figures=visible(shown))
+        elif not self._live and self._told - self._lined >= _LINE_EVERY:
+            self._lined = self._told
+            share = f"{done / total:.0%}" if total else f"{done:,}"
+            self.say(", ".join(part for part in (f"{what}: {share}", self._pace(total), figures) if part))
+
+    def _pace(self, total: int | None = None) -> str:
+        """The rate since the first report, and the time left; empty where there is nothing to tell yet."""
+        seconds, done = self._told - self._begun, self._done - self._first
+        if seconds < _RATED_AFTER or done <= 0:
+            return ""
+        rate = done / seconds
+        said = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else ""
+        left = "" if not total or total <= self._done else f"{_duration((total - self._done) / rate)} left"
+        return ", ".join(part for part in (said, left) if part)
 
     def step(self, step: "Step") -> None:
         """Show that a refresh step has begun."""
@@ -115,13 +140,21 @@ class Bars:
         last = self._told if self._told > self._begun else time.monotonic()
         seconds = last - self._begun
         if done and self._what and seconds >= _SHOWN_AFTER:
-            self.say(f"{self._what}: {seconds:.1f} s" + (f", {self._figures}" if self._figures else ""))
+            self.say(", ".join(p for p in (f"{self._what}: {seconds:.1f} s", self._pace(), self._figures) if p))
         self._drop()
 
     def _drop(self) -> None:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task, self._what = None, ""
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def described(result: "StepResult") -> str:

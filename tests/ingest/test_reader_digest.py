@@ -107,7 +107,9 @@ def as_it_was(catalog: Catalog) -> int:
         for sae, config in catalog.rows("SELECT sae, config FROM saes"):
             said = json.loads(config)
             said["inputs"] = "+".join(said["inputs"][name] for name in ORDER if name in said["inputs"])
-            tx.execute("UPDATE lake.saes SET config = ? WHERE sae = ?", [json.dumps(said, sort_keys=True), sae])
+            # Nor did its activations come from rounded rows, or its measures leave rows out.
+            sql = "UPDATE lake.saes SET config = ?, rows = NULL, median_norm = NULL WHERE sae = ?"
+            tx.execute(sql, [json.dumps(said, sort_keys=True), sae])
             changed += 1
         for sae, split, digest, most in catalog.rows("SELECT sae, split, text, max_tokens FROM old_texts"):
             hookpoint, weights = saes[sae]

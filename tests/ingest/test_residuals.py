@@ -18,6 +18,7 @@ from ingest.activations.residual_cache import Residuals, cache_residuals, residu
 from ingest.activations.streamed_rows import ModelRows, held_out_rows
 from ingest.model.batches import batches, load_sequences
 from ingest.model.language_model import LanguageModel
+from ingest.sae.training.rows import ScaledRows
 from ingest.text.corpus import ingest_corpus
 from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, loaded, save_model, texts, write_lines
@@ -167,7 +168,7 @@ def test_a_killed_writer_leaves_no_partial_state(text: Catalog, llama: LanguageM
     (folder / ".state.json.0a1b.partial").write_bytes(b'{"done":')
     cache_residuals(text, llama, ["layers.0"], ["docs"])
     assert {path.name for path in folder.iterdir()} == {
-        "state.json", "train.f16", "train.pos", "val.f16", "val.pos"
+        "state.json", "train.f16", "train.exp", "train.pos", "val.f16", "val.exp", "val.pos"
     }  # fmt: skip
 
 
@@ -191,16 +192,27 @@ def test_the_digest_is_of_model_hookpoint_text_and_limit(text: Catalog, llama: L
     assert len(digests) == 8
 
 
-def test_values_beyond_half_precision_are_refused(text: Catalog, llama_folder: Path) -> None:
+def test_rows_beyond_half_precision_are_kept_with_exponents(text: Catalog, llama_folder: Path) -> None:
     model = loaded(llama_folder)
     model.network.get_input_embeddings().weight[5:].mul_(1e6)
-    said = r"hookpoint 'layers.0' gives \S+e\+\d+, beyond half precision \(at most 65504\)"
-    with pytest.raises(InputError, match=said):
-        cache_residuals(text, model, ["layers.0"], ["docs"])
-    with pytest.raises(InputError, match=said):
-        ModelRows(text, model, "layers.0", ["docs"], None)
-    with pytest.raises(InputError, match=said):
-        held_out_rows(text, model, ["layers.0"], ["docs"])
+    expected = naive(text, model, "layers.0", "train")
+    assert np.abs(expected).max() > 5e5
+    cached = cache_residuals(text, model, ["layers.0"], ["docs"])["layers.0"]
+    assert isinstance(cached.train, ScaledRows)
+    # 11 bits of the largest value of each row.
+    error = np.abs(np.asarray(cached.train) - expected).max(1) / np.abs(expected).max(1)
+    assert error.max() < 2**-10
+    source = ModelRows(text, model, "layers.0", ["docs"], None)
+    streamed = source.read([("docs", shard, 0) for _, shard, *_ in cached.shards])
+    np.testing.assert_array_equal(np.asarray(streamed), np.asarray(cached.train))
+    held_out = held_out_rows(text, model, ["layers.0"], ["docs"])["layers.0"]
+    np.testing.assert_array_equal(np.asarray(held_out), np.asarray(cached.val))
+    # The cache of an earlier version, without exponents, is one whose rows were all within range.
+    folder = text.cache / "residuals" / cached.digest
+    for path in folder.glob("*.exp"):
+        path.unlink()
+    again = cache_residuals(text, model, ["layers.0"], ["docs"])["layers.0"]
+    assert isinstance(again.train, np.memmap)
 
 
 def test_rows_from_the_model_are_those_of_the_cache(text: Catalog, llama: LanguageModel) -> None:

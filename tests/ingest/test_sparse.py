@@ -75,8 +75,17 @@ def test_no_activation_at_all_gives_a_file_that_the_catalog_takes(catalog: Catal
     assert catalog.value("SELECT count(*) FROM activations") == 0
 
 
-@pytest.mark.parametrize("value", [65505.0, 70000.0, float("inf"), float("nan")])
-def test_what_half_precision_cannot_hold_is_refused_with_its_place(tmp_path: Path, value: float) -> None:
+def test_what_half_precision_cannot_hold_keeps_as_many_bits(tmp_path: Path) -> None:
+    values = [65504.0, 65535.0, 70001.0, 1e6 + 1, 3e38]
+    file = write(tmp_path, *one([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], values))
+    kept = pq.read_table(file.path).column("activation").to_pylist()
+    # Spacing of 11 bits: 2^5 below 2^16, 2^6 to 2^17, 2^9 to 2^20.
+    assert kept[:4] == [65504.0, 65536.0, 70016.0, round((1e6 + 1) / 512) * 512]
+    assert kept[4] == pytest.approx(3e38, rel=2**-11)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_no_number_is_refused_with_its_place(tmp_path: Path, value: float) -> None:
     with pytest.raises(InputError) as raised:
         write(tmp_path, *one([4, 7], [11, 12], [1.0, value]))
     assert f"activation {np.float32(value)} of feature 7 at position 12 of corpus 'c'" in str(raised.value)

@@ -4,7 +4,8 @@ No state is kept between batches, so a resumed run draws what the interrupted on
 """
 
 import hashlib
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,40 @@ from torch import Tensor
 
 from catalog.errors import InputError
 
-Rows = npt.NDArray[np.float16]
-"""Activations [n, d], an array or a memory map of one."""
+
+class ScaledRows:
+    """Rows [n, d] of half precision, some of which were too large for it: row i is `halves[i] * 2 ** exponents[i]`.
+
+    What is taken from it is float32.
+    """
+
+    ndim, dtype = 2, np.dtype(np.float32)
+
+    def __init__(self, halves: npt.NDArray[np.float16], exponents: npt.NDArray[np.int8]) -> None:
+        """`halves` [n, d], `exponents` [n]."""
+        self.halves, self.exponents = halves, exponents
+        self.shape: tuple[int, ...] = halves.shape
+
+    def __len__(self) -> int:
+        return len(self.halves)
+
+    @overload
+    def __getitem__(self, at: slice) -> "ScaledRows": ...
+    @overload
+    def __getitem__(self, at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]: ...
+    def __getitem__(self, at: Any) -> Any:
+        """A slice stays on disk; rows by number are read."""
+        if isinstance(at, slice):
+            return ScaledRows(self.halves[at], self.exponents[at])
+        return np.ldexp(self.halves[at].astype(np.float32), self.exponents[at, None])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        whole = np.ldexp(self.halves.astype(np.float32), self.exponents[:, None])
+        return whole.astype(dtype or np.float32, copy=False)
+
+
+Rows = npt.NDArray[np.float16] | ScaledRows
+"""Activations [n, d], an array, a memory map of one, or such rows with exponents."""
 RowNumbers = npt.NDArray[np.int64]
 """Which rows, [m]."""
 
@@ -23,6 +56,15 @@ BUFFER_ROWS = 1 << 17
 BLOCK = 64
 """Neighbouring rows that are read in one go: whole pages, even of a file that does not fit in memory."""
 SAMPLE = 1 << 14
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of one or more parts, end to end, in memory."""
+    if any(isinstance(part, ScaledRows) for part in parts):
+        halves = np.concatenate([part.halves if isinstance(part, ScaledRows) else part for part in parts])
+        said = (part.exponents if isinstance(part, ScaledRows) else np.zeros(len(part), np.int8) for part in parts)
+        return ScaledRows(halves, np.concatenate(list(said)))
+    return np.concatenate([part for part in parts if not isinstance(part, ScaledRows)])
 
 
 class MappedFile(NamedTuple):
@@ -34,10 +76,18 @@ class MappedFile(NamedTuple):
     offset: int
     """Byte at which the first row begins."""
     shape: tuple[int, ...]
+    exponents: tuple[Any, ...] | None = None
+    """Where the rows' exponents stand, if they have any, in the same words."""
 
     @classmethod
     def of(cls, rows: Rows) -> "MappedFile":
         """Of a memory map, or whole rows of one that follow each other. Raises InputError for anything else."""
+        if isinstance(rows, ScaledRows):
+            return cls.of(rows.halves)._replace(exponents=cls._of(rows.exponents))
+        return cls._of(rows)
+
+    @classmethod
+    def _of(cls, rows: npt.NDArray[Any]) -> "MappedFile":
         if getattr(rows, "filename", None) is None:
             raise InputError("rows that lie in memory cannot be shared with other processes: map a file")
         whole: npt.NDArray[np.generic] = rows
@@ -55,7 +105,11 @@ class MappedFile(NamedTuple):
 
     def open(self) -> Rows:
         """The rows, mapped to be read."""
-        return np.memmap(self.path, self.dtype, "r", self.offset, tuple(self.shape))
+        rows = np.memmap(self.path, self.dtype, "r", self.offset, tuple(self.shape))
+        if self.exponents is None:
+            return rows
+        path, dtype, offset, shape = self.exponents[:4]
+        return ScaledRows(rows, np.memmap(path, dtype, "r", offset, tuple(shape)))
 
 
 def check_rows(rows: Rows, d_in: int, batch: int) -> None:
@@ -76,7 +130,13 @@ def check_finite(x: Tensor, numbers: range | RowNumbers) -> None:
         )
 
 
-def as_tensor(rows: Rows) -> Tensor:
+def row_norms(rows: Rows) -> npt.NDArray[np.float64]:
+    """Euclidean norms [n], read a part at a time."""
+    parts = (np.asarray(rows[at : at + SAMPLE], np.float64) for at in range(0, len(rows), SAMPLE))
+    return np.concatenate([np.empty(0), *(np.sqrt(np.square(part).sum(1)) for part in parts)])
+
+
+def as_tensor(rows: Rows | npt.NDArray[np.float32]) -> Tensor:
     """The rows as a new float32 tensor."""
     return torch.from_numpy(np.asarray(rows, dtype=np.float32, copy=True))
 
@@ -114,7 +174,7 @@ class RowSampler:
         self._buffered = max(BUFFER_ROWS // batch, 1)
         self._place: tuple[int, int] | None = None
         self._numbers = self._mixed = np.empty(0, np.int64)
-        self._buffer = np.empty((0, rows.shape[1]), np.float16)
+        self._buffer: npt.NDArray[Any] = np.empty((0, rows.shape[1]), np.float16)
 
     def batch(self, step: int) -> Tensor:
         """The rows of a step, [batch, d] as on disk. Rows that fill no whole batch change from epoch to epoch."""

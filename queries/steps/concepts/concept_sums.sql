@@ -8,7 +8,7 @@ WITH binned AS (
         a.sae, c.concept, a.corpus, a.shard, a.feature,
         greatest(
             8 * (15 + floor(log2(a.activation))) + floor(8 * (a.activation / pow(2, floor(log2(a.activation))) - 1)), 0
-        )::UTINYINT AS bin,
+        )::USMALLINT AS bin,
         count(*) AS firings,
         sum((a.activation * 16777216)::BIGINT) AS total,
         sum((a.activation::DOUBLE * a.activation * 281474976710656)::HUGEINT) AS squares

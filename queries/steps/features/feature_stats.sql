@@ -37,7 +37,7 @@ bins AS (
 ),
 coarse AS (
     SELECT sae, feature, map(list(bin), list(n)) AS counts
-    FROM (SELECT sae, feature, bin // 4 AS bin, sum(n)::BIGINT AS n FROM bins GROUP BY sae, feature, bin // 4)
+    FROM (SELECT sae, feature, least(bin // 4, 63) AS bin, sum(n)::BIGINT AS n FROM bins GROUP BY ALL)
     GROUP BY sae, feature
 ),
 running AS (

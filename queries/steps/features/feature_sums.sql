@@ -2,15 +2,15 @@
 -- writes: feature_sums
 -- key: sae, corpus, shard, feature
 -- partition: sae, corpus, shard
--- doc: sums, maximum and 256-bin log histogram of each feature's activations, per shard
--- Activations are multiples of 2^-24 (half precision), their squares of 2^-48: the sums are exact integers.
+-- doc: sums, maximum and log histogram of each feature's activations, per shard
+-- Activations have 11 bits and are multiples of 2^-24, their squares of 2^-48: the sums are exact integers.
 -- A bin is an octave (floor(log2 a), from 2^-15) and one of its 8 equal parts.
 WITH binned AS (
     SELECT
         sae, corpus, shard, feature,
         greatest(
             8 * (15 + floor(log2(activation))) + floor(8 * (activation / pow(2, floor(log2(activation))) - 1)), 0
-        )::UTINYINT AS bin,
+        )::USMALLINT AS bin,
         count(*) AS firings,
         sum((activation * 16777216)::BIGINT) AS total,
         sum((activation::DOUBLE * activation * 281474976710656)::HUGEINT) AS squares,
