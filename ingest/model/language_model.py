@@ -50,6 +50,8 @@ class LanguageModel:
     """Tokens of a forward pass; None for what suits the device."""
     _called_once: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Inputs that a whole pass came by once."""
+    _lengths: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Lengths of sequences that it has read."""
 
     @property
     def device(self) -> torch.device:
@@ -102,8 +104,10 @@ class LanguageModel:
         return [name for b in blocks for name in (b, *(f"{b}.{child}" for child, _ in modules[b].named_children()))]
 
     def check_length(self, ctx_len: int) -> None:
-        """Raises InputError if a sequence of `ctx_len` tokens, BOS included, cannot be read."""
-        check_length(self.network, self.layout, self.spec.name, ctx_len)
+        """Raises InputError if a sequence of `ctx_len` tokens, BOS included, cannot be read; tried once a length."""
+        if ctx_len not in self._lengths:
+            check_length(self.network, self.layout, self.spec.name, ctx_len)
+            self._lengths.add(ctx_len)
 
     @torch.inference_mode()
     def read(self, ids: torch.Tensor, hookpoints: list[str]) -> dict[str, torch.Tensor]:

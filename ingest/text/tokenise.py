@@ -4,6 +4,7 @@ import json
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,10 @@ class Tokenised:
     """Why the document cannot be used: it has no tokens here."""
 
 
+_PREPARED: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Tokenizer, Tiler]] = WeakKeyDictionary()
+"""Copies that were made of tokenizers: of one with 262,144 tokens it takes seconds, and every corpus needs it."""
+
+
 def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, str, str]]) -> Iterator[Tokenised]:
     """Tokenise (hash, source, text) in batches, no special tokens; a document without tokens comes out empty.
 
@@ -45,8 +50,10 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, documents: Iterator[tuple[str, 
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets: use a model with a tokenizer.json"
         )
     special = _structural(tokenizer)
-    whole = _whole_text(tokenizer.backend_tokenizer, set(special.values()))
-    tiler = Tiler(whole)
+    if tokenizer not in _PREPARED:
+        copy = _whole_text(tokenizer.backend_tokenizer, set(special.values()))
+        _PREPARED[tokenizer] = (copy, Tiler(copy))
+    whole, tiler = _PREPARED[tokenizer]
     batch: list[tuple[str, str, str]] = []
     for document in documents:
         batch.append(document)
