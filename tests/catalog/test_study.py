@@ -172,7 +172,7 @@ def test_three_mistakes_are_all_reported(tmp_path: Path) -> None:
         tmp_path,
     )
     assert "has 3 mistakes" in said
-    assert "corpus[0].kind: 'jsnl' is not one of 'docstrings', 'text', 'jsonl', 'parquet', 'dataset'" in said
+    assert "corpus[0].kind: 'jsnl' is not one of 'docstrings', 'licences', 'text', 'lines', 'jsonl'" in said
     assert "sae[1].k: 4096 is above width 2048" in said
     assert "sae[1].learning: unknown key; known: name, hookpoint" in said
 
