@@ -10,11 +10,14 @@ of the 16 around it), and how often they fire.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from catalog import Catalog
 
@@ -51,8 +54,7 @@ class Concept:
             "SELECT corpus, position FROM concept_positions WHERE concept = ?", [concept]
         ):
             self.inside[self.first[corpus] + position] = True
-        near = np.convolve(self.inside, np.ones(2 * AROUND + 1), "same") > 0.5
-        self.near = near
+        self.near = np.convolve(self.inside, np.ones(2 * AROUND + 1), "same") > 0.5
 
     def measured(self, sae: str, feature: int, contexts: int) -> dict[str, float]:
         """What one feature does on the concept."""
@@ -88,20 +90,26 @@ def compare(catalog: Catalog, best: int, contexts: int) -> list[dict[str, Any]]:
                     if (sae, feature) not in known:
                         known[sae, feature] = concept.measured(sae, feature, contexts)
                 of_each = [known[sae, feature] for feature in features]
-                means = {key: round(float(np.mean([one[key] for one in of_each])), 3) for key in ("auroc", "peak_in")}
+                means = {
+                    key: _round(np.mean([one[key] for one in of_each])) for key in ("auroc", "peak_in", "window_in")
+                }
+                densities = [one["density"] for one in of_each]
                 rows.append(
                     {
                         "concept": name,
                         "sae": sae,
                         "score": score,
                         **means,
-                        "window_in": round(float(np.mean([one["window_in"] for one in of_each])), 3),
-                        "median_density": round(float(np.median([one["density"] for one in of_each])), 5),
-                        "most_density": round(float(np.max([one["density"] for one in of_each])), 5),
+                        "median_density": _round(np.median(densities), 5),
+                        "most_density": _round(np.max(densities), 5),
                         "features": features,
                     }
                 )
     return rows
+
+
+def _round(value: Any, digits: int = 3) -> float:
+    return round(float(value), digits)
 
 
 def main() -> None:
@@ -116,11 +124,11 @@ def main() -> None:
         with Catalog(place, read_only=True) as catalog:
             rows += [{"catalog": place.name, **row} for row in compare(catalog, options.best, options.contexts)]
     if options.json:
-        print(json.dumps(rows))  # noqa: T201
+        sys.stdout.write(json.dumps(rows) + "\n")
         return
     for row in rows:
         figures = "  ".join(f"{key} {row[key]}" for key in list(row)[4:-1])
-        print(f"{row['catalog']} {row['concept']:15} {row['score']:16} {figures}  {row['features']}")  # noqa: T201
+        sys.stdout.write(f"{row['catalog']} {row['concept']:15} {row['score']:16} {figures}  {row['features']}\n")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def test_tokens_of_a_window_belong_to_the_concept_as_far_as_their_sequence_goes(
 
 def test_a_predicate_has_a_window_too_and_no_words(catalog: Catalog, documents: list[Document]) -> None:
     rows = dict(catalog.rows("SELECT position, words FROM concept_positions WHERE concept = 'predicate'"))
-    assert rows == dict.fromkeys(belonging(documents, ["matrix"], 0, 1), [])
+    assert rows == {position: [] for position in belonging(documents, ["matrix"], 0, 1)}
 
 
 @pytest.mark.parametrize("name", [*WORD_LISTS, "predicate"])
