@@ -38,7 +38,6 @@ FilePath = Annotated[str, BeforeValidator(_path)]
 NameOrPath = Annotated[str, BeforeValidator(_path_if_slashed), Field(min_length=1)]
 """A name in the catalog; with a / in it, a path."""
 Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
-FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Price = Annotated[float, Field(ge=0)]

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from catalog.errors import InputError
 from catalog.study.base import Count, FilePath, Name, Names, Section, Texts, refuse_stray
@@ -10,6 +10,11 @@ from catalog.study.small_file import read_small
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of a file of words or spans."""
+
+MOST_WINDOW = 1024
+"""Tokens on a side of a match."""
+Score = Literal["separation", "fisher", "cohens_d", "mean_difference", "rate_difference", "auroc", "domain"]
+DEFAULT_SCORE: Score = "cohens_d"
 
 _CONCEPT_KEYS = {
     "words": {"words", "file", "ignore_case"},
@@ -35,8 +40,17 @@ class Concept(Section):
     """Whether words match in any case (full case folding)."""
     corpora: Names | None = None
     """Corpora that it is defined on; none: all."""
+    before: int = Field(default=0, ge=0, le=MOST_WINDOW)
+    """Tokens before each match that belong to the domain too, as far as the sequence goes."""
+    after: int = Field(default=0, ge=0, le=MOST_WINDOW)
+    """Tokens after each match that belong to the domain too."""
+    rank_by: Score = DEFAULT_SCORE
+    """Score that ranks the features of the shortlist: a column of the table separation."""
     shortlist: Count = 50
-    """How many features by separation are explained."""
+    """How many features, the best by `rank_by`, are explained."""
+    shortlist_quantile: float | None = Field(default=None, gt=0, lt=1)
+    """Instead of a count: explain the share of the SAE's latents above this quantile of the score (0.95: the best
+    twentieth)."""
 
     @field_validator("words", "file", "predicate", "ignore_case")
     @classmethod
@@ -47,6 +61,14 @@ class Concept(Section):
             raise ValueError("is missing, and so is words: a concept of kind 'words' needs one of them")
         if info.field_name == {"spans": "file", "predicate": "predicate"}.get(str(kind)) and not value:
             raise ValueError(f"is missing: a concept of kind {kind!r} needs it")
+        return value
+
+    @field_validator("shortlist_quantile")
+    @classmethod
+    def _one_length(cls, value: float | None, info: ValidationInfo) -> float | None:
+        count = info.data.get("shortlist")
+        if value is not None and count not in (None, cls.model_fields["shortlist"].default):
+            raise ValueError(f"{value} stands beside shortlist = {count}: give one of them")
         return value
 
     def all_words(self) -> list[str]:

@@ -96,6 +96,8 @@ def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
                 "corpora": concept.corpora and list(concept.corpora),
                 "definition": json.dumps(_definition(concept)),
                 "shortlist": concept.shortlist,
+                "shortlist_quantile": concept.shortlist_quantile,
+                "rank_by": concept.rank_by,
             }
             for concept in study.concepts
         ],
@@ -145,6 +147,12 @@ def primary_names(study: Study) -> dict[str, str | None]:
 
 
 def _definition(concept: Concept) -> dict[str, Any]:
+    # Without a window the definition is that of catalogs from before there were windows: their tokens stay current.
+    window = {side: n for side, n in (("before", concept.before), ("after", concept.after)) if n}
+    return {**_chosen(concept), **window}
+
+
+def _chosen(concept: Concept) -> dict[str, Any]:
     if concept.kind == "words":
         return {"words": concept.all_words(), "ignore_case": concept.ignore_case}
     if concept.kind == "predicate":

@@ -1,11 +1,11 @@
 """Reads [model] and [[corpus]]: the language model, the text, and how the text is cut."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from catalog.study.base import Count, FilePaths, Name, Section, Texts, refuse_stray, resolved
+from catalog.study.base import Count, Name, Section, Texts, refuse_stray, resolved
 from catalog.study.terms import PACKAGE, PACKAGED_MODELS
 
 DOCSTRING_PACKAGES = ("numpy", "scipy", "sympy", "networkx", "torch", "sklearn", "stdlib")
@@ -16,11 +16,32 @@ _NAMED = ("embedded", *PACKAGED_MODELS)
 # Keys that only some kinds of a section read: the kind -> the keys that it reads.
 _CORPUS_KEYS = {
     "docstrings": {"packages"},
+    "licences": {"packages"},
     "text": {"files", "max_line_bytes"},
+    "lines": {"files", "max_line_bytes"},
     "jsonl": {"files", "field", "max_line_bytes"},
     "parquet": {"files", "field", "max_line_bytes"},
     "dataset": {"dataset", "config", "dataset_split", "field"},
 }
+
+
+def _of_package(value: str, example: str) -> str:
+    """`value` as it is. Raises ValueError if it names no file below a package."""
+    parts = value.removeprefix(PACKAGE).split("/")
+    if len(parts) < 2 or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{value!r} is no file of a package: write {PACKAGE}PACKAGE/{example}")
+    return value
+
+
+def _path_or_packaged(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("is empty; name a file")
+    return _of_package(value, "FILE") if value.startswith(PACKAGE) else resolved(value, info)
+
+
+TextPaths = Annotated[tuple[Annotated[str, BeforeValidator(_path_or_packaged)], ...], Field(strict=False)]
 
 
 class Model(Section):
@@ -47,10 +68,7 @@ class Model(Section):
     def _directory(cls, value: str, info: ValidationInfo) -> str:
         """A path stays right when the study is used from elsewhere; a hub id stays as it is."""
         if value.startswith(PACKAGE):
-            parts = value.removeprefix(PACKAGE).split("/")
-            if len(parts) < 2 or any(part in ("", ".", "..") for part in parts):
-                raise ValueError(f"{value!r} is no file of a package: write {PACKAGE}PACKAGE/FILE.gguf")
-            return value
+            return _of_package(value, "FILE.gguf")
         path = resolved(value, info)
         looks_like_path = value.startswith((".", "/", "~")) or value.endswith(("/", ".gguf"))
         return path if value not in _NAMED and (looks_like_path or Path(path).is_dir()) else value
@@ -61,13 +79,16 @@ class Corpus(Section):
 
     name: Name
     """Its name in the catalog."""
-    kind: Literal["docstrings", "text", "jsonl", "parquet", "dataset"] = "docstrings"
-    """docstrings of installed packages; text files, a document each; JSON Lines; Parquet; a `datasets` name.
+    kind: Literal["docstrings", "licences", "text", "lines", "jsonl", "parquet", "dataset"] = "docstrings"
+    """docstrings of installed packages; their licences, each paragraph once; text files, a document each; lines of text
+    files, a document each; JSON Lines; Parquet; a `datasets` name.
     Files may be packed (gzip, bzip2, xz, zstd, lz4), in UTF-8, UTF-16 or UTF-32: their first bytes tell."""
     packages: Texts = ()
-    """Installed packages whose docstrings are read ("stdlib" is the standard library); none: a default list."""
-    files: FilePaths = ()
-    """Paths or glob patterns; relative ones start at the study file's folder."""
+    """docstrings: importable packages ("stdlib" is the standard library, "pydoc_data" the topics of `help()`); none: a
+    default list. licences: packages by pip's names; none: all that are installed."""
+    files: TextPaths = ()
+    """Paths or glob patterns; relative ones start at the study file's folder, and "package:PACKAGE/PATH" is below the
+    folder of an installed package."""
     field: str = Field(default="text", min_length=1)
     """Key or column that holds the text."""
     max_line_bytes: Count = 64_000_000
@@ -93,7 +114,8 @@ class Corpus(Section):
         refuse_stray(cls, value, info, kind, _CORPUS_KEYS)
         if kind == "docstrings" and info.field_name == "packages" and not value:
             return DOCSTRING_PACKAGES
-        required = {"text": "files", "jsonl": "files", "parquet": "files", "dataset": "dataset"}.get(str(kind))
+        files = dict.fromkeys(("text", "lines", "jsonl", "parquet"), "files")
+        required = {**files, "dataset": "dataset"}.get(str(kind))
         if info.field_name == required and not value:
             raise ValueError(f"is missing: a corpus of kind {kind!r} needs it")
         return value

@@ -59,15 +59,11 @@ def own_name(model: "LanguageModel", name: str) -> str | None:
 
 def _inside(model: "LanguageModel", block: str, part: str) -> str | None:
     """Where inside a block attention's or MLP's part of the residual stream stands, or the stream between the two."""
-    seen = _seen(model, model.layout.blocks[block])
-    added = seen.after - seen.before
     bound = _SAME.get(model.dtype, _SAME_HALF)
-    names = list(seen.outputs)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    parts = next(((a, b) for a, b in pairs if _same(seen.outputs[a] + seen.outputs[b], added, bound)), None)
+    seen = _seen(model.network, model.layout.blocks[block], model.layout.trial.to(model.device))
+    parts = _parts(seen, bound)
     if parts is None:
         return None
-    # Attention comes first in every architecture, also where both read the same.
     attention, mlp = parts
     if part != "resid_mid":
         return f".{attention if part == 'attn_out' else mlp}"
@@ -76,11 +72,28 @@ def _inside(model: "LanguageModel", block: str, part: str) -> str | None:
     return None if child is None else f".{child}{INPUT}"
 
 
+def added_parts(network: Module, block: Module, ids: Tensor) -> tuple[str, str] | None:
+    """The children of a block whose outputs are attention's and the MLP's part of the stream; None if none are.
+
+    A pass of `network`, which computes in float32, over ids `[batch, seq]` tells.
+    """
+    return _parts(_seen(network, block, ids), _SAME[torch.float32])
+
+
+def _parts(seen: _Block, bound: float) -> tuple[str, str] | None:
+    added, names = seen.after - seen.before, list(seen.outputs)
+    if not added.any():
+        return None
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    # Attention comes first in every architecture, also where both read the same.
+    return next(((a, b) for a, b in pairs if _same(seen.outputs[a] + seen.outputs[b], added, bound)), None)
+
+
 def _same(one: Tensor, other: Tensor, bound: float) -> bool:
     return one.shape == other.shape and bool((one - other).norm() <= bound * other.norm())
 
 
-def _seen(model: "LanguageModel", block: Module) -> _Block:
+def _seen(network: Module, block: Module, ids: Tensor) -> _Block:
     stream: list[Tensor] = []
     outputs: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
@@ -113,7 +126,7 @@ def _seen(model: "LanguageModel", block: Module) -> _Block:
         ]
     try:
         with torch.inference_mode():
-            model.network(model.layout.trial.to(model.device), use_cache=False)
+            network(ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

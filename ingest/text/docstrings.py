@@ -1,9 +1,11 @@
 """Reads docstrings of installed packages: real text that stands on every machine that runs saeql.
 
-Files are parsed, never imported. A file that does not parse is reported, not hidden.
+The topics of Python's `help()` are strings in the module `pydoc_data.topics`, and are read like docstrings, a section
+each. Files are parsed, never imported. A file that does not parse is reported, not hidden.
 """
 
 import ast
+import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from pathlib import Path
 from catalog.errors import InputError
 
 STDLIB = "stdlib"
+_TOPICS = "pydoc_data"
+_HEADING = re.compile(r"\n(?=[^\n]+\n(?:\*{3,}|={3,}|-{3,})\n)")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -58,3 +62,23 @@ def file_docstrings(source: str) -> Iterator[str]:
             text = ast.get_docstring(node)
             if text and text.strip():
                 yield text
+
+
+def file_topics(source: str) -> Iterator[str]:
+    """The sections of the topics of `help()` in the source of `pydoc_data.topics`, each with its heading.
+
+    Topics contain each other: sections come as often as they stand there. Raises as `file_docstrings` does.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Dict):
+            for value in node.values:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    # Each ends with the topics that are related to it.
+                    text = "\n" + value.value.partition("\nRelated help topics:")[0]
+                    yield from (section.strip() for section in _HEADING.split(text) if section.strip())
+
+
+def package_docstrings(package: str, path: Path) -> list[str]:
+    """Every docstring of a package's source file. Raises OSError, and what `file_docstrings` raises."""
+    read = file_topics if package == _TOPICS else file_docstrings
+    return list(read(path.read_text(encoding="utf-8")))

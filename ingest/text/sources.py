@@ -1,4 +1,4 @@
-"""Reads documents from docstrings, text files, JSON Lines, Parquet, or a `datasets` name.
+"""Reads documents from docstrings, licences, text files, JSON Lines, Parquet, or a `datasets` name.
 
 Every source yields (place, text), in an order that follows from its content. A line, a row or a text file that cannot
 be used costs itself alone and is counted under its place and reason; a file that is missing or damaged is an
@@ -16,8 +16,11 @@ from typing import Any
 
 from catalog.digest import digest
 from catalog.errors import InputError
+from catalog.study.terms import PACKAGE
 from catalog.study.text import Corpus
-from ingest.text.docstrings import STDLIB, file_docstrings, package_files
+from ingest.text.docstrings import STDLIB, package_docstrings, package_files
+from ingest.text.licences import licences, licensed
+from ingest.text.packaged import packaged_files
 from ingest.text.parquet_text import parquet_documents
 from ingest.text.text_files import lines, whole
 from ingest.text.unusable import LeftOut, Skips, Unusable, decoded, is_unicode, too_long
@@ -48,10 +51,12 @@ def read_corpus(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
 def _documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str | Unusable]]:
     if corpus.kind == "docstrings":
         yield from _docstrings(corpus, left_out)
+    elif corpus.kind == "licences":
+        yield from licences(corpus.packages, left_out)
     elif corpus.kind == "dataset":
         yield from _dataset(corpus)
     else:
-        readers = {"text": _text, "jsonl": _json_lines, "parquet": parquet_documents}
+        readers = {"text": _text, "lines": _lines, "jsonl": _json_lines, "parquet": parquet_documents}
         for path in matched_files(corpus):
             yield from readers[corpus.kind](path, corpus)
 
@@ -60,6 +65,9 @@ def matched_files(corpus: Corpus) -> list[Path]:
     """The files that the corpus names, globs expanded, sorted within each glob."""
     found: list[Path] = []
     for pattern in corpus.files:
+        if pattern.startswith(PACKAGE):
+            found += packaged_files(pattern, f"corpus {corpus.name!r}")
+            continue
         # A file whose name has brackets is meant as it stands.
         named = Path(pattern)
         names = [pattern] if named.exists() else sorted(glob.glob(pattern, recursive=True))
@@ -84,6 +92,8 @@ def source_fingerprint(corpus: Corpus) -> str:
     said: dict[str, Any] = {"corpus": corpus.model_dump(mode="json", exclude={"name"})}
     if corpus.kind == "docstrings":
         said["packages"] = {name: _version(name) for name in corpus.packages}
+    elif corpus.kind == "licences":
+        said["packages"] = {one.name: one.version for one in licensed(corpus.packages)}
     elif corpus.kind != "dataset":
         stats = {str(path): path.stat() for path in matched_files(corpus)}
         said["files"] = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
@@ -103,7 +113,7 @@ def _docstrings(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     for package in corpus.packages:
         for path in package_files(package):
             try:
-                texts = list(file_docstrings(path.read_text(encoding="utf-8")))
+                texts = package_docstrings(package, path)
             except (SyntaxError, ValueError, RecursionError):
                 left_out[package, "a source file does not parse"] += 1
                 continue
@@ -122,6 +132,20 @@ def _text(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
         yield path.name, Unusable("empty file", f"{path} is empty: it holds no text for corpus {corpus.name!r}")
     else:
         yield path.name, decoded(raw, str(path), 0)
+
+
+def _lines(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:
+    offset, blank = 0, True
+    for number, raw in lines(path, corpus.max_line_bytes):
+        where = f"{path}, line {number}"
+        if raw is None:
+            yield f"{path.name}:{number}", too_long(where, corpus)
+        elif raw.strip():
+            yield f"{path.name}:{number}", decoded(raw.strip(b"\r"), where, offset)
+        blank = blank and raw is not None and not raw.strip()
+        offset += len(raw or b"") + 1
+    if blank:
+        yield path.name, Unusable("empty file", f"{path} is empty: it holds no line for corpus {corpus.name!r}")
 
 
 def _json_lines(path: Path, corpus: Corpus) -> Iterator[tuple[str, str | Unusable]]:

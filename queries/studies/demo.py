@@ -19,7 +19,7 @@ from queries.terminal.work import STUDY, run_ingest, run_refresh
 
 SEARCH = "string formatting"
 TOP = 8
-_QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY separation DESC LIMIT 10"
+_QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY cohens_d DESC LIMIT 10"
 
 
 def run_demo(place: Path | Location) -> None:
@@ -101,9 +101,10 @@ def _print_features(out: Console, session: Session, study: Study, features: list
     several = len({sae for sae, _ in features}) > 1
     for sae, number in features:
         card = session.feature(number, sae, contexts=1)
+        (found,) = (one for one in card.separation if one["concept"] == concept)
         out.print(
             Text(f"{f'{visible(sae, quoted=False)} ' if several else ''}{number:>5}", style="bold")
-            + Text(f"  separation {card.row['separation']:.3g}, AUROC {card.row['concept_auroc']:.3f}")
+            + Text(f"  Cohen's d {found['cohens_d']:.2f}, AUROC {found['auroc']:.3f}")
         )
         for label in card.labels:
             out.print(Text("       ") + label_line(label))

@@ -41,7 +41,7 @@ def print_card(card: FeatureCard, console: Console | None = None) -> None:
     _print(out, Text(statistics), width)
     for found in card.separation:
         concept = visible(found["concept"], quoted=False)
-        line = f"separation from {concept}: {found['separation']:.4g}, AUROC {found['auroc']:.3f} "
+        line = f"separation from {concept}: Cohen's d {found['cohens_d']:.3g}, AUROC {found['auroc']:.3f} "
         line += f"(fires on {found['rate_positive']:.2%} of it, {found['rate_negative']:.2%} elsewhere)"
         _print(out, Text(line), width)
     scorers = {label.get("scorer") for label in card.labels} - {None}

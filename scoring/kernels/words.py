@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import regex
 
-Spans = list[tuple[int, int]]
+Spans = list[tuple[int, int, int]]
 
 _CLUSTER = regex.compile(r"\X")
 _UNSPACED = r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Bopomofo}\p{Line_Break=SA}ー]"
@@ -32,7 +32,14 @@ class Words:
 
     def __init__(self, phrases: Iterable[str], ignore_case: bool):
         self._ignore_case = ignore_case
+        phrases = list(phrases)
         forms = dict.fromkeys(_form(phrase, ignore_case) for phrase in phrases)
+        # Phrases that differ in case alone are one word, whether or not case counts where they are found.
+        numbers: dict[str, int] = {}
+        self._numbers = {
+            _joined(_form(phrase, ignore_case)): numbers.setdefault(_joined(_form(phrase, True)), len(numbers))
+            for phrase in phrases
+        }
         # Of two that begin at one place the longer one holds the other.
         longest_first = [form.split() for form in sorted(forms, key=len, reverse=True)]
         anywhere = "|".join(r"\s+".join(map(re.escape, words)) for words in longest_first)
@@ -40,21 +47,33 @@ class Words:
         self._whole = regex.compile(f"{_BEGIN}(?:{anywhere}){_END}", regex.V1 | regex.WORD)
 
     def spans(self, text: str) -> Spans:
-        """(first character, the one after the last) of each place in `text`, in order; they may overlap."""
+        """(first character, the one after the last, number of the word) of each place in `text`, in order.
+
+        Places may overlap. Of two words that begin at one place the longer counts. Numbers are those of the phrases in
+        their order, from 0; phrases that differ in case alone share one.
+        """
         # Most documents hold none of the words: plain search says so in a fraction of the time.
         if not self._anywhere.search(_form(text, self._ignore_case)):
             return []
         if text.isascii():
             form = _form(text, self._ignore_case)
-            return [match.span() for match in self._whole.finditer(form, overlapped=True)]
+            return [(*match.span(), self._number(match)) for match in self._whole.finditer(form, overlapped=True)]
         form, begins, places = _mapped(text, self._ignore_case)
         found: Spans = []
         for match in self._whole.finditer(form, overlapped=True):
             ends = [bisect_left(begins, at) for at in match.span()]
             # A word ends where a character does, with its marks: not inside of what one character became.
             if all(begins[i] == at for i, at in zip(ends, match.span(), strict=True)):
-                found.append((places[ends[0]], places[ends[1]]))
+                found.append((places[ends[0]], places[ends[1]], self._number(match)))
         return found
+
+    def _number(self, match: regex.Match[str]) -> int:
+        return self._numbers[_joined(match.group())]
+
+
+def _joined(form: str) -> str:
+    """A form with single blanks."""
+    return " ".join(form.split())
 
 
 def _form(text: str, ignore_case: bool) -> str:

@@ -1,5 +1,6 @@
 """A study file: defaults that work, every mistake reported at once with its key's path."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from catalog.errors import InputError, StudyError
 from catalog.study.base import Section
 from catalog.study.file import LISTS, Study, template
 from catalog.study.labelling import Primary
+from catalog.study.tables import configuration_rows
 
 
 def mistakes(text: str, folder: Path) -> str:
@@ -172,7 +174,7 @@ def test_three_mistakes_are_all_reported(tmp_path: Path) -> None:
         tmp_path,
     )
     assert "has 3 mistakes" in said
-    assert "corpus[0].kind: 'jsnl' is not one of 'docstrings', 'text', 'jsonl', 'parquet', 'dataset'" in said
+    assert "corpus[0].kind: 'jsnl' is not one of 'docstrings', 'licences', 'text', 'lines', 'jsonl'" in said
     assert "sae[1].k: 4096 is above width 2048" in said
     assert "sae[1].learning: unknown key; known: name, hookpoint" in said
 
@@ -239,6 +241,36 @@ def test_a_step_parameter_that_counts_what_is_kept_is_a_number_from_1(value: str
         said = mistakes(f"name = 'x'\n[[{section}]]\nname = 'a'\nwords = ['w']\n{key} = 0", tmp_path)
         assert f"{section}[0].{key}" in said
     assert Study.parse("name = 'x'\n[steps]\nshortlist.min_firings = 0", tmp_path).steps
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("shortlist = 40\nshortlist_quantile = 0.95", "shortlist_quantile: 0.95 stands beside shortlist = 40"),
+        ("shortlist_quantile = 1.0", "concept[0].shortlist_quantile: "),
+        ("shortlist_quantile = 95.0", "concept[0].shortlist_quantile: "),
+        ("before = -1", "concept[0].before: "),
+        ("after = 1025", "concept[0].after: "),
+        ("rank_by = 'f1'", "concept[0].rank_by: 'f1' is not one of 'separation', 'fisher', 'cohens_d'"),
+    ],
+)
+def test_a_shortlist_that_cannot_be_is_refused_by_its_key(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(StudyError) as raised:
+        Study.parse(f'name = "x"\n[[concept]]\nname = "c"\nwords = ["a"]\n{line}', tmp_path)
+    assert said in str(raised.value)
+
+
+def test_the_window_and_the_shortlist_of_a_concept_reach_the_catalog(tmp_path: Path) -> None:
+    text = (
+        'name = "x"\n[[concept]]\nname = "c"\nwords = ["a"]\nbefore = 2\nafter = 3\nrank_by = "domain"\n'
+        'shortlist_quantile = 0.997\n[[concept]]\nname = "d"\nwords = ["a"]\n'
+    )
+    window, plain = configuration_rows(Study.parse(text, tmp_path))["concepts"]
+    assert json.loads(window["definition"]) == {"words": ["a"], "ignore_case": True, "before": 2, "after": 3}
+    assert (window["rank_by"], window["shortlist_quantile"]) == ("domain", 0.997)
+    # As before there were windows: tokens that a catalog has found stay current.
+    assert json.loads(plain["definition"]) == {"words": ["a"], "ignore_case": True}
+    assert (plain["rank_by"], plain["shortlist"], plain["shortlist_quantile"]) == ("cohens_d", 50, None)
 
 
 def test_own_text_without_a_concept_gets_no_concept_that_matches_nothing(tmp_path: Path) -> None:

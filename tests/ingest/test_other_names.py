@@ -135,6 +135,25 @@ def test_a_model_whose_code_wants_values_is_loaded(tmp_path: Path, monkeypatch: 
     listed = list_hookpoints(str(make(tmp_path / "mixtral", "mixtral")))
     assert len(calls) == 1
     assert [one for one in listed if one.hookpoint == "layers.1"] == [("layers.1", D, "blocks.1.hook_resid_post")]
+    assert ("layers.1.mlp", D, "blocks.1.hook_mlp_out") in listed
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bloom", "granite", "opt", "mamba", "qwen3_moe"])
+def test_the_other_names_that_are_listed_are_those_that_a_study_may_use(tmp_path: Path, kind: str) -> None:
+    folder = make(tmp_path / "model", kind)
+    model = loaded(folder)
+    listed = {one.other: one.hookpoint for one in list_hookpoints(str(folder)) if one.other}
+    accepted = {}
+    for number in (0, 1):
+        for part in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
+            other = f"blocks.{number}.hook_{part}"
+            try:
+                accepted[other] = model.named(other)
+                model.place(accepted[other])
+            except UnknownName:
+                accepted.pop(other, None)
+    assert listed == accepted
+    assert ("blocks.1.hook_attn_out" in listed) == (kind in (*KINDS, "qwen3_moe"))
 
 
 def test_the_command_lists_a_block_and_names_what_is_no_model(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from queries.cli.main import main
 from queries.refresh.engine import refresh
 
 REPOSITORY = Path(__file__).parents[2]
-QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY separation DESC LIMIT 10"
+QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY cohens_d DESC LIMIT 10"
 Run = Callable[..., Result]
 
 

@@ -172,7 +172,7 @@ def card() -> FeatureCard:
     strengths = tuple(9.0 if i == 50 else 1.0 if i == 52 else 0.0 for i in range(60))
     row = {"firings": 12, "density": 0.01, "mean": 1.0, "maximum": 2.0}
     label = {"explainer": HARMFUL, "label": f"{HARMFUL} 日本語 " * 20, "f1": None}
-    found = {"concept": HARMFUL, "separation": 1.234567, "auroc": 0.5, "rate_positive": 0.1, "rate_negative": 0.2}
+    found = {"concept": HARMFUL, "cohens_d": 1.234567, "auroc": 0.5, "rate_positive": 0.1, "rate_negative": 0.2}
     contexts = [Context(HARMFUL, 9.0, "top", "val", 1, "", tokens, strengths)]
     contexts += [Context("docs", 1.0, "top", "test", 2, "", (HARMFUL,), (1.0,))]
     lens = [(f"token{i}", 1.0) for i in range(10)]

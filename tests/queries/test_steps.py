@@ -526,9 +526,9 @@ def test_the_auroc_of_the_shortlist_is_exact(world: World) -> None:
 def test_the_shortlist_is_the_head_of_the_separation(world: World) -> None:
     size = world.catalog.value("SELECT shortlist FROM concepts")
     eligible = [
-        (-separation, feature)
-        for feature, separation, inside, outside in world.catalog.rows(
-            "SELECT feature, separation, mean_positive, mean_negative FROM separation"
+        (-score, feature)
+        for feature, score, inside, outside in world.catalog.rows(
+            "SELECT feature, cohens_d, mean_positive, mean_negative FROM separation"
         )
         if inside > outside and np.count_nonzero(world.dense[feature]) >= 32
     ]

@@ -10,7 +10,7 @@ from scoring.kernels.words import Words
 
 
 def found(text: str, *phrases: str, ignore_case: bool = True) -> list[str]:
-    return [text[a:b] for a, b in Words(phrases, ignore_case).spans(text)]
+    return [text[a:b] for a, b, _ in Words(phrases, ignore_case).spans(text)]
 
 
 @pytest.mark.parametrize(
