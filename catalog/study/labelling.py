@@ -40,6 +40,9 @@ class Endpoint(Section):
     """openai: merged into the body of each request; temperature or max_tokens = false leaves that key out."""
     template: FilePath | None = None
     """openai: a prompt template of your own (TOML: system, user, [[shots]]); its text is kept in the catalog."""
+    threshold: float = Field(default=0.3, ge=0, le=1)
+    """Share of a feature's 99th percentile of activation from which on it fires: in explainers' windows it is marked
+    from there, in scorers' windows it counts as firing; 0: wherever it is above zero."""
 
     @field_validator("model")
     @classmethod
@@ -70,8 +73,10 @@ class Explainer(Endpoint):
     """Its name in the catalog."""
     examples: int = Field(default=10, ge=1, le=40)
     """openai: activating train windows shown; lexical reads all that were sampled."""
-    sampling: Literal["top", "stratified"] = "top"
-    """openai: the strongest windows, or some of each octave of activation."""
+    sampling: Literal["top", "stratified"] = "stratified"
+    """openai: the strongest windows; or some of each decile of the feature's windows, most from the upper half."""
+    counterexamples: int = Field(default=6, ge=0, le=40)
+    """openai: train windows shown in which the feature does not fire."""
     max_terms: Count = 8
     """lexical: the most terms in a label."""
     min_words: Count = 8
