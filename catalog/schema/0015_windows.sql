@@ -21,7 +21,7 @@ CREATE TABLE firing_windows (
     feature INTEGER NOT NULL,
     split VARCHAR NOT NULL,
     windows BIGINT NOT NULL,
-    bins MAP(UTINYINT, BIGINT) NOT NULL
+    bins MAP(USMALLINT, BIGINT) NOT NULL
 );
 COMMENT ON TABLE firing_windows IS 'in how many windows of each split each shortlisted feature fires; windows laid end to end, those that repeat train text left out';
 COMMENT ON COLUMN firing_windows.sae IS 'SAE';

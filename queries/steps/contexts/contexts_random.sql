@@ -72,7 +72,7 @@ places AS (
 strongest AS (
     SELECT
         p.series, p.corpus, p.start,
-        arg_max(p.position, (f.activation * 16777216)::BIGINT * 65536 + p.start - p.position) AS peak,
+        arg_max(p.position, (f.activation * 16777216)::HUGEINT * 65536 + p.start - p.position) AS peak,
         max(f.activation) AS activation
     FROM (
         SELECT c.series, a.corpus, a.position, a.activation

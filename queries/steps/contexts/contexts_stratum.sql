@@ -36,7 +36,7 @@ strongest AS (
     SELECT
         series, cell, sequence,
         any_value(document) AS document, any_value(tokens) AS tokens,
-        arg_max(position, (activation * 16777216)::BIGINT * 65536 + cell - position) AS peak,
+        arg_max(position, (activation * 16777216)::HUGEINT * 65536 + cell - position) AS peak,
         max(activation) AS activation
     FROM firing
     GROUP BY series, cell, sequence

@@ -54,7 +54,7 @@ likely AS (
 likely_best AS (
     SELECT
         l.sae, l.corpus, l.feature, t.sequence, any_value(t.length) AS length, any_value(t.document) AS document,
-        arg_max(l.position, (l.activation * 16777216)::BIGINT * 65536 + t.sequence - l.position) AS peak,
+        arg_max(l.position, (l.activation * 16777216)::HUGEINT * 65536 + t.sequence - l.position) AS peak,
         max(l.activation) AS activation,
         count(*) AS used
     FROM likely AS l
@@ -71,7 +71,7 @@ crowded AS (
 crowded_best AS (
     SELECT
         a.sae, a.corpus, a.feature, t.sequence, any_value(t.length) AS length, any_value(t.document) AS document,
-        arg_max(a.position, (a.activation * 16777216)::BIGINT * 65536 + t.sequence - a.position) AS peak,
+        arg_max(a.position, (a.activation * 16777216)::HUGEINT * 65536 + t.sequence - a.position) AS peak,
         max(a.activation) AS activation
     FROM activations AS a
     SEMI JOIN crowded AS c ON c.sae = a.sae AND c.feature = a.feature

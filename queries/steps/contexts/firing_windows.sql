@@ -50,7 +50,7 @@ binned AS (
         f.series, e.split,
         greatest(
             8 * (15 + floor(log2(f.activation))) + floor(8 * (f.activation / pow(2, floor(log2(f.activation))) - 1)), 0
-        )::UTINYINT AS bin,
+        )::USMALLINT AS bin,
         count(*) AS n
     FROM fired AS f
     JOIN eligible AS e ON e.corpus = f.corpus AND e.start = f.start
@@ -63,7 +63,7 @@ histograms AS (
 )
 SELECT
     c.sae, c.feature, n.split, n.windows,
-    coalesce(h.bins, MAP {}::MAP(UTINYINT, BIGINT)) AS bins
+    coalesce(h.bins, MAP {}::MAP(USMALLINT, BIGINT)) AS bins
 FROM chosen AS c
 JOIN counted AS n ON n.sae = c.sae
 LEFT JOIN histograms AS h ON h.series = c.series AND h.split = n.split
