@@ -39,6 +39,8 @@ class Example:
     """Activation from which on the feature counts as firing."""
     scale: float | None = None
     """Activation of strength 10, such as the 99th percentile of the feature; None: strengths are not said."""
+    passage: str = ""
+    """Hexadecimal digits that windows of one passage have in common."""
 
     def __post_init__(self) -> None:
         where = f"example at {self.corpus}:{self.start}"

@@ -48,7 +48,12 @@ ALTER TABLE scores ADD COLUMN balanced_accuracy_null_low DOUBLE;
 ALTER TABLE scores ADD COLUMN balanced_accuracy_null_high DOUBLE;
 ALTER TABLE scores ADD COLUMN threshold DOUBLE;
 ALTER TABLE scores ADD COLUMN rate DOUBLE;
-COMMENT ON COLUMN scores.balanced_accuracy_low IS 'from the Wilson intervals of sensitivity and specificity, joined as by Newcombe 1998';
+COMMENT ON COLUMN scores.f1 IS '2 r / (r + f + 1), both classes weighing alike: r the share of firing windows that are said to fire, f of the others; NULL where nothing was judged';
+COMMENT ON COLUMN scores.f1_low IS 'from the Wilson intervals of r and f, joined as by Donner & Zou 2010';
+COMMENT ON COLUMN scores.precision IS 'r / (r + f), both classes weighing alike';
+COMMENT ON COLUMN scores.precision_low IS 'from the Wilson intervals of r and f, joined as by Donner & Zou 2010';
+COMMENT ON COLUMN scores.precision_high IS 'likewise';
+COMMENT ON COLUMN scores.balanced_accuracy_low IS 'from the Wilson intervals of sensitivity and specificity, joined as by Newcombe 1998, method 10';
 COMMENT ON COLUMN scores.balanced_accuracy_null IS 'balanced accuracy of another feature''s label on this feature''s windows: what a label must beat';
 COMMENT ON COLUMN scores.balanced_accuracy_null_low IS 'as balanced_accuracy_low';
 COMMENT ON COLUMN scores.balanced_accuracy_null_high IS 'likewise';
@@ -110,6 +115,11 @@ FROM labels AS l
 LEFT JOIN scores AS s ON s.sae = l.sae AND s.feature = l.feature AND s.explainer = l.explainer;
 
 DELETE FROM columns_doc WHERE relation = 'context_tokens' AND name IN ('kind', 'stratum', 'rank', 'peak');
+UPDATE columns_doc
+SET doc = '2 r / (r + f + 1) on test windows: r the share of firing windows that are said to fire, f of the others; NULL where nothing was judged'
+WHERE relation = 'label_scores' AND name = 'f1';
+UPDATE columns_doc SET doc = 'r / (r + f), see f1' WHERE relation = 'label_scores' AND name = 'precision';
+UPDATE columns_doc SET doc = 'r: share of firing windows that are said to fire' WHERE relation = 'label_scores' AND name = 'recall';
 INSERT INTO columns_doc VALUES
     ('context_tokens', 'kind', 'top (strongest), stratum (by hash in each decile of its windows'' peaks), random (by hash, whatever it does)'),
     ('context_tokens', 'stratum', 'decile of the window''s peak, 10 the strongest; 0 for top and random'),

@@ -56,7 +56,7 @@ def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
         return Asked(digest(dense))
     if row["provider"] == "lexical":
         windows = [w for w in row["examples"] or [] if w["kind"] in ("stratum", "random")]
-        said = sorted([w["tokens"], w["activations"], w["kind"], w["split"], w["stratum"]] for w in windows)
+        said = sorted([w["tokens"], w["activations"], w["kind"], w["split"], w["passage"]] for w in windows)
         return Asked(digest([settings["max_terms"], row["threshold"], said]), (), (expected,))
     active, inactive = _windows(row, _kind(settings))
     if not active:
@@ -83,7 +83,7 @@ def _explained(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str,
         chosen = lexical.LexicalSettings(max_terms=settings["max_terms"])
         for row in rows:
             active, inactive = _windows(row, "stratum")
-            yield row, lexical.explain(active, inactive, chosen)
+            yield row, lexical.explain(active, inactive, chosen, _windows(row, "stratum", "val"))
         return
     windows = [_windows(row, _kind(settings)) for row in rows]
     with counted_client(rows[0]["model"], settings, run) as (client, counter):
@@ -139,6 +139,7 @@ def _windows(row: dict[str, Any], kind: str, split: str = "train") -> tuple[list
             window["stratum"],
             threshold,
             row["percentile_99"],
+            window["passage"],
         )
         (active if fires else inactive).append(example)
     return active, sorted(inactive, key=lambda example: example.top)

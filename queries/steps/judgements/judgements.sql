@@ -9,7 +9,8 @@
 -- A lexical scorer looks for the terms of a lexical label: other labels are no jobs for it, and `problems` says so.
 -- A window fires if the feature is above zero in it and reaches the scorer's threshold. All other windows are of the
 -- other class, those in which it stays below the threshold too, in the proportion in which text has them: only so do
--- the two classes make up all windows. Both classes are of one size, drawn through the strata in turn.
+-- the two classes make up all windows. Of each class up to `examples` windows are shown, drawn through the strata in
+-- turn; a feature that fires seldom has fewer firing ones, and as many others as any. `scores` weighs classes alike.
 -- A feature that fires in more than half of all windows is not asked about: any text would do for it.
 WITH lists AS (
     SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
@@ -44,19 +45,18 @@ windows AS (
     JOIN rates AS r ON r.sae = c.sae AND r.feature = c.feature
     WHERE c.split = 'test' AND c.kind IN ('stratum', 'random') AND (c.kind = 'stratum') = active
 ),
-sizes AS (
-    SELECT
-        w.sae, w.feature, w.scorer,
-        least(count(*) FILTER (w.active), count(*) FILTER (NOT w.active), any_value(s.examples)) AS n
-    FROM windows AS w
-    JOIN scorers AS s ON s.scorer = w.scorer
-    GROUP BY w.sae, w.feature, w.scorer
+asked AS (
+    SELECT sae, feature, scorer
+    FROM windows
+    GROUP BY sae, feature, scorer
+    HAVING bool_or(active) AND NOT bool_and(active)
 ),
 shown AS MATERIALIZED (
     SELECT w.*
     FROM windows AS w
-    JOIN sizes AS z ON z.sae = w.sae AND z.feature = w.feature AND z.scorer = w.scorer
-    QUALIFY z.n >= row_number() OVER (
+    JOIN scorers AS s ON s.scorer = w.scorer
+    SEMI JOIN asked AS z ON z.sae = w.sae AND z.feature = w.feature AND z.scorer = w.scorer
+    QUALIFY s.examples >= row_number() OVER (
         PARTITION BY w.sae, w.feature, w.scorer, w.active ORDER BY w.rank, w.stratum DESC
     )
 ),
