@@ -37,7 +37,7 @@ class Rule:
     def scores(self, windows: Sequence[Window]) -> Scores:
         """`[windows]`: terms 1 or 0; like and topic the largest cosine."""
         if self.kind == "terms":
-            wanted = frozenset(self.terms)
+            wanted = frozenset(term.code for term in self.terms)
             return np.array([not wanted.isdisjoint(window.terms) for window in windows], np.float64)
         if self.kind == "like":
             return nearest(windows, self.words).max(1, initial=NOWHERE)
@@ -83,10 +83,7 @@ def nearest(windows: Sequence[Window], words: Sequence[str]) -> Scores:
     column = {word: i for i, word in enumerate(every)}
     near = word_vectors(words) @ word_vectors(every).T
     return np.array(
-        [
-            near[:, [column[word] for word in sorted(window.words)]].max(1, initial=NOWHERE)
-            for window in windows
-        ],
+        [near[:, [column[word] for word in sorted(window.words)]].max(1, initial=NOWHERE) for window in windows],
         np.float64,
     ).reshape(len(windows), len(words))
 

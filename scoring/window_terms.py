@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from scoring.word_classes import CLASSES_OF, CLOSING, OPENING, QUOTES
+from scoring.word_classes import CLASSES_OF, CLOSING, ENDINGS, OPENING, QUOTES
 
 COUNTS = (1, 2, 3, 5)
 """How many of a class a term may ask for."""
@@ -20,8 +20,10 @@ NEIGHBOURS = 2
 """A term may stand this many units before or after a firing one."""
 
 _UNIT = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?|\d+|[\n\r]+|[^\w\s]|_")
+_BESIDE, _TIMES = "\x1f", "\x1e"
+_POSSESSIVE = re.compile("['\u2019]s$")
 _VOWEL = re.compile("[aeiouy]")
-_SENTENCE_END = frozenset(".!?:\n\"\u201c\u201d")
+_SENTENCE_END = frozenset('.!?:\n"\u201c\u201d')
 
 
 class Unit(NamedTuple):
@@ -35,19 +37,31 @@ class Unit(NamedTuple):
 class Term(NamedTuple):
     """What is looked for in a window: one key at least `count` times, or two keys side by side.
 
-    A key is `word:STEM`, `class:NAME`, `mark:CHARACTER` or `ending:LETTERS`.
+    A key is `word:STEM`, `class:NAME`, `mark:CHARACTER` or `ending:LETTERS`. Windows hold the terms' codes: a window has
+    a hundred terms, and strings are made and compared fastest.
     """
 
     keys: tuple[str, ...]
     count: int = 1
 
+    @property
+    def code(self) -> str:
+        """The term as one string."""
+        return _BESIDE.join(self.keys) if self.count == 1 else f"{self.keys[0]}{_TIMES}{self.count}"
+
+    @classmethod
+    def read(cls, code: str) -> "Term":
+        """The term of a code."""
+        keys, _, count = code.partition(_TIMES)
+        return cls(tuple(keys.split(_BESIDE)), int(count or 1))
+
 
 class Window(NamedTuple):
-    """A window's units with their keys, and the terms that it contains."""
+    """A window's units with their keys, and the codes of the terms that it contains."""
 
     units: tuple[Unit, ...]
     keys: tuple[tuple[str, ...], ...]
-    terms: frozenset[Term]
+    terms: frozenset[str]
     words: frozenset[str]
     """Its words of more than one letter, in lower case."""
 
@@ -58,30 +72,34 @@ def read_window(tokens: tuple[str, ...]) -> Window:
     found = _units(tokens)
     keys = tuple(_keys(unit, found[i - 1].text if i else None) for i, unit in enumerate(found))
     counts = Counter(key for of_unit in keys for key in of_unit)
-    terms = {Term((key,), n) for key, times in counts.items() for n in _asked(key) if times >= n}
-    for before, after in pairwise(keys):
-        terms |= {Term((a, b)) for a in before for b in after if _pairs(a) and _pairs(b)}
+    terms = set(counts)
+    for key, times in counts.items():
+        if times > 1 and key.startswith("class:"):
+            terms.update(f"{key}{_TIMES}{n}" for n in COUNTS if 1 < n <= times)
+    paired = [[key for key in of_unit if not key.startswith("ending:")] for of_unit in keys]
+    for before, after in pairwise(paired):
+        terms.update([a + _BESIDE + b for a in before for b in after])
     words = frozenset(unit.text.casefold() for unit in found if is_word(unit.text))
     return Window(tuple(found), keys, frozenset(terms), words)
 
 
-def terms_near(window: Window, fires: Sequence[bool]) -> set[Term]:
-    """The window's terms whose last unit lies within two units of one on whose tokens the feature fires."""
+def terms_near(window: Window, fires: Sequence[bool]) -> set[str]:
+    """Codes of the window's terms whose last unit lies within two units of one on whose tokens the feature fires."""
     at = [i for i, unit in enumerate(window.units) if any(fires[unit.first : unit.last + 1])]
     near = sorted({j for i in at for j in range(i - NEIGHBOURS, i + NEIGHBOURS + 1) if 0 <= j < len(window.units)})
-    found = {Term((key,), n) for j in near for key in window.keys[j] for n in _asked(key)}
+    found: set[str] = set()
     for j in near:
+        found.update(window.keys[j])
+        found.update(f"{key}{_TIMES}{n}" for key in window.keys[j] for n in COUNTS if n > 1)
         if j:
-            found |= {Term((a, b)) for a in window.keys[j - 1] for b in window.keys[j]}
+            found.update(a + _BESIDE + b for a in window.keys[j - 1] for b in window.keys[j])
     return found & window.terms
 
 
 def words_near(window: Window, fires: Sequence[bool]) -> list[str]:
     """The words, in lower case, on which the feature fires."""
     return [
-        unit.text.casefold()
-        for unit in window.units
-        if is_word(unit.text) and any(fires[unit.first : unit.last + 1])
+        unit.text.casefold() for unit in window.units if is_word(unit.text) and any(fires[unit.first : unit.last + 1])
     ]
 
 
@@ -90,15 +108,16 @@ def is_word(text: str) -> bool:
     return len(text) > 1 and text[0].isalpha()
 
 
+@lru_cache(maxsize=65_536)
 def stem(word: str) -> str:
     """The word without case and the endings of English inflection: "Tumors" and "tumor" have one stem.
 
     A rule of thumb, not a dictionary: what it leaves need not be a word.
     """
-    stemmed = re.sub("['\u2019]s$", "", word.casefold())
+    stemmed = _POSSESSIVE.sub("", word.casefold())
     if len(stemmed) <= 3:
         return stemmed
-    if stemmed.endswith("ies") and len(stemmed) > 4:
+    if stemmed.endswith(("ies", "ied")) and len(stemmed) > 4:
         stemmed = stemmed[:-3] + "y"
     elif stemmed.endswith(("sses", "xes", "ches", "shes", "zes")):
         stemmed = stemmed[:-2]
@@ -146,14 +165,5 @@ def _word_keys(unit: Unit, before: str | None) -> list[str]:
     if unit.last > unit.first + 1:
         keys.append("class:rare words")
     if len(text) >= 6:
-        keys += [f"ending:{text[-n:].casefold()}" for n in (3, 4)]
-        keys += ["ending:ly"] * text.casefold().endswith("ly")
+        keys += [f"ending:{end}" for end in ENDINGS if text.casefold().endswith(end)]
     return keys
-
-
-def _asked(key: str) -> tuple[int, ...]:
-    return COUNTS if key.startswith("class:") else (1,)
-
-
-def _pairs(key: str) -> bool:
-    return not key.startswith("ending:")

@@ -1,4 +1,4 @@
-"""Lists closed classes of English words and marks, so that a label can name the class instead of its members."""
+"""Lists closed classes of English words, endings and marks, so that a label can name the class instead of its members."""
 
 _MEMBERS = {
     "pronouns": "i you he she it we they me him her us them my your his its our their myself himself herself themselves",
@@ -24,4 +24,10 @@ for _name, _words in _MEMBERS.items():
     for _word in _words.split():
         CLASSES_OF[_word] = (*CLASSES_OF.get(_word, ()), _name)
 
-OPENING, CLOSING, QUOTES = "([{", ")]}", "\"\u201c\u201d\u201e\u00ab\u00bb"
+OPENING, CLOSING, QUOTES = "([{", ")]}", '"\u201c\u201d\u201e\u00ab\u00bb'
+
+ENDINGS = tuple(
+    "ly ing ed ous tion sion ment ness able ible ful less ism ist ity ive est ence ance ical logy itis oma emia osis pathy "
+    "ectomy".split()
+)
+"""Endings that mean something by themselves."""

@@ -33,8 +33,11 @@ COMMENT ON COLUMN firing_windows.bins IS 'windows in which it fires, by the bin 
 ALTER TABLE explainers ADD COLUMN threshold DOUBLE;
 ALTER TABLE scorers ADD COLUMN threshold DOUBLE;
 UPDATE explainers SET threshold = 0.3;
-UPDATE scorers SET threshold = 0.3;
+ALTER TABLE scorers ADD COLUMN nulls INTEGER;
+UPDATE scorers SET threshold = 0.3, nulls = 1;
 COMMENT ON COLUMN explainers.threshold IS 'share of a feature''s percentile_99 from which on a token is marked and a window is taken to fire';
+COMMENT ON COLUMN scorers.examples IS 'most windows of each class judged per label';
+COMMENT ON COLUMN scorers.nulls IS 'how many labels of other features are judged on a feature''s windows';
 COMMENT ON COLUMN scorers.threshold IS 'share of a feature''s percentile_99 from which on a window fires; 0: wherever the latent is above zero';
 
 ALTER TABLE judgements ADD COLUMN threshold DOUBLE;
@@ -54,8 +57,10 @@ COMMENT ON COLUMN scores.precision IS 'r / (r + f), both classes weighing alike'
 COMMENT ON COLUMN scores.precision_low IS 'from the Wilson intervals of r and f, joined as by Donner & Zou 2010';
 COMMENT ON COLUMN scores.precision_high IS 'likewise';
 COMMENT ON COLUMN scores.balanced_accuracy_low IS 'from the Wilson intervals of sensitivity and specificity, joined as by Newcombe 1998, method 10';
-COMMENT ON COLUMN scores.balanced_accuracy_null IS 'balanced accuracy of another feature''s label on this feature''s windows: what a label must beat';
-COMMENT ON COLUMN scores.balanced_accuracy_null_low IS 'as balanced_accuracy_low';
+COMMENT ON COLUMN scores.n_null IS 'windows judged by other features'' labels';
+COMMENT ON COLUMN scores.f1_null IS 'F1 of other features'' labels on this feature''s windows, their mean shares of hits and alarms: what a label must beat';
+COMMENT ON COLUMN scores.balanced_accuracy_null IS 'mean balanced accuracy of other features'' labels on this feature''s windows: what a label must beat';
+COMMENT ON COLUMN scores.balanced_accuracy_null_low IS 'as balanced_accuracy_low; of several labels as of one, since they share the windows';
 COMMENT ON COLUMN scores.balanced_accuracy_null_high IS 'likewise';
 COMMENT ON COLUMN scores.threshold IS 'activation from which on a window fires';
 COMMENT ON COLUMN scores.rate IS 'share of all windows, every split and corpus, that fire: the classes judged are of one size, text is not';

@@ -101,10 +101,18 @@ class Scorer(Endpoint):
     """Its name in the catalog."""
     protocol: Literal["detection"] = "detection"
     """detection: does the feature fire in this window, given only the label."""
-    examples: Count = 50
-    """Test windows of each class judged per label."""
+    examples: Count | None = None
+    """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by an endpoint."""
+    nulls: Count | None = None
+    """Labels of other features judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
     """Windows per request."""
+
+    @field_validator("examples", "nulls")
+    @classmethod
+    def _by_provider(cls, value: int | None, info: ValidationInfo) -> int:
+        free = info.data.get("provider") == "lexical"
+        return value or {"examples": 100 if free else 50, "nulls": 3 if free else 1}[str(info.field_name)]
 
 
 class Primary(Section):

@@ -118,6 +118,7 @@ def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
                 "examples": s.examples,
                 "settings": _settings(s, "scorer"),
                 "threshold": s.threshold,
+                "nulls": s.nulls,
             }
             for s in study.scorers
         ],
@@ -143,8 +144,9 @@ def _settings(endpoint: Endpoint, kind: str) -> str:
         field = type(endpoint).model_fields.get(name)
         if field is not None and said[name] == field.get_default(call_default_factory=True):
             del said[name]
-    # A column of its own, for queries compare activations with it.
-    del said["threshold"]
+    # These have columns of their own.
+    for name in ("threshold", "nulls"):
+        said.pop(name, None)
     path = said.pop("template")
     return json.dumps({**said, "template": read_template(path, kind) if path else None})
 

@@ -93,7 +93,9 @@ def explain(
     first = next(judged for judged in best if judged.held_out[0] >= top - _EVEN)
     accuracy, low, high = first.held_out
     if low <= 0.5 or accuracy < chosen.least:
-        return _none(f"best: {first.rule.text}, balanced accuracy {accuracy:.2f} ({low:.2f}-{high:.2f}) held out", details)
+        return _none(
+            f"best: {first.rule.text}, balanced accuracy {accuracy:.2f} ({low:.2f}-{high:.2f}) held out", details
+        )
     details |= {"rule": first.rule.to_json(), "balanced_accuracy": _figures(first)}
     details["spread"] = _spread(first.rule, evidence, train)
     return Label(text=first.rule.text, details=details, model=MODEL)
@@ -145,7 +147,7 @@ def _size(curve: Sequence[float]) -> int:
 def holds(rule: Rule, evidence: Evidence) -> Mask:
     """`Rule.holds` of all windows, by what `evidence` has scored already."""
     if rule.kind == "terms":
-        at = [evidence.terms.index(term) for term in rule.terms]
+        at = [evidence.terms.index(term.code) for term in rule.terms]
         return evidence.contains[:, at].any(1)
     return _similarities(rule, evidence) >= rule.cutoff
 

@@ -30,7 +30,8 @@ class Evidence:
     """Windows with what the feature does in them, and what the candidates of each kind score there."""
 
     active: Mask
-    terms: tuple[Term, ...]
+    terms: tuple[str, ...]
+    """Their codes."""
     contains: Mask
     """`[windows, terms]`."""
     words: tuple[str, ...]
@@ -51,7 +52,7 @@ def gather(windows: Sequence[Window], fires: Sequence[Sequence[bool]], active: M
     """
     firing = [i for i in range(len(windows)) if train[i] and active[i]]
     often = min(_OFTEN, max(len(firing) // 4, 1))
-    near_firing: Counter[Term] = Counter()
+    near_firing: Counter[str] = Counter()
     on_firing: Counter[str] = Counter()
     phrases: Counter[tuple[str, ...]] = Counter()
     written: dict[str, Counter[str]] = {}
@@ -90,8 +91,10 @@ def grown(evidence: Evidence, learn: Mask, most: int) -> dict[Kind, list[Rule]]:
     found: dict[Kind, list[Rule]] = {"terms": [], "like": [], "topic": []}
     picked = _any_of(evidence.contains[learn], y, most)
     for n in range(1, len(picked) + 1):
-        terms = tuple(evidence.terms[j] for j in picked[:n])
-        names = {name for term in terms for kind, _, name in (key.partition(":") for key in term.keys) if kind == "word"}
+        terms = tuple(Term.read(evidence.terms[j]) for j in picked[:n])
+        names = {
+            name for term in terms for kind, _, name in (key.partition(":") for key in term.keys) if kind == "word"
+        }
         surfaces = tuple((name, evidence.surfaces[name]) for name in sorted(names) if name in evidence.surfaces)
         found["terms"].append(Rule("terms", terms, surfaces=surfaces))
     for picked_words, cutoff in _nearest_of(evidence.near[learn], y, most):

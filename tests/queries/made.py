@@ -215,7 +215,7 @@ def scorer(name: str = "detection", provider: str = "lexical", examples: int = 2
     model = None if provider == "lexical" else "stub"
     said = json.dumps({**SETTINGS, "examples": examples, **settings})
     row = {"scorer": name, "protocol": "detection", "provider": provider, "model": model}
-    return {**row, "examples": examples, "settings": said, "threshold": 0.3}
+    return {**row, "examples": examples, "settings": said, "threshold": 0.3, "nulls": 1}
 
 
 def add(parts: dict[str, list[dict[str, Any]]], text: Document, number: int, shard_: int, start: int) -> None:

@@ -2,7 +2,7 @@
 -- writes: contexts
 -- slice: kind = 'random'
 -- key: sae, feature, kind, split, stratum, rank
--- param: per_split = 100
+-- param: per_split = 200
 -- param: pool = 2000
 -- param: window = 32
 -- param: shortest = 8

@@ -3,7 +3,7 @@
 -- slice: kind = 'stratum'
 -- key: sae, feature, kind, split, stratum, rank
 -- param: strata = 10
--- param: per_stratum = 10
+-- param: per_stratum = 20
 -- param: window = 32
 -- param: shortest = 8
 -- doc: of each shortlisted feature, windows by hash in every decile of its windows' peaks, all corpora together, and every split

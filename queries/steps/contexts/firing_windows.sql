@@ -63,7 +63,7 @@ histograms AS (
 )
 SELECT
     c.sae, c.feature, n.split, n.windows,
-    coalesce(h.bins, MAP {}::MAP(USMALLINT, BIGINT)) AS bins
+    coalesce(h.bins, map([]::USMALLINT[], []::BIGINT[])) AS bins
 FROM chosen AS c
 JOIN counted AS n ON n.sae = c.sae
 LEFT JOIN histograms AS h ON h.series = c.series AND h.split = n.split

@@ -5,7 +5,7 @@
 -- kernel: scoring.kernels.judgements:judgements
 -- asks: scoring.kernels.judgements:asks
 -- prompts: predictor
--- doc: does the feature fire in this test window, given only a label: its own, or another feature's (the null)
+-- doc: does the feature fire in this test window, given only a label: its own, or one of other features (the null)
 -- A lexical scorer looks for the terms of a lexical label: other labels are no jobs for it, and `problems` says so.
 -- A window fires if the feature is above zero in it and reaches the scorer's threshold. All other windows are of the
 -- other class, those in which it stays below the threshold too, in the proportion in which text has them: only so do
@@ -19,16 +19,23 @@ WITH lists AS (
     GROUP BY sae, explainer
 ),
 pairs AS (
-    SELECT l.sae, l.feature, l.explainer, l.feature AS label_feature
+    SELECT l.sae, l.feature, l.explainer, s.scorer, l.feature AS label_feature
     FROM labels AS l
+    CROSS JOIN scorers AS s
     WHERE l.label IS NOT NULL
     UNION ALL
+    -- The null: the labels that follow in an order by hash, as many as the scorer asks for and others are.
     SELECT
-        l.sae, l.feature, l.explainer,
-        f.features[list_position(f.features, l.feature) % len(f.features) + 1] AS label_feature
-    FROM labels AS l
-    JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
-    WHERE l.label IS NOT NULL AND len(f.features) > 1
+        sae, feature, explainer, scorer,
+        features[(list_position(features, feature) - 1 + step) % len(features) + 1] AS label_feature
+    FROM (
+        SELECT l.sae, l.feature, l.explainer, s.scorer, f.features, unnest(range(1, s.nulls + 1)) AS step
+        FROM labels AS l
+        JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
+        CROSS JOIN scorers AS s
+        WHERE l.label IS NOT NULL
+    )
+    WHERE step < len(features)
 ),
 rates AS MATERIALIZED (
     SELECT sae, feature, name AS scorer, any_value(threshold) AS threshold
@@ -86,6 +93,6 @@ SELECT
 FROM pairs AS p
 JOIN labels AS l ON l.sae = p.sae AND l.feature = p.label_feature AND l.explainer = p.explainer
 JOIN explainers AS e ON e.explainer = p.explainer
-CROSS JOIN scorers AS s
+JOIN scorers AS s ON s.scorer = p.scorer
 JOIN examples AS x ON x.sae = p.sae AND x.feature = p.feature AND x.scorer = s.scorer
 WHERE s.provider <> 'lexical' OR e.provider = 'lexical'

@@ -9,9 +9,10 @@
 -- are squared and added (Newcombe 1998, method 10; Donner & Zou 2010), so that a label that is right on each of ten
 -- windows is not certain; AUROC after Hanley & McNeil (1982). What is undefined (0 / 0, one class alone) is NULL, its
 -- interval too; greatest and least would pass over a NULL.
-WITH counts AS (
+-- Of the null, the labels of several other features, the mean shares count, as of one label: they share the windows.
+WITH by_label AS (
     SELECT
-        sae, feature, explainer, scorer, label_feature <> feature AS is_null, max(threshold) AS threshold,
+        sae, feature, explainer, scorer, label_feature, label_feature <> feature AS is_null, max(threshold) AS threshold,
         count(*) FILTER (predicted IS NOT NULL) AS n,
         count(*) FILTER (predicted IS NULL) AS failed,
         count(*) FILTER (active AND predicted)::DOUBLE AS tp,
@@ -20,7 +21,14 @@ WITH counts AS (
         count(*) FILTER (NOT active AND NOT predicted)::DOUBLE AS tn
     FROM judgements
     WHERE split = 'test'
-    GROUP BY ALL
+    GROUP BY sae, feature, explainer, scorer, label_feature
+),
+counts AS (
+    SELECT
+        sae, feature, explainer, scorer, is_null, max(threshold) AS threshold,
+        max(n) AS n, max(failed) AS failed, avg(tp) AS tp, avg(fp) AS fp, avg(fn) AS fn, avg(tn) AS tn
+    FROM by_label
+    GROUP BY sae, feature, explainer, scorer, is_null
 ),
 wilson AS (
     SELECT
