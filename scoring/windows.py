@@ -23,9 +23,9 @@ _BRACKETS = re.compile(r"(\\*)(<+|>+)|(\\+)\Z")
 class Example:
     """A window of at most 32 tokens of one corpus, and what one feature does on it.
 
-    `tokens` are rendered text pieces (" matrix"); `activations` has one non-negative number per token, all
-    zero if the window does not activate. `stratum` is the log-activation stratum it was sampled from, or None.
-    Raises InputError if the parts contradict each other.
+    `tokens` are rendered text pieces (" matrix"); `activations` has one non-negative number per token. The window is
+    `active` if the largest is above zero and reaches `threshold`. `stratum` is the quantile of its peak that it was
+    sampled from, or None. Raises InputError if the parts contradict each other.
     """
 
     corpus: str
@@ -35,6 +35,12 @@ class Example:
     split: str
     active: bool
     stratum: int | None = None
+    threshold: float = 0.0
+    """Activation from which on the feature counts as firing."""
+    scale: float | None = None
+    """Activation of strength 10, such as the 99th percentile of the feature; None: strengths are not said."""
+    passage: str = ""
+    """Hexadecimal digits that windows of one passage have in common."""
 
     def __post_init__(self) -> None:
         where = f"example at {self.corpus}:{self.start}"
@@ -44,7 +50,7 @@ class Example:
             raise InputError(f"{where} has {len(self.tokens)} tokens but {len(self.activations)} activations")
         if not all(math.isfinite(a) and a >= 0 for a in self.activations):
             raise InputError(f"{where} has a negative or non-finite activation: {self.activations}")
-        if self.active != any(self.activations):
+        if self.active != any(self.fires):
             raise InputError(f"{where} says active={self.active}, but its largest activation is {self.top}")
 
     @property
@@ -61,9 +67,21 @@ class Example:
         """Index of the first token with the largest activation."""
         return self.activations.index(self.top)
 
-    def highlighted(self, threshold: float = 0.0) -> str:
-        """The text with `<<` and `>>` around each maximal run of tokens whose activation exceeds `threshold`."""
-        return highlight(self.tokens, [a > threshold for a in self.activations])
+    @property
+    def fires(self) -> list[bool]:
+        """Of each token, whether its activation is above zero and reaches the threshold."""
+        return [a > 0 and a >= self.threshold for a in self.activations]
+
+    def highlighted(self) -> str:
+        """The text with `<<` and `>>` around each maximal run of tokens on which the feature fires."""
+        return highlight(self.tokens, self.fires)
+
+    def strengths(self) -> list[tuple[str, int]]:
+        """(token, strength 1 to 10) of each token on which the feature fires; none without a scale."""
+        if not self.scale:
+            return []
+        marked = [(token, a) for token, a, on in zip(self.tokens, self.activations, self.fires, strict=True) if on]
+        return [(token, max(1, min(10, round(10 * a / self.scale)))) for token, a in marked]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ class Endpoint(Section):
     """openai: merged into the body of each request; temperature or max_tokens = false leaves that key out."""
     template: FilePath | None = None
     """openai: a prompt template of your own (TOML: system, user, [[shots]]); its text is kept in the catalog."""
+    threshold: float = Field(default=0.3, ge=0, le=1)
+    """Share of a feature's 99th percentile of activation from which on it fires: in explainers' windows it is marked
+    from there, in scorers' windows it counts as firing; 0: wherever it is above zero."""
 
     @field_validator("model")
     @classmethod
@@ -70,8 +73,10 @@ class Explainer(Endpoint):
     """Its name in the catalog."""
     examples: int = Field(default=10, ge=1, le=40)
     """openai: activating train windows shown; lexical reads all that were sampled."""
-    sampling: Literal["top", "stratified"] = "top"
-    """openai: the strongest windows, or some of each octave of activation."""
+    sampling: Literal["top", "stratified"] = "stratified"
+    """openai: the strongest windows; or some of each decile of the feature's windows, most from the upper half."""
+    counterexamples: int = Field(default=6, ge=0, le=40)
+    """openai: train windows shown in which the feature does not fire."""
     max_terms: Count = 8
     """lexical: the most terms in a label."""
     min_words: Count = 8
@@ -96,10 +101,18 @@ class Scorer(Endpoint):
     """Its name in the catalog."""
     protocol: Literal["detection"] = "detection"
     """detection: does the feature fire in this window, given only the label."""
-    examples: Count = 50
-    """Test windows of each class judged per label."""
+    examples: Count | None = None
+    """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by an endpoint."""
+    nulls: Count | None = None
+    """Labels of other features judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
     """Windows per request."""
+
+    @field_validator("examples", "nulls")
+    @classmethod
+    def _by_provider(cls, value: int | None, info: ValidationInfo) -> int:
+        free = info.data.get("provider") == "lexical"
+        return value or {"examples": 100 if free else 50, "nulls": 3 if free else 1}[str(info.field_name)]
 
 
 class Primary(Section):

@@ -4,8 +4,9 @@ COUNTS = frozenset(
     f"{step}.{name}"
     for step, names in {
         "contexts_top": ("k", "window"),
-        "contexts_stratum": ("per_stratum", "window"),
+        "contexts_stratum": ("strata", "per_stratum", "window"),
         "contexts_random": ("per_split", "pool", "window"),
+        "firing_windows": ("window",),
         "labels": ("top",),
         "logit_lens": ("k",),
         "covered_tokens": ("k",),

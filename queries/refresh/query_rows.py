@@ -40,7 +40,7 @@ def query_rows(
     found = parts.difference(now, {part: made.digest for part, made in recorded.items()})
     if not found.stale and not found.gone and step.name in context.runs:
         return QueryRows(now, step.slice, None, {}, [])
-    selection = parts.select(step.partition, target.columns, found, step.folds)
+    selection = parts.select(step.partition, _grouped(target), found, step.folds)
     rows = _made(target, _narrowed(target, selection, parents, context, scratch), context, scratch)
     scope = _filtered(_replaced(target, selection, rows, context, scratch), target)
     return QueryRows(now, scope, rows, _contents(target, selection, rows, context), selection.read)
@@ -101,9 +101,18 @@ def _replaced(target: Target, selection: parts.Selection, rows: Relation, contex
     return f"({step.slice}) AND ({replaced})"
 
 
+def _grouped(target: Target) -> set[str]:
+    """Columns of the partition by which rows are replaced: those that the table has.
+
+    Rows of a step that folds hang together within the groups that it touches: a rank over all corpora is no corpus's own.
+    """
+    own = set(target.step.touches) if target.step.folds else set(target.columns)
+    return own & set(target.columns) & set(target.step.partition)
+
+
 def _shape(target: Target, context: Context, *, written: bool = False) -> dict[str, str]:
-    """Types of the partition's columns, or of those of them that the table has which is `written`."""
-    return {c: context.type_of(c) for c in target.step.partition if c in target.columns or not written}
+    """Types of the partition's columns, or of those of them by which rows that are `written` are replaced."""
+    return {c: context.type_of(c) for c in target.step.partition if not written or c in _grouped(target)}
 
 
 def _filtered(scope: str, target: Target) -> str:

@@ -1,7 +1,7 @@
 """Finds what goes without labels or scores as a whole: no jobs, but a row in `problems` and a line each.
 
-Pairs of an explainer and a scorer that cannot judge its labels, SAEs without windows to explain or to judge by, and
-concepts without a shortlist.
+Pairs of an explainer and a scorer that cannot judge its labels, SAEs without windows to explain or to judge by,
+concepts without a shortlist, and features that fire in most windows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,15 +23,15 @@ def unjudged(catalog: Catalog, expected: Mapping[str, list[dict[str, Any]]] | No
     """
     explainers, scorers = (_providers(catalog, table, expected or {}) for table in ("explainers", "scorers"))
     pairs = [
-        ("judgements", f"explainer {explainer}, scorer {scorer}", _REASON)
+        ("judgements", f"explainer {explainer}, scorer {scorer}", _REASON, 1)
         for explainer, wrote in explainers
         for scorer, judges in scorers
         if judges == "lexical" and wrote != "lexical"
     ]
     query = (resources.files("queries.refresh") / "sql" / "unjudged_saes.sql").read_text(encoding="utf-8")
     return [
-        {"stage": stage, "subject": subject, "reason": reason, "count": 1}
-        for stage, subject, reason in [*pairs, *catalog.rows(query)]
+        {"stage": stage, "subject": subject, "reason": reason, "count": count}
+        for stage, subject, reason, count in [*pairs, *catalog.rows(query)]
     ]
 
 
@@ -40,16 +40,19 @@ def record_unjudged(catalog: Catalog) -> None:
     stages = f"stage IN ({', '.join(map(quoted, _STAGES))})"
     with catalog.reading():
         rows = unjudged(catalog)
-        there = catalog.rows(f"SELECT stage, subject, reason FROM problems WHERE {stages} ORDER BY ALL")
-    if there == sorted((row["stage"], row["subject"], row["reason"]) for row in rows):
+        there = catalog.rows(f"SELECT stage, subject, reason, count FROM problems WHERE {stages} ORDER BY ALL")
+    if there == sorted(tuple(row.values()) for row in rows):
         return
     with catalog.write("what cannot be labelled or judged") as tx:
         tx.replace("problems", rows, ["stage", "subject", "reason"], stages)
 
 
 def left_out_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each row."""
-    return [f"left out ({row['stage']}): {row['subject']}: {row['reason']}" for row in rows]
+    """A line for each row, with how many things it stands for where these are several."""
+    return [
+        f"left out ({row['stage']}): {row['subject']}: {f'{n} ' if (n := row['count']) > 1 else ''}{row['reason']}"
+        for row in rows
+    ]
 
 
 def _providers(catalog: Catalog, table: str, expected: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:

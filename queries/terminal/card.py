@@ -126,8 +126,19 @@ def label_line(label: dict[str, object], *, scorer: bool = False) -> Text:
     by = f" by {visible(str(label['scorer']), quoted=False)}" if scorer else ""
     return line + Text(
         f"  F1{by} {label['f1']:.2f} ({label['f1_low']:.2f}-{label['f1_high']:.2f}{null}, n {label['n']}, "
-        f"failed {label['failed']})"
+        f"failed {label['failed']})" + _balanced(label)
     )
+
+
+def _balanced(label: dict[str, object]) -> str:
+    """Balanced accuracy with its interval and null, and the share of windows that fire, where they are known."""
+    said = ""
+    if label.get("balanced_accuracy") is not None:
+        null = label["balanced_accuracy_null"]
+        low, high = label["balanced_accuracy_low"], label["balanced_accuracy_high"]
+        beside = "" if null is None else f", null {null:.2f}"
+        said = f", balanced accuracy {label['balanced_accuracy']:.2f} ({low:.2f}-{high:.2f}{beside})"
+    return said if label.get("rate") is None else f"{said}; fires in {label['rate']:.2%} of windows"
 
 
 def highlighted(context: Context, *, marks: bool = True) -> Text:

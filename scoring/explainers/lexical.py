@@ -1,222 +1,182 @@
-"""Explains a feature without an LLM (provider "lexical"): a label is a short list of terms.
+"""Explains a feature without an LLM (provider "lexical"): a label is a short rule about words.
 
-A term is an exact token, a word in any case, two tokens in a row, or a class of tokens such as numbers. Terms
-are ranked by how much more often activating windows contain them than others, and picked greedily by what they
-add to the F1 of "contains any of them". The predictor knows the label's terms and their smoothed precision, never
-an activation.
+Rules are learned from train windows and must earn their place on windows that they were not learned from: those of the
+split val, and parts of train that are left out in turn. They decide how many parts a rule keeps, and which kind of rule
+the label states. The scorer evaluates the same rule.
 """
 
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from catalog.errors import InputError
-from scoring.window_terms import KINDS, MODEL, WORD, Kind, Term, token_classes, window_terms
+from scoring.explainers.rule_search import Evidence, Mask, gather, grown
+from scoring.label_rules import Kind, Rule
+from scoring.proportions import balanced_accuracy
+from scoring.window_terms import read_window
 from scoring.windows import Example, Label, train_examples
 
-_PRECISIONS = (0.95, 0.9, 0.8, 0.7, 0.5)
-_ALWAYS = 2 / 3
-"""F1 at balanced classes of a predictor that always says yes."""
+MODEL = "lexical"
+FEW = 3
+"""Parts of a rule that need no more than to help; each further one must add a good deal."""
+_FURTHER = 0.02
+_EVEN = 0.01
+"""Held-out balanced accuracies that differ by less: the kind that is simpler to check is taken, terms before others."""
+_FOLDS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LexicalSettings:
-    """How terms are chosen; the defaults are meant for some tens of windows per side."""
+    """How a rule is chosen."""
 
     max_terms: int = 8
-    """The most terms in a label."""
-    prior: float = 10.0
-    """Weight of the prior in windows (alpha_0 of Monroe et al.): larger trusts rare terms less."""
-    min_z: float = 1.0
-    """Least z-score of a term that stands at the peak, where the activation itself is evidence for it."""
-    min_context_z: float = 2.5
-    """Least z-score of a term from elsewhere in the window: many are tried, so chance finds some."""
+    """The most parts of a rule; those after the third have to add 0.02 of held-out balanced accuracy each."""
+    least: float = 0.55
+    """Held-out balanced accuracy below which no rule is stated."""
 
     def __post_init__(self) -> None:
         if self.max_terms < 1:
             raise InputError(f"max_terms is {self.max_terms}; a label needs at least 1")
-        if not self.prior > 0:
-            raise InputError(f"prior is {self.prior}; it must be above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranked:
-    """A candidate with its counts; `active` and `inactive` are bit masks of the windows that contain it."""
+@dataclass(frozen=True)
+class _Judged:
+    """A rule learned from all of train, and how it and its like fare on windows that they were not learned from."""
 
-    term: Term
-    active: int
-    inactive: int
-    z: float
-    probability: float
-
-    @property
-    def order(self) -> tuple[float, int, int, tuple[str, ...]]:
-        """Best first: by z; among equals the longer text (" mat" also begins "material"), then the exact token."""
-        kind, parts = self.term
-        return -self.z, -len("".join(parts).strip()), KINDS.index(kind), parts
+    rule: Rule
+    train: float
+    held_out: tuple[float, float, float]
+    """Balanced accuracy with its 95% interval, over val and over train left out in turn."""
+    val: tuple[float, float, float] | None
 
 
-def explain(active: Sequence[Example], inactive: Sequence[Example], settings: LexicalSettings | None = None) -> Label:
-    """A label such as `the tokens "matrix" and "matrices"`, from train windows only.
+def explain(
+    active: Sequence[Example],
+    inactive: Sequence[Example],
+    settings: LexicalSettings | None = None,
+    held_out: tuple[Sequence[Example], Sequence[Example]] = ((), ()),
+) -> Label:
+    """A label such as `words like "glad", "proud"`, from train windows and `held_out` ones of the split val.
 
-    `details["terms"]` holds each term's kind, parts, n_active, n_inactive, z and probability;
-    `details["base"]` the probability that a window without any of them activates, at balanced classes;
-    `details["train_f1"]` the F1 of "any term is present" on the train windows, at balanced classes.
-    A feature without usable evidence gets a label whose text is None, and the problem.
-    Raises InputError if an example is not from the train split or stands on the wrong side.
+    `details["rule"]` is the rule that lexical_detection evaluates; `balanced_accuracy` holds that on train, that held
+    out (val, and parts of train left out in turn) with its 95% interval, and that on val; `windows` counts the firing
+    and other windows of each; `best` has the best rule of each kind. If no rule holds on windows that it was not
+    learned from, the label's text is None and the problem says so.
+    Raises InputError if an example is of another split or stands on the wrong side.
     """
     chosen = settings or LexicalSettings()
     active, inactive = train_examples(active, inactive)
     if not active or not inactive:
-        return _none(f"needs windows of both sides, has {len(active)} activating and {len(inactive)} others")
-    ranked = _rank(active, inactive, chosen)
-    picked, f1 = _pick(ranked, len(active), len(inactive), chosen.max_terms)
-    if f1 <= _ALWAYS:
-        return _none(
-            f"no terms tell the {len(active)} activating windows from the {len(inactive)} others: "
-            f"the best reach F1 {f1:.2f} on them, and always saying yes {_ALWAYS:.2f}"
-        )
-    missed = _rate(_uncovered((r.active for r in picked), len(active)), len(active))
-    spared = _rate(_uncovered((r.inactive for r in picked), len(inactive)), len(inactive))
-    terms = [
-        {
-            "kind": r.term.kind,
-            "parts": list(r.term.parts),
-            "n_active": r.active.bit_count(),
-            "n_inactive": r.inactive.bit_count(),
-            "z": round(r.z, 4),
-            "probability": r.probability,
-        }
-        for r in picked
-    ]
+        return _none(f"it needs windows of both sides, and has {len(active)} firing and {len(inactive)} others")
+    val = [*held_out[0], *held_out[1]]
+    if any(example.split != "val" for example in val):
+        raise InputError("a lexical label is checked on windows of the split val alone")
+    examples = [*active, *inactive, *val]
+    train = np.array([example.split == "train" for example in examples])
+    fires = np.array([example.active for example in examples])
+    windows = [read_window(example.tokens) for example in examples]
+    evidence = gather(windows, [example.fires for example in examples], fires, train)
+    best = _best_of_each(evidence, train, _folds(examples), chosen.max_terms)
+    counts = {
+        split: [int((fires & side).sum()), int((~fires & side).sum())]
+        for split, side in (("train", train), ("val", ~train))
+    }
     details = {
-        "terms": terms,
-        "base": missed / (missed + spared),
-        "train_f1": f1,
-        "n_active": len(active),
-        "n_inactive": len(inactive),
+        "windows": counts,
+        "best": {judged.rule.kind: {"text": judged.rule.text, **_figures(judged)} for judged in best},
         "settings": asdict(chosen),
     }
-    return Label(text=_text([r.term for r in picked]), details=details, model=MODEL)
+    if not best:
+        return _none("no term or word stands in more firing windows than others", details)
+    top = max(judged.held_out[0] for judged in best)
+    first = next(judged for judged in best if judged.held_out[0] >= top - _EVEN)
+    accuracy, low, high = first.held_out
+    if low <= 0.5 or accuracy < chosen.least:
+        return _none(
+            f"best: {first.rule.text}, balanced accuracy {accuracy:.2f} ({low:.2f}-{high:.2f}) held out", details
+        )
+    details |= {"rule": first.rule.to_json(), "balanced_accuracy": _figures(first)}
+    details["spread"] = _spread(first.rule, evidence, train)
+    return Label(text=first.rule.text, details=details, model=MODEL)
 
 
-def peak_terms(example: Example) -> set[Term]:
-    """The terms at a window's peak: its token, both neighbours, the bigram ending there, its word, its classes."""
-    tokens, peak = example.tokens, example.peak
-    terms = token_classes(tokens[peak : peak + 1])
-    terms |= {Term("token", (token,)) for token in tokens[max(peak - 1, 0) : peak + 2]}
-    if peak:
-        terms.add(Term("bigram", (tokens[peak - 1], tokens[peak])))
-    begin = len("".join(tokens[:peak]))
-    end = begin + len(tokens[peak])
-    terms.update(
-        Term("word", (found[0].casefold(),))
-        for found in WORD.finditer(example.text)
-        if found.start() < end and found.end() > begin
-    )
-    return terms
+def _best_of_each(evidence: Evidence, train: Mask, folds: np.ndarray, most: int) -> list[_Judged]:
+    """Of each kind the rule of the size that held-out windows ask for, in the order terms, like, topic."""
+    y = evidence.active
+    left_out: dict[tuple[Kind, int], Mask] = {}
+    judged_rows = ~train
+    for fold in range(_FOLDS):
+        learn, rest = train & (folds != fold), train & (folds == fold)
+        if not rest.any() or not y[learn].any() or y[learn].all():
+            continue
+        judged_rows = judged_rows | rest
+        for kind, rules in grown(evidence, learn, most).items():
+            for size in range(1, most + 1):
+                row = left_out.setdefault((kind, size), np.zeros(len(y), bool))
+                if rules:
+                    row[rest] = holds(rules[min(size, len(rules)) - 1], evidence)[rest]
+    found = []
+    for kind, rules in grown(evidence, train, most).items():
+        curve = []
+        for size, rule in enumerate(rules, start=1):
+            row = left_out.get((kind, size), np.zeros(len(y), bool)).copy()
+            row[~train] = holds(rule, evidence)[~train]
+            curve.append(balanced_accuracy(row[judged_rows], y[judged_rows]))
+        if not curve or curve[0] is None:
+            continue
+        size = _size([point[0] for point in curve if point])
+        rule, point = rules[size - 1], curve[size - 1]
+        said = holds(rule, evidence)
+        own = balanced_accuracy(said[train], y[train])
+        if point and own:
+            found.append(_Judged(rule, own[0], point, balanced_accuracy(said[~train], y[~train])))
+    return found
 
 
-def log_odds_z(n_active: int, total_active: int, n_inactive: int, total_inactive: int, prior: float) -> float:
-    """z-score of the log-odds ratio of presence with an informative Dirichlet prior (here a Beta: present or not).
-
-    Monroe, Colaresi & Quinn 2008, "Fightin' Words", eq. 16 (log-odds ratio), 20 (variance) and 22 (z-score). The
-    prior has the weight of `prior` windows and the term's pooled rate, kept off 0 and 1 by half a window.
-    """
-    rate = (n_active + n_inactive + 0.5) / (total_active + total_inactive + 1)
-    a, b = n_active + prior * rate, n_inactive + prior * rate
-    odds = math.log(a / (total_active + prior - a)) - math.log(b / (total_inactive + prior - b))
-    return odds / math.sqrt(1 / a + 1 / b)
+def _size(curve: Sequence[float]) -> int:
+    """How many parts to keep: each has to help on held-out windows, and each after the third to help a good deal."""
+    size = 1
+    for n in range(2, len(curve) + 1):
+        needed = (n - size) * (0.005 if n <= FEW else _FURTHER)
+        if curve[n - 1] >= curve[size - 1] + needed:
+            size = n
+    return size
 
 
-def _rank(active: Sequence[Example], inactive: Sequence[Example], settings: LexicalSettings) -> list[_Ranked]:
-    """Candidates that pass their z threshold and are right at least as often as not, best first."""
-    at_peak = set().union(*(peak_terms(example) for example in active))
-    masks: tuple[Counter[Term], Counter[Term]] = Counter(), Counter()
-    for side, examples in zip(masks, (active, inactive), strict=True):
-        for i, example in enumerate(examples):
-            for term in window_terms(example.tokens):
-                side[term] |= 1 << i
-    ranked = []
-    for term, mask in masks[0].items():
-        other = masks[1][term]
-        n_active, n_inactive = mask.bit_count(), other.bit_count()
-        z = log_odds_z(n_active, len(active), n_inactive, len(inactive), settings.prior)
-        hits, alarms = _rate(n_active, len(active)), _rate(n_inactive, len(inactive))
-        if z >= (settings.min_z if term in at_peak else settings.min_context_z) and hits >= alarms:
-            ranked.append(_Ranked(term, mask, other, z, hits / (hits + alarms)))
-    return sorted(ranked, key=lambda r: r.order)
+def holds(rule: Rule, evidence: Evidence) -> Mask:
+    """`Rule.holds` of all windows, by what `evidence` has scored already."""
+    if rule.kind == "terms":
+        at = [evidence.terms.index(term.code) for term in rule.terms]
+        return evidence.contains[:, at].any(1)
+    return _similarities(rule, evidence) >= rule.cutoff
 
 
-def _pick(ranked: Sequence[_Ranked], n_active: int, n_inactive: int, limit: int) -> tuple[list[_Ranked], float]:
-    """The terms with the highest F1, picked greedily among those of some least precision, and the F1.
-
-    Greed alone starts with the most frequent term that is barely right, and cannot leave it; so it is tried at
-    several precisions, strictest first.
-    """
-    best: tuple[list[_Ranked], float] = [], 0.0
-    for precision in _PRECISIONS:
-        found = _greedy([r for r in ranked if r.probability >= precision], n_active, n_inactive, limit)
-        if found[1] > best[1] + 1e-12:
-            best = found
-    return best
+def _similarities(rule: Rule, evidence: Evidence) -> np.ndarray:
+    if rule.kind == "like":
+        return evidence.near[:, [evidence.words.index(word) for word in rule.words]].max(1)
+    return evidence.topics[:, evidence.phrases.index(rule.words)]
 
 
-def _greedy(ranked: Sequence[_Ranked], n_active: int, n_inactive: int, limit: int) -> tuple[list[_Ranked], float]:
-    """Repeatedly the term that adds most to F1, until none adds anything.
-
-    At balanced classes F1 = 2 r / (r + f + 1), with r and f the shares of activating and other windows covered.
-    """
-    picked: list[_Ranked] = []
-    covered, alarms, f1 = 0, 0, 0.0
-    while len(picked) < limit:
-        best: _Ranked | None = None
-        for candidate in ranked:
-            r = (covered | candidate.active).bit_count() / n_active
-            f = (alarms | candidate.inactive).bit_count() / n_inactive
-            if (reached := 2 * r / (r + f + 1)) > f1 + 1e-12:
-                best, f1 = candidate, reached
-        if best is None:
-            break
-        picked.append(best)
-        covered, alarms = covered | best.active, alarms | best.inactive
-    return picked, f1
+def _spread(rule: Rule, evidence: Evidence, train: Mask) -> float:
+    """What a score has to differ by to matter: the standard deviation on train; 1 for terms, which score 0 or 1."""
+    if rule.kind == "terms":
+        return 1.0
+    return round(max(float(_similarities(rule, evidence)[train].std()), 1e-3), 6)
 
 
-def _rate(n: int, total: int) -> float:
-    """A share, kept off 0 and 1 by half a window (Jeffreys' prior)."""
-    return (n + 0.5) / (total + 1)
+def _folds(examples: Sequence[Example]) -> np.ndarray:
+    """The part of train in which each window is left out: that of its passage, for neighbours are much alike."""
+    return np.array([int(example.passage[:8] or "0", 16) % _FOLDS for example in examples])
 
 
-def _uncovered(masks: Iterable[int], total: int) -> int:
-    covered = 0
-    for mask in masks:
-        covered |= mask
-    return total - covered.bit_count()
+def _figures(judged: _Judged) -> dict[str, object]:
+    return {
+        "train": round(judged.train, 4),
+        "held_out": [round(value, 4) for value in judged.held_out],
+        "val": None if judged.val is None else [round(value, 4) for value in judged.val],
+    }
 
 
-def _none(reason: str) -> Label:
-    return Label(text=None, problem=f"no evidence for a lexical label: {reason}", model=MODEL)
-
-
-def _text(terms: Sequence[Term]) -> str:
-    """`the tokens "a" and "b"; the word "c" in any case; the phrase "of a"`; JSON quoting shows newlines."""
-    shown: dict[Kind, list[str]] = {}
-    for kind, parts in terms:
-        text = "".join(parts)
-        said = text if kind == "class" else json.dumps(text.strip(" ") or text, ensure_ascii=False)
-        if said not in shown.setdefault(kind, []):
-            shown[kind].append(said)
-    names = {"token": "the token", "word": "the word", "bigram": "the phrase"}
-    return "; ".join(
-        _listed(said)
-        if kind == "class"
-        else f"{names[kind]}{'s' * (len(said) > 1)} {_listed(said)}{' in any case' * (kind == 'word')}"
-        for kind, said in shown.items()
-    )
-
-
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def _none(reason: str, details: dict[str, object] | None = None) -> Label:
+    return Label(text=None, details=details or {}, problem=f"no short rule found: {reason}", model=MODEL)

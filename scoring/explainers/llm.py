@@ -5,6 +5,7 @@ windows without activations, and answers a list of 0 and 1 (detection; Paulo et 
 Muhamed et al. 2024, section 3.5 and appendix F). Every failure is a problem on its label or its judgements.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -18,6 +19,8 @@ from scoring.prompts.numbered import message_digest, numbered_lines, paid
 from scoring.windows import Example, Label, train_examples
 
 MOST_EXAMPLES = 40
+_UPPER = 3
+"""Windows of the upper half of the strata for each one of the lower half: the weakest firings are mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class ExplainSettings:
     n_examples: int = 10
     """Activating windows shown, at most 40."""
     sampling: Literal["top", "stratified"] = "top"
-    """The strongest windows, or the strata in turn, each from its strongest down."""
+    """The strongest windows; or the strata in turn, each from its strongest down, three of four from the upper half."""
     n_inactive: int = 0
     """Non-activating windows shown as counterexamples, in the order given."""
     min_words: int | None = 8
@@ -91,7 +94,7 @@ def explain_messages(
     """(the Interpreter's conversation, the (corpus, start) of the windows in it). Raises InputError as `explain`."""
     active, inactive = train_examples(active, inactive)
     windows, others = shown_examples(active, settings), inactive[: settings.n_inactive]
-    examples = [numbered_lines("Example", [example.highlighted() for example in windows])]
+    examples = [numbered_lines("Example", [_shown(example) for example in windows])]
     if others:
         examples.append(numbered_lines("Counterexample", [example.highlighted() for example in others]))
     values = {
@@ -114,9 +117,24 @@ def shown_examples(active: Sequence[Example], settings: ExplainSettings) -> list
                     f"stratified sampling, but the example at {example.corpus}:{example.start} has no stratum"
                 )
             strata.setdefault(example.stratum, []).append(example)
-        turns = zip_longest(*(strata[key] for key in sorted(strata, reverse=True)))
-        ranked = [example for turn in turns for example in turn if example is not None]
+        order = sorted(strata, reverse=True)
+        middle = (len(order) + 1) // 2
+        upper, lower = (_in_turn([strata[key] for key in half]) for half in (order[:middle], order[middle:]))
+        ranked = []
+        while upper or lower:
+            ranked += upper[:_UPPER] + lower[:1]
+            upper, lower = upper[_UPPER:], lower[1:]
     return ranked[: settings.n_examples]
+
+
+def _in_turn(strata: list[list[Example]]) -> list[Example]:
+    return [example for turn in zip_longest(*strata) for example in turn if example is not None]
+
+
+def _shown(example: Example) -> str:
+    """The text with its marks, and behind it how strong each marked token is; quoted, so that no text can pass for it."""
+    said = ", ".join(f"{json.dumps(token, ensure_ascii=False)} {n}" for token, n in example.strengths())
+    return example.highlighted() + (f"   (strengths: {said})" if said else "")
 
 
 def _label(

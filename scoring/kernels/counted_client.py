@@ -14,6 +14,7 @@ from scoring.kernels.kernel import Run
 TIMEOUT = 120.0
 """Seconds of a try, where the settings name none."""
 RETRIES = 5
+COUNTEREXAMPLES = 6
 
 
 @contextmanager
@@ -98,6 +99,7 @@ _OWN: dict[str, dict[str, Callable[[Any], bool]]] = {
     "explainer": {
         "examples": _number(1, whole=True),
         "sampling": lambda value: value in ("top", "stratified"),
+        "counterexamples": _missing_or(_number(0, whole=True)),
         "max_terms": _number(1, whole=True),
         "min_words": _number(1, whole=True),
         "max_words": _number(1, whole=True),

@@ -62,7 +62,8 @@ def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
     """What a row shows its scorer: the rendered prompts, or label and windows for the lexical one."""
     settings = read_settings(row, "scorer")
     windows = [window["tokens"] for window in row["examples"]]
-    places = [[w["corpus"], w["start"], w["activation"]] for w in row["examples"]]
+    places = [[w["corpus"], w["start"], w["activation"], w["active"], w["stratum"]] for w in row["examples"]]
+    places.append([row["threshold"]])
     if row["provider"] == "lexical":
         return Asked(digest([row["label"], row["details"], windows, places]))
     asked = detection.predict_messages(row["label"], windows, _asked(settings))
@@ -81,8 +82,10 @@ def _judgement_row(row: dict[str, Any], window: dict[str, Any], judged: Judgemen
         "corpus": window["corpus"],
         "example": window["start"],
         "split": "test",
-        "active": window["activation"] > 0,
+        "active": window["active"],
         "activation": window["activation"],
+        "threshold": row["threshold"],
+        "stratum": window["stratum"],
         "predicted": judged.predicted,
         "probability": judged.probability,
         "problem": judged.problem,

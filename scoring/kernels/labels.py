@@ -9,12 +9,14 @@ from catalog.digest import digest
 from catalog.errors import EndpointRefused, InputError, SaeqlError
 from scoring.client.request import Asked, request, sampler
 from scoring.explainers import lexical, llm
-from scoring.kernels.counted_client import counted_client, read_settings
+from scoring.kernels.counted_client import COUNTEREXAMPLES, counted_client, read_settings
 from scoring.kernels.kernel import Run
 from scoring.windows import Example, Label
 
 BATCH = 16
 """Labels that are committed together."""
+DENSE = 0.5
+"""Share of windows from which on a feature is not explained: what it fires on is nearly everything."""
 
 
 def labels(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
@@ -50,10 +52,12 @@ def asks(row: dict[str, Any], _parameters: dict[str, Any]) -> Asked:
         **{"label": UNKNOWN, "problem": None, "kept_constraints": True, "details": "{}", "model": row["model"] or ""},
         **{"prompt_hash": None, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0},
     }
+    if dense := _dense(row):
+        return Asked(digest(dense))
     if row["provider"] == "lexical":
         windows = [w for w in row["examples"] or [] if w["kind"] in ("stratum", "random")]
-        said = sorted([w["tokens"], w["activations"], w["kind"], w["stratum"]] for w in windows)
-        return Asked(digest([settings["max_terms"], said]), (), (expected,))
+        said = sorted([w["tokens"], w["activations"], w["kind"], w["split"], w["passage"]] for w in windows)
+        return Asked(digest([settings["max_terms"], row["threshold"], said]), (), (expected,))
     active, inactive = _windows(row, _kind(settings))
     if not active:
         return Asked(digest("no windows"), ())
@@ -69,11 +73,17 @@ UNKNOWN = "a claim that nobody has made yet, of about as many words as it may ha
 def _explained(rows: list[dict[str, Any]], run: Run) -> Iterator[tuple[dict[str, Any], Label]]:
     """Rows of one explainer with their labels, in order of arrival."""
     settings = read_settings(rows[0], "explainer")
+    for row in rows:
+        if dense := _dense(row):
+            yield row, Label(None, problem=dense, model=rows[0]["model"] or lexical.MODEL)
+    rows = [row for row in rows if not _dense(row)]
+    if not rows:
+        return
     if rows[0]["provider"] == "lexical":
         chosen = lexical.LexicalSettings(max_terms=settings["max_terms"])
         for row in rows:
             active, inactive = _windows(row, "stratum")
-            yield row, lexical.explain(active, inactive, chosen)
+            yield row, lexical.explain(active, inactive, chosen, _windows(row, "stratum", "val"))
         return
     windows = [_windows(row, _kind(settings)) for row in rows]
     with counted_client(rows[0]["model"], settings, run) as (client, counter):
@@ -92,30 +102,47 @@ def _asked(settings: dict[str, Any]) -> llm.ExplainSettings:
         sampling=settings["sampling"],
         min_words=settings["min_words"],
         max_words=settings["max_words"],
+        n_inactive=settings.get("counterexamples", COUNTEREXAMPLES),
         instructions=settings["instructions"],
         text=settings.get("template"),
         parameters=sampler(settings),
     )
 
 
-def _windows(row: dict[str, Any], kind: str) -> tuple[list[Example], list[Example]]:
-    """(activating, silent) train windows of a row; the activating ones of one kind."""
+def _dense(row: dict[str, Any]) -> str | None:
+    """What is said of a feature that fires in more than half of all windows: no claim tells where it fires."""
+    if (row["rate"] or 0) <= DENSE:
+        return None
+    return f"it fires on nearly everything: in {row['rate']:.0%} of all windows of split train"
+
+
+def _windows(row: dict[str, Any], kind: str, split: str = "train") -> tuple[list[Example], list[Example]]:
+    """(firing, other) windows of a row: those of one kind that reach the threshold, random ones that do not.
+
+    Of the others those come first in which the feature is silent.
+    """
     active: list[Example] = []
     inactive: list[Example] = []
     for window in row["examples"] or []:
-        if window["kind"] not in (kind, "random"):
+        threshold = row["threshold"] or 0.0
+        peak = max(window["activations"])
+        fires = peak > 0 and peak >= threshold
+        if window["split"] != split or window["kind"] != (kind if fires else "random"):
             continue
         example = Example(
             window["corpus"],
             window["start"],
             tuple(window["tokens"]),
             tuple(window["activations"]),
-            "train",
-            window["kind"] != "random",
+            split,
+            fires,
             window["stratum"],
+            threshold,
+            row["percentile_99"],
+            window["passage"],
         )
-        (inactive if window["kind"] == "random" else active).append(example)
-    return active, inactive
+        (active if fires else inactive).append(example)
+    return active, sorted(inactive, key=lambda example: example.top)
 
 
 def _label_row(row: dict[str, Any], label: Label) -> dict[str, Any]:

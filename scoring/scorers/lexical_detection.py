@@ -1,34 +1,34 @@
-"""Predicts without an LLM: a window fires if it holds a term of the label."""
+"""Predicts without an LLM: a window fires if the rule of a lexical label holds in it."""
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from catalog.errors import InputError
-from scoring.window_terms import Term, window_terms
+from scoring.label_rules import Rule
+from scoring.window_terms import read_window
 from scoring.windows import Judgement, Label
 
 
 def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
-    """One judgement per example, given as its tokens: noisy-or of the precision of the terms it contains.
+    """One judgement per example, given as its tokens: whether the rule that the label states holds.
 
-    The probability is 1 - prod(1 - P(active | term)) over the terms present, or the label's base probability if
-    there are none, at balanced classes; predicted is probability >= 0.5. A label without terms gives problems.
-    Raises InputError for an example that is a string: terms are looked for among tokens.
+    The probability rises with the score of the rule and is 0.5 at its cutoff: 1 / (1 + exp(-(score - cutoff) / spread)).
+    A label without a rule gives problems. Raises InputError for an example that is a string: words are looked for
+    among tokens.
     """
-    if label.text is None or "terms" not in label.details:
-        reason = label.problem or "it was not made by the lexical explainer"
-        return [Judgement(None, problem=f"the label has no terms to look for: {reason}") for _ in examples]
-    weights = {Term(t["kind"], tuple(t["parts"])): float(t["probability"]) for t in label.details["terms"]}
-    base = float(label.details["base"])
-    judgements = []
     for tokens in examples:
         if isinstance(tokens, str):
             raise InputError(
                 f"the lexical predictor takes an example as a sequence of tokens, not a string: {tokens!r}"
             )
-        present = weights.keys() & window_terms(tokens)
-        # Sorted, because a product of floats depends on its order and a set's order on the process.
-        absent = math.prod(1 - weights[term] for term in sorted(present))
-        probability = 1 - absent if present else base
-        judgements.append(Judgement(probability >= 0.5, probability))
-    return judgements
+    try:
+        if label.text is None:
+            raise KeyError(label.problem or "it has no text")
+        rule, spread = Rule.from_json(label.details["rule"]), float(label.details["spread"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        reason = label.problem or "it was not made by this version's lexical explainer"
+        return [Judgement(None, problem=f"the label has no rule to look for: {reason}") for _ in examples]
+    scores = rule.scores([read_window(tuple(tokens)) for tokens in examples])
+    probabilities = 1 / (1 + np.exp(-(scores - rule.cutoff) / spread))
+    return [Judgement(bool(s >= rule.cutoff), float(p)) for s, p in zip(scores, probabilities, strict=True)]

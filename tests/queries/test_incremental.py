@@ -288,7 +288,7 @@ def edited(step: str, old: str, new: str) -> tuple[Step, ...]:
     [
         ("feature_sums", ("max(maximum) AS", "2 * max(maximum) AS")),
         ("firing_counts", ("f.firings + coalesce", "2 * f.firings + coalesce")),
-        ("labels", ("x.split = 'train' AND", "x.split = 'train' AND x.kind <> 'stratum' AND")),
+        ("labels", ("WHERE c.split IN", "WHERE c.kind <> 'stratum' AND c.split IN")),
     ],
 )
 def test_an_edit_that_was_refreshed_for_some_keys_and_taken_back_leaves_nothing(

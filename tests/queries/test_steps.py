@@ -1,9 +1,10 @@
 """Each SQL step against a second, naive implementation: loops over the activations, of a real and of a made catalog."""
 
+import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,18 @@ def naive_bin(value: float) -> int:
     return max(8 * (exponent - 1 + 15) + int((2 * mantissa - 1) * 8), 0)
 
 
+def edge_below(value: float) -> float:
+    """The lower end of the bin that holds the value: 8 equal parts of each octave, 0 below 2^-15."""
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.floor(16 * mantissa) / 16, exponent) if value >= 2.0**-15 else 0.0
+
+
+def threshold(world: World, feature: int, fraction: float = 0.3) -> float:
+    """Where a window begins to fire, by the activations themselves."""
+    fired = world.dense[feature][world.dense[feature] > 0]
+    return edge_below(fraction * edge_below(float(np.quantile(fired, 0.99, method="inverted_cdf"))))
+
+
 # --- sums and statistics
 
 
@@ -140,19 +153,20 @@ def test_every_half_precision_number_lands_in_its_bin(tmp_path: Path) -> None:
 
 def test_feature_stats_are_those_of_numpy_and_dead_features_are_present(world: World) -> None:
     rows = world.catalog.rows(
-        "SELECT feature, firings, tokens, density, mean, std, maximum, histogram, deciles FROM feature_stats "
-        "ORDER BY feature"
+        "SELECT feature, firings, tokens, density, mean, std, maximum, histogram, deciles, percentile_99 "
+        "FROM feature_stats ORDER BY feature"
     )
     assert [row[0] for row in rows] == list(range(world.width))
-    for feature, firings, tokens, density, mean, std, maximum, histogram, deciles in rows:
+    for feature, firings, tokens, density, mean, std, maximum, histogram, deciles, percentile in rows:
         fired = world.dense[feature][world.dense[feature] > 0]
         assert (firings, tokens) == (len(fired), world.dense.shape[1])
         assert density == pytest.approx(len(fired) / world.dense.shape[1], rel=1e-12)
         coarse = Counter(naive_bin(a) // 4 for a in fired)
         assert histogram == [coarse[b] for b in range(64)]
         if not firings:
-            assert (mean, std, maximum, deciles) == (None, None, None, None)
+            assert (mean, std, maximum, deciles, percentile) == (None, None, None, None, None)
             continue
+        assert percentile == edge_below(float(np.quantile(fired, 0.99, method="inverted_cdf")))
         assert mean == pytest.approx(fired.mean(), rel=1e-12)
         assert std == pytest.approx(fired.std(), rel=1e-9, abs=1e-6 * fired.mean())
         assert maximum == fired.max()
@@ -209,6 +223,8 @@ def test_a_window_stays_inside_its_sequence_and_has_its_split(world: World, kind
         if kind != "random":
             assert start <= row["peak"] < start + length
             assert world.dense[row["feature"], row["peak"]] == row["activation"]
+        inside = world.dense[row["feature"], start : start + length]
+        assert inside.max() >= row["activation"] if kind == "top" else inside.max() == row["activation"]
 
 
 def test_features_whose_firings_crowd_in_few_sequences_get_all_their_contexts(made_world: World) -> None:
@@ -225,26 +241,60 @@ def test_stratified_windows_are_as_strong_as_their_peak(world: World) -> None:
         inside = world.dense[row["feature"], row["start"] : row["start"] + row["length"]]
         assert inside.max() == row["activation"]
         assert row["peak"] == row["start"] + int(np.argmax(inside))
-        assert row["stratum"] == math.frexp(row["activation"])[1] - 1
 
 
-def test_stratified_contexts_are_all_that_are_eligible_up_to_ten(world: World) -> None:
-    leaked = world.leaked()
-    expected: Counter[tuple[int, str, int]] = Counter()
-    for feature in world.shortlist:
-        seen = set()
-        for p in np.flatnonzero(world.dense[feature]):
-            first, n = int(world.sequence[p]), int(world.length[p])
-            start = max(first, min(int(p) - 16, first + n - WINDOW))
-            end = start + min(WINDOW, n)
-            repeats = any(q in leaked for q in range(start, end - SHINGLE + 1))
-            if n < 8 or p != start + np.argmax(world.dense[feature, start:end]):
-                continue
+def eligible_peaks(world: World, feature: int) -> dict[str, list[tuple[str, int, int]]]:
+    """(document hash, place in it, position) of each window's peak, by split: naively, token by token."""
+    leaked, found = world.leaked(), defaultdict(list)
+    for p in np.flatnonzero(world.dense[feature]):
+        first, n = int(world.sequence[p]), int(world.length[p])
+        start = max(first, min(int(p) - 16, first + n - WINDOW))
+        end = start + min(WINDOW, n)
+        repeats = any(q in leaked for q in range(start, end - SHINGLE + 1))
+        if n >= 8 and p == start + np.argmax(world.dense[feature, start:end]):
             if not repeats or world.split(p) == "train":
-                seen.add((world.split(p), math.frexp(world.dense[feature, p])[1] - 1, start))
-        expected.update((feature, split, stratum) for split, stratum, _ in seen)
-    found = Counter((row["feature"], row["split"], row["stratum"]) for row in world.contexts("stratum"))
-    assert found == Counter({key: min(n, 10) for key, n in expected.items()})
+                found[world.split(p)].append((*world.place(start), int(p)))
+    return found
+
+
+def test_strata_are_deciles_of_the_peaks_of_all_windows_of_a_split(world: World) -> None:
+    """Each window's decile by sorting all peaks; those that share a bin of 1/32 octave share the decile of its middle."""
+    rows = defaultdict(list)
+    for row in world.contexts("stratum"):
+        rows[row["feature"], row["split"]].append(row)
+    seen = 0
+    for feature in world.shortlist:
+        for split, windows in eligible_peaks(world, feature).items():
+            peaks = sorted(float(world.dense[feature, p]) for *_, p in windows)
+            bins = [math.floor(64 * math.frexp(a)[0]) + 32 * math.frexp(a)[1] for a in peaks]
+            decile = {b: int(10 * (bins.index(b) + bins.count(b) / 2) / len(bins)) + 1 for b in set(bins)}
+            strata: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
+            for window in windows:
+                a = float(world.dense[feature, window[2]])
+                strata[decile[math.floor(64 * math.frexp(a)[0]) + 32 * math.frexp(a)[1]]].append(window)
+            expected = set()
+            for stratum, members in strata.items():
+                by_hash = sorted(members, key=lambda w: hashlib.md5(f"{w[0]}:{w[1]}".encode()).hexdigest())
+                share, probability = len(members) / len(windows), min(20 / len(members), 1)
+                for rank, (*_, p) in enumerate(by_hash[:20], start=1):
+                    expected.add((stratum, rank, p, round(share, 9), round(probability, 9)))
+            found = {
+                (r["stratum"], r["rank"], r["peak"], round(r["share"], 9), round(r["probability"], 9))
+                for r in rows[feature, split]
+            }
+            assert found == expected
+            seen += len(found)
+    assert seen == sum(map(len, rows.values()))
+
+
+def test_inclusion_probabilities_count_the_windows(world: World) -> None:
+    """Horvitz and Thompson's estimate of a total that is known: each drawn window stands for 1 / probability others."""
+    totals: Counter[tuple[int, str]] = Counter()
+    for row in world.contexts("stratum"):
+        totals[row["feature"], row["split"]] += 1 / row["probability"]
+    for feature in world.shortlist:
+        for split, windows in eligible_peaks(world, feature).items():
+            assert totals[feature, split] == pytest.approx(len(windows))
 
 
 @pytest.mark.parametrize("kind", ["stratum", "random"])
@@ -256,29 +306,52 @@ def test_no_sampled_val_or_test_window_repeats_train_text(world: World, kind: st
         assert not leaked & set(range(row["start"], row["start"] + row["length"] - SHINGLE + 1))
 
 
-def test_random_windows_are_silent_and_differ_between_features(world: World) -> None:
-    rows = world.contexts("random")
-    taken = defaultdict(list)
-    for row in rows:
-        assert not world.dense[row["feature"], row["start"] : row["start"] + row["length"]].any()
-        assert (row["peak"], row["activation"]) == (None, 0)
-        taken[row["feature"], row["split"]].append(row["start"])
-    leaked = world.leaked()
-    laid = [p for p in range(len(world.token)) if (p - world.sequence[p]) % WINDOW == 0]
+def laid_windows(world: World, split: str) -> list[tuple[int, int]]:
+    """(start, length) of the windows of a split that are laid end to end, those that repeat train text left out."""
+    leaked, found = world.leaked(), []
+    for p in range(len(world.token)):
+        n = min(WINDOW, int(world.sequence[p] + world.length[p]) - p)
+        if (p - world.sequence[p]) % WINDOW == 0 and n >= 8 and world.split(p) == split:
+            if split == "train" or not leaked & set(range(p, p + n - SHINGLE + 1)):
+                found.append((p, n))
+    return found
+
+
+def test_random_windows_are_drawn_whatever_the_feature_does_in_them(world: World) -> None:
+    taken, silent = defaultdict(list), 0
+    for row in world.contexts("random"):
+        inside = world.dense[row["feature"], row["start"] : row["start"] + row["length"]]
+        assert row["activation"] == inside.max()
+        assert row["peak"] == (row["start"] + int(np.argmax(inside)) if inside.any() else None)
+        silent += not inside.any()
+        taken[row["feature"], row["split"]].append(row)
+    assert 0 < silent < sum(map(len, taken.values()))
     for feature in world.shortlist:
         for split in ("train", "val", "test"):
-            silent = 0
-            for p in laid:
-                n = min(WINDOW, world.sequence[p] + world.length[p] - p)
-                if n < 8 or world.split(p) != split or world.dense[feature, p : p + n].any():
-                    continue
-                silent += split == "train" or not leaked & set(range(p, p + n - SHINGLE + 1))
-            # The pool holds 1,000 windows of each split, more than either catalog has but for train.
-            assert len(taken[feature, split]) == min(silent, 100) or (split == "train" and silent > 1000)
-            assert len(set(taken[feature, split])) == len(taken[feature, split])
-    full = [frozenset(starts) for (_, split), starts in taken.items() if split == "train" and len(starts) == 100]
+            eligible, rows = laid_windows(world, split), taken[feature, split]
+            assert {(row["start"], row["length"]) for row in rows} <= set(eligible)
+            assert len({row["start"] for row in rows}) == len(rows) == min(200, len(eligible))
+            assert sorted(row["rank"] for row in rows) == list(range(1, len(rows) + 1))
+            assert all(row["probability"] == pytest.approx(len(rows) / len(eligible)) for row in rows)
+    full = [frozenset(r["start"] for r in rows) for (_, split), rows in taken.items() if len(rows) == 200]
     assert len(full) > 1
     assert len(set(full)) == len(full)
+
+
+def test_firing_windows_and_rates_are_those_of_all_windows(world: World) -> None:
+    rows = world.catalog.rows("SELECT feature, split, windows, bins FROM firing_windows")
+    assert {row[0] for row in rows} == set(world.shortlist)
+    rates = {
+        (feature, split): (least, windows, firing)
+        for feature, split, least, windows, firing in world.catalog.rows(
+            "SELECT feature, split, threshold, windows, firing FROM firing_rates WHERE role = 'scorer'"
+        )
+    }
+    for feature, split, windows, bins in rows:
+        peaks = [world.dense[feature, p : p + n].max() for p, n in laid_windows(world, split)]
+        assert (windows, bins) == (len(peaks), dict(Counter(naive_bin(a) for a in peaks if a > 0)))
+        least = threshold(world, feature)
+        assert rates[feature, split] == (least, windows, sum(a > 0 and a >= least for a in peaks))
 
 
 @pytest.mark.slow
@@ -563,31 +636,62 @@ def test_the_logit_lens_is_the_decoder_times_the_unembedding(built: Path) -> Non
 # --- labels, judgements, scores
 
 
-def test_labels_rest_on_train_windows_alone(world: World) -> None:
+def test_labels_rest_on_train_and_val_windows_alone(world: World) -> None:
     step = next(step for step in packaged_steps() if step.name == "labels")
     rows = world.catalog.arrow(step.query, step.parameters).to_pylist()
     assert sorted(row["feature"] for row in rows) == sorted(world.shortlist)
     for row in rows:
-        assert row["examples"]
+        assert {example["split"] for example in row["examples"]} == {"train", "val"}
+        assert {e["split"] for e in row["examples"] if e["kind"] == "top"} == {"train"}
         for example in row["examples"]:
             start, n = example["start"], len(example["tokens"])
-            assert world.split(start) == "train"
+            assert world.split(start) == example["split"]
             assert example["activations"] == world.dense[row["feature"], start : start + n].tolist()
+        peaks = np.array([world.dense[row["feature"], p : p + n].max() for p, n in laid_windows(world, "train")])
+        assert row["threshold"] == threshold(world, row["feature"])
+        assert row["rate"] == pytest.approx((peaks >= max(row["threshold"], 1e-9)).mean())
 
 
 def test_judgements_are_of_test_windows_that_no_explainer_saw(world: World) -> None:
     judged = world.catalog.rows(
-        "SELECT j.feature, example, j.split, active, j.activation, max(length) FROM judgements AS j "
+        "SELECT j.feature, example, j.split, active, j.activation, j.threshold, j.stratum, max(length) "
+        "FROM judgements AS j "
         "JOIN contexts AS c ON c.feature = j.feature AND c.start = j.example AND c.kind <> 'top' GROUP BY ALL"
     )
     assert len(judged) == world.catalog.value("SELECT count(*) FROM (SELECT DISTINCT feature, example FROM judgements)")
     train = {tuple(world.token[p : p + SHINGLE]) for p in np.flatnonzero(world_train(world))}
-    for feature, start, split, active, activation, length in judged:
+    for feature, start, split, active, activation, least, stratum, length in judged:
         assert split == world.split(start) == "test"
         strongest = world.dense[feature, start : start + length].max()
-        assert (activation, active) == (strongest, strongest > 0)
+        assert least == threshold(world, feature)
+        assert (activation, active) == (strongest, bool(strongest > 0 and strongest >= least))
+        assert (stratum > 0) == active
         runs = {tuple(world.token[p : p + SHINGLE]) for p in range(start, start + length - SHINGLE + 1)}
         assert not runs & train
+    assert {active for *_, active, _, _, _, _ in judged} == {True, False}
+
+
+def test_a_feature_that_fires_in_most_windows_is_said_to_be_dense_and_not_judged(mine: Catalog) -> None:
+    with mine.write("a threshold above zero alone") as tx:
+        tx.execute("UPDATE lake.scorers SET threshold = 0")
+        tx.execute("UPDATE lake.explainers SET threshold = 0")
+    refresh_made(mine)
+    world = World(mine)
+    expected = {}
+    for feature in world.shortlist:
+        windows = [w for split in ("train", "val", "test") for w in laid_windows(world, split)]
+        expected[feature] = np.mean([world.dense[feature, p : p + n].any() for p, n in windows])
+    dense = {feature for feature, rate in expected.items() if rate > 0.5}
+    assert dense
+    assert dense < set(world.shortlist)
+    problems = dict(mine.rows("SELECT feature, problem FROM labels WHERE label IS NULL"))
+    assert dense <= problems.keys()
+    assert all(problems[feature].startswith("it fires on nearly everything: in ") for feature in dense)
+    assert not dense & {feature for (feature,) in mine.rows("SELECT DISTINCT feature FROM judgements")}
+    (said,) = mine.rows("SELECT subject, count FROM problems WHERE reason LIKE '%more than half of all windows%'")
+    assert said == ("SAE s, scorer detection", len(dense))
+    for feature, rate in mine.rows("SELECT feature, rate FROM scores"):
+        assert rate == pytest.approx(expected[feature])
 
 
 def world_train(world: World) -> Any:
@@ -597,29 +701,22 @@ def world_train(world: World) -> Any:
     return whole & np.array([world.split(p) == "train" for p in range(len(world.token))])
 
 
-def test_classes_are_balanced_and_a_null_label_is_never_the_own(world: World) -> None:
+def test_up_to_so_many_windows_of_each_class_are_judged_and_a_null_label_is_never_the_own(world: World) -> None:
     pairs = defaultdict(Counter)
     for feature, other, active in world.catalog.rows("SELECT feature, label_feature, active FROM judgements"):
         pairs[feature, other][active] += 1
     owns = {feature for feature, other in pairs if feature == other}
     nulls = Counter(feature for feature, other in pairs if feature != other)
     assert owns == set(nulls)
-    assert set(nulls.values()) == {1}
+    assert set(nulls.values()) == {min(world.catalog.value("SELECT nulls FROM scorers"), len(owns) - 1)}
     examples = world.catalog.value("SELECT examples FROM scorers")
-    for counts in pairs.values():
-        assert counts[True] == counts[False] <= examples
-
-
-def test_scarce_silent_windows_do_not_unbalance_the_classes(made_world: World) -> None:
-    sizes = made_world.catalog.rows(
-        "SELECT feature, count(*) FILTER (kind = 'stratum'), count(*) FILTER (kind = 'random') FROM contexts "
-        "WHERE split = 'test' AND kind <> 'top' GROUP BY feature"
-    )
-    scarce = [(feature, silent) for feature, firing, silent in sizes if 0 < silent < min(firing, 20)]
-    assert scarce
-    for feature, silent in scarce:
-        n = made_world.catalog.value("SELECT n FROM scores WHERE feature = ?", [feature])
-        assert n == 2 * silent
+    sizes: dict[int, Counter[bool]] = defaultdict(Counter)
+    for row in world.contexts("stratum") + world.contexts("random"):
+        fires = bool(row["activation"] > 0 and row["activation"] >= threshold(world, row["feature"]))
+        if row["split"] == "test" and fires == (row["kind"] == "stratum"):
+            sizes[row["feature"]][fires] += 1
+    for (feature, _), counts in pairs.items():
+        assert counts == {fires: min(n, examples) for fires, n in sizes[feature].items()}
 
 
 @dataclass(frozen=True)
@@ -636,7 +733,7 @@ def score(root: Path, judged: Judged) -> dict[str, Any]:
         for example, (active, predicted, probability) in enumerate(windows):
             row = {"sae": "s", "feature": 1, "label_feature": label_feature, "explainer": "e", "scorer": "d"}
             row |= {"corpus": "c", "example": example, "split": "test", "active": active, "activation": float(active)}
-            row |= {"predicted": predicted, "probability": probability, "input": "x"}
+            row |= {"predicted": predicted, "probability": probability, "input": "x", "threshold": 0.5, "stratum": 0}
             rows.append({**row, "problem": None if predicted is not None else "no answer"})
     with make_empty(root) as catalog:
         with catalog.write("judgements") as tx, catalog.scratch() as scratch:
@@ -663,26 +760,49 @@ def test_scores_are_those_of_sklearn_with_their_intervals(tmp_path: Path) -> Non
     null = [(a, not p, None) for a, p, _ in own]
     row = score(tmp_path, Judged([*own, (True, None, None), (False, None, None)], null))
     assert (row["n"], row["failed"], row["n_null"]) == (61, 2, 61)
-    tp, fp, fn = (predicted & active).sum(), (predicted & ~active).sum(), (~predicted & active).sum()
+    tp, fp = (predicted & active).sum(), (predicted & ~active).sum()
+    positives, negatives = active.sum(), (~active).sum()
+    # Both classes weigh alike.
+    weight = np.where(active, 1 / positives, 1 / negatives)
     exact = {
-        "f1": f1_score(active, predicted),
-        "precision": precision_score(active, predicted),
+        "f1": f1_score(active, predicted, sample_weight=weight),
+        "precision": precision_score(active, predicted, sample_weight=weight),
         "recall": recall_score(active, predicted),
         "balanced_accuracy": balanced_accuracy_score(active, predicted),
         "auroc": roc_auc_score(active, probability),
-        "f1_null": f1_score(active, ~predicted),
+        "f1_null": f1_score(active, ~predicted, sample_weight=weight),
     }
-    exact["precision_low"], exact["precision_high"] = wilson(tp, tp + fp)
-    exact["recall_low"], exact["recall_high"] = wilson(tp, tp + fn)
-    exact["f1_low"], exact["f1_high"] = (2 * j / (1 + j) for j in wilson(tp, tp + fp + fn))
-    positives, negatives = active.sum(), (~active).sum()
-    share, tnr = tp / positives, (~predicted & ~active).sum() / negatives
-    half = 1.959964 / 2 * math.sqrt(share * (1 - share) / positives + tnr * (1 - tnr) / negatives)
-    exact["balanced_accuracy_low"] = exact["balanced_accuracy"] - half
-    exact["balanced_accuracy_high"] = exact["balanced_accuracy"] + half
+    hit, alarm = (tp, positives), (fp, negatives)
+    exact["precision_low"], exact["precision_high"] = joined(lambda r, f: r / (r + f), hit, alarm)
+    exact["recall_low"], exact["recall_high"] = wilson(tp, positives)
+    exact["f1_low"], exact["f1_high"] = joined(lambda r, f: 2 * r / (r + f + 1), hit, alarm)
+    tn = (~predicted & ~active).sum()
+    exact["balanced_accuracy_low"], exact["balanced_accuracy_high"] = newcombe(tp, positives, tn, negatives)
+    exact["balanced_accuracy_null"] = 1 - exact["balanced_accuracy"]
+    low, high = newcombe(positives - tp, positives, negatives - tn, negatives)
+    exact["balanced_accuracy_null_low"], exact["balanced_accuracy_null_high"] = low, high
+    exact["threshold"] = 0.5
     exact["auroc_low"], exact["auroc_high"] = hanley_mcneil(exact["auroc"], positives, negatives)
     for name, value in exact.items():
         assert row[name] == pytest.approx(value, abs=1e-9), name
+
+
+def joined(
+    figure: Callable[[float, float], float], hit: tuple[int, int], alarm: tuple[int, int]
+) -> tuple[float, float]:
+    """Ends of the interval of a figure that rises with the share of hits and falls with that of alarms."""
+    (r, f), (rl, rh), (fl, fh) = (n / of for n, of in (hit, alarm)), wilson(*hit), wilson(*alarm)
+    at = figure(r, f)
+    low = at - math.hypot(at - figure(rl, f), at - figure(r, fh))
+    return low, at + math.hypot(figure(rh, f) - at, figure(r, fl) - at)
+
+
+def newcombe(tp: int, positives: int, tn: int, negatives: int) -> tuple[float, float]:
+    """The mean of two proportions by the distances of their Wilson limits, squared and added (1998, method 10)."""
+    shares = tp / positives, tn / negatives
+    limits = wilson(tp, positives), wilson(tn, negatives)
+    below, above = (math.hypot(*(s - w[i] for s, w in zip(shares, limits, strict=True))) / 2 for i in (0, 1))
+    return sum(shares) / 2 - below, sum(shares) / 2 + above
 
 
 def hanley_mcneil(area: float, positives: int, negatives: int) -> tuple[float, float]:
@@ -713,7 +833,7 @@ def test_windows_without_an_answer_are_counted_and_in_no_score(tmp_path: Path) -
 def test_one_class_alone_has_no_balanced_accuracy_and_no_auroc(tmp_path: Path) -> None:
     row = score(tmp_path, Judged([(True, True, 0.9), (True, False, 0.2)], []))
     assert row["recall"] == 0.5
-    assert undefined(row, "balanced_accuracy", "auroc")
+    assert undefined(row, "f1", "precision", "balanced_accuracy", "auroc")
 
 
 def test_a_predictor_without_probabilities_has_no_auroc(tmp_path: Path) -> None:

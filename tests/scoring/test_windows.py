@@ -1,6 +1,7 @@
 """Windows: what is refused, and that a rendered highlight can be read back whatever the text holds."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,10 @@ def read_back(rendered: str) -> tuple[str, list[bool]]:
 def test_consecutive_activating_tokens_share_one_pair_of_delimiters() -> None:
     example = window(["he", " was", " over", " the", " moon", "!"], [0, 0, 2, 1, 3, 0])
     assert example.highlighted() == "he was<< over the moon>>!"
-    assert example.highlighted(1.5) == "he was<< over>> the<< moon>>!"
+    marked = replace(example, threshold=1.5)
+    assert marked.highlighted() == "he was<< over>> the<< moon>>!"
+    assert (marked.strengths(), replace(marked, scale=2.5).strengths()) == ([], [(" over", 8), (" moon", 10)])
+    assert not replace(example, threshold=4.0, active=False).fires[4]
     assert (example.text, example.top, example.peak) == ("he was over the moon!", 3, 4)
 
 

@@ -1,15 +1,19 @@
 -- step: contexts_stratum
 -- writes: contexts
 -- slice: kind = 'stratum'
--- key: sae, corpus, feature, kind, split, stratum, rank
--- param: per_stratum = 10
+-- key: sae, feature, kind, split, stratum, rank
+-- param: strata = 10
+-- param: per_stratum = 20
 -- param: window = 32
 -- param: shortest = 8
--- doc: of each shortlisted feature, contexts by hash in every octave of activation and every split
+-- doc: of each shortlisted feature, windows by hash in every decile of its windows' peaks, all corpora together, and every split
 -- A candidate is the strongest token of its own window (the first of equals), so that a window's activation is
 -- that of its peak. Half a window, a cell, lies inside the window of each of its tokens: only the strongest token
 -- of a cell can be one, and only cells next to it can hold a stronger one. Val and test windows that repeat train
 -- text are not eligible.
+-- Strata are quantiles of the peaks over all eligible windows of the split. Their edges lie between bins of 1/32 octave:
+-- a bin belongs to the quantile in which its middle lies, so that new text moves few windows to another stratum.
+-- Activations are half precision: 32 steps of an octave are exact.
 -- A series is one feature of one SAE on one corpus: a number instead of two names keeps the big joins narrow.
 WITH chosen AS MATERIALIZED (
     SELECT s.sae, s.feature, c.corpus, row_number() OVER (ORDER BY s.sae, s.feature, c.corpus) AS series
@@ -67,34 +71,55 @@ leaky AS MATERIALIZED (
     JOIN tokens AS t ON t.corpus = l.corpus AND t.position = l.position
     WHERE l.position + 16 <= t.sequence + t.length
 ),
-drawn AS (
+eligible AS MATERIALIZED (
     SELECT
-        p.series, d.split,
-        floor(log2(p.activation))::TINYINT AS stratum,
-        min_by(
-            {start: p.start, length: p.length, peak: p.peak, activation: p.activation},
-            md5(d.hash || ':' || (p.start - d.start)),
-            $per_stratum
-        ) AS windows
+        c.sae, c.feature, c.corpus, d.split, d.hash, p.start, p.start - d.start AS place, p.length, p.peak, p.activation,
+        32 * floor(log2(p.activation)) + floor(32 * (p.activation / pow(2, floor(log2(p.activation))) - 1)) AS bin
     FROM candidates AS p
     JOIN chosen AS c ON c.series = p.series
     JOIN documents AS d ON (d.corpus, d.document) = (c.corpus, p.document)
     ANTI JOIN beaten AS b ON b.series = p.series AND b.peak = p.peak
     ANTI JOIN leaky AS l ON l.corpus = c.corpus AND l.start = p.start
-    GROUP BY ALL
+),
+bins AS (
+    SELECT sae, feature, split, bin, count(*) AS n FROM eligible GROUP BY sae, feature, split, bin
+),
+running AS (
+    SELECT
+        *,
+        sum(n) OVER (PARTITION BY sae, feature, split ORDER BY bin) AS upto,
+        sum(n) OVER (PARTITION BY sae, feature, split) AS total
+    FROM bins
+),
+strata AS (
+    SELECT
+        sae, feature, split, bin, total,
+        -- In whole numbers: twice the windows up to the bin's middle.
+        ($strata * (2 * upto - n) // (2 * total) + 1)::TINYINT AS stratum
+    FROM running
 ),
 ranked AS (
-    SELECT * EXCLUDE (windows), unnest(windows) AS w, generate_subscripts(windows, 1) AS rank FROM drawn
+    SELECT
+        e.*, s.stratum, s.total,
+        count(*) OVER (PARTITION BY e.sae, e.feature, e.split, s.stratum) AS windows,
+        row_number() OVER (
+            PARTITION BY e.sae, e.feature, e.split, s.stratum
+            ORDER BY md5(e.hash || ':' || e.place), e.corpus, e.start
+        ) AS rank
+    FROM eligible AS e
+    JOIN strata AS s ON s.sae = e.sae AND s.feature = e.feature AND s.split = e.split AND s.bin = e.bin
+    QUALIFY rank <= $per_stratum
 )
 SELECT
-    c.sae, c.corpus, c.feature,
+    sae, corpus, feature,
     'stratum' AS kind,
-    r.split,
-    r.stratum,
-    r.rank::INTEGER AS rank,
-    r.w.start::BIGINT AS start,
-    r.w.length::SMALLINT AS length,
-    r.w.peak AS peak,
-    r.w.activation AS activation
-FROM ranked AS r
-JOIN chosen AS c ON c.series = r.series
+    split,
+    stratum,
+    rank::INTEGER AS rank,
+    start::BIGINT AS start,
+    length::SMALLINT AS length,
+    peak,
+    activation,
+    least($per_stratum / windows, 1) AS probability,
+    (windows / total)::DOUBLE AS share
+FROM ranked

@@ -1,46 +1,46 @@
 -- step: contexts_top
 -- writes: contexts
 -- slice: kind = 'top'
--- key: sae, corpus, feature, kind, split, stratum, rank
+-- key: sae, feature, kind, split, stratum, rank
 -- partition: sae, corpus, shard
 -- whole: documents
--- touches: sae, corpus, feature
+-- touches: sae, feature
 -- param: k = 20
 -- param: window = 32
--- doc: the k strongest contexts of every live feature, one per sequence at most
+-- doc: the k strongest contexts of every live feature over all corpora, one per sequence at most
 -- Most features are done with the few activations above a threshold read off their histogram. Those whose
 -- strongest activations crowd into fewer than k sequences are done again with all of theirs. The strongest token
 -- of a sequence, the first of equals, is found by one integer: activation in 2^-24, then nearness to the start.
 -- Contexts that were kept from other shards are ranked again where a new one may be among the k strongest.
 WITH held AS (
-    SELECT sae, corpus, feature, CASE WHEN count(*) >= $k THEN min(activation) ELSE 0 END AS least
+    SELECT sae, feature, CASE WHEN count(*) >= $k THEN min(activation) ELSE 0 END AS least
     FROM kept
-    GROUP BY sae, corpus, feature
+    GROUP BY sae, feature
 ),
 entries AS (
-    SELECT sae, corpus, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
+    SELECT sae, feature, unnest(map_entries(bins)) AS entry FROM feature_sums
 ),
 bins AS (
-    SELECT sae, corpus, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
+    SELECT sae, feature, entry.key::INTEGER AS bin, sum(entry.value) AS n
     FROM entries
-    GROUP BY sae, corpus, feature, entry.key
+    GROUP BY sae, feature, entry.key
 ),
 running AS (
     SELECT
-        sae, corpus, feature, bin,
-        sum(n) OVER (PARTITION BY sae, corpus, feature ORDER BY bin DESC) AS above
+        sae, feature, bin,
+        sum(n) OVER (PARTITION BY sae, feature ORDER BY bin DESC) AS above
     FROM bins
 ),
 highest AS (
     SELECT
-        r.sae, r.corpus, r.feature,
+        r.sae, r.feature,
         coalesce(any_value(h.least), 0) AS least,
         -- The highest bin that leaves 4 k activations above its lower edge; bin 0 holds all that is below 2^-15.
         coalesce(max(bin) FILTER (above >= 4 * $k), 0) AS bin,
         max(above) AS firings
     FROM running AS r
-    LEFT JOIN held AS h ON h.sae = r.sae AND h.corpus = r.corpus AND h.feature = r.feature
-    GROUP BY r.sae, r.corpus, r.feature
+    LEFT JOIN held AS h ON h.sae = r.sae AND h.feature = r.feature
+    GROUP BY r.sae, r.feature
 ),
 thresholds AS (
     SELECT *, CASE WHEN bin = 0 THEN 0 ELSE pow(2, bin // 8 - 15) * (1 + (bin % 8) / 8) END AS edge FROM highest
@@ -48,7 +48,7 @@ thresholds AS (
 likely AS (
     SELECT a.sae, a.corpus, a.feature, a.position, a.activation
     FROM activations AS a
-    JOIN thresholds AS t ON t.sae = a.sae AND t.corpus = a.corpus AND t.feature = a.feature
+    JOIN thresholds AS t ON t.sae = a.sae AND t.feature = a.feature
     WHERE a.activation >= t.least AND a.activation >= t.edge
 ),
 likely_best AS (
@@ -62,10 +62,10 @@ likely_best AS (
     GROUP BY l.sae, l.corpus, l.feature, t.sequence
 ),
 crowded AS (
-    SELECT b.sae, b.corpus, b.feature
+    SELECT b.sae, b.feature
     FROM likely_best AS b
-    JOIN thresholds AS t ON t.sae = b.sae AND t.corpus = b.corpus AND t.feature = b.feature
-    GROUP BY b.sae, b.corpus, b.feature
+    JOIN thresholds AS t ON t.sae = b.sae AND t.feature = b.feature
+    GROUP BY b.sae, b.feature
     HAVING count(*) < $k AND sum(b.used) < any_value(t.firings) AND any_value(t.edge) > any_value(t.least)
 ),
 crowded_best AS (
@@ -74,19 +74,19 @@ crowded_best AS (
         arg_max(a.position, (a.activation * 16777216)::HUGEINT * 65536 + t.sequence - a.position) AS peak,
         max(a.activation) AS activation
     FROM activations AS a
-    SEMI JOIN crowded AS c ON c.sae = a.sae AND c.corpus = a.corpus AND c.feature = a.feature
+    SEMI JOIN crowded AS c ON c.sae = a.sae AND c.feature = a.feature
     JOIN tokens AS t ON t.corpus = a.corpus AND t.position = a.position
     GROUP BY a.sae, a.corpus, a.feature, t.sequence
 ),
 best AS (
     SELECT b.* EXCLUDE (used)
     FROM likely_best AS b
-    ANTI JOIN crowded AS c ON c.sae = b.sae AND c.corpus = b.corpus AND c.feature = b.feature
+    ANTI JOIN crowded AS c ON c.sae = b.sae AND c.feature = b.feature
     UNION ALL
     SELECT * FROM crowded_best
 ),
 touched AS MATERIALIZED (
-    SELECT DISTINCT sae, corpus, feature FROM best
+    SELECT DISTINCT sae, feature FROM best
 ),
 candidates AS (
     SELECT
@@ -99,7 +99,7 @@ candidates AS (
     FROM (
         SELECT o.*
         FROM kept AS o
-        SEMI JOIN touched AS n ON n.sae = o.sae AND n.corpus = o.corpus AND n.feature = o.feature
+        SEMI JOIN touched AS n ON n.sae = o.sae AND n.feature = o.feature
     ) AS k
     ASOF JOIN documents AS d ON d.corpus = k.corpus AND d.start <= k.peak
 ),
@@ -107,8 +107,8 @@ ranked AS (
     SELECT
         b.*, d.split,
         row_number() OVER (
-            PARTITION BY b.sae, b.corpus, b.feature
-            ORDER BY b.activation DESC, d.hash, b.peak - d.start
+            PARTITION BY b.sae, b.feature
+            ORDER BY b.activation DESC, d.hash, b.peak - d.start, b.corpus
         ) AS rank
     FROM candidates AS b
     JOIN documents AS d ON (d.corpus, d.document) = (b.corpus, b.document)
@@ -120,5 +120,7 @@ SELECT
     split,
     0::TINYINT AS stratum,
     rank::INTEGER AS rank,
-    start, length, peak, activation
+    start, length, peak, activation,
+    NULL::DOUBLE AS probability,
+    NULL::DOUBLE AS share
 FROM ranked

@@ -1,7 +1,7 @@
 -- step: feature_stats
 -- writes: feature_stats
 -- key: sae, feature
--- doc: density, mean, maximum, histogram and deciles of every feature, dead ones too
+-- doc: density, mean, maximum, histogram, deciles and 99th percentile of every feature, dead ones too
 WITH files AS MATERIALIZED (
     SELECT relation, sae, corpus, shard, rows FROM shards
 ),
@@ -66,6 +66,14 @@ deciles AS (
     FROM tenths
     WHERE before < last
     GROUP BY sae, feature
+),
+highest AS (
+    -- The first bin with 99% of the firings up to its upper end.
+    SELECT r.sae, r.feature, min(CASE WHEN r.bin = 0 THEN 0 ELSE r.lower END) AS percentile_99
+    FROM running AS r
+    JOIN sums AS s ON s.sae = r.sae AND s.feature = r.feature
+    WHERE 100 * r.upto >= 99 * s.firings
+    GROUP BY r.sae, r.feature
 )
 SELECT
     e.sae,
@@ -77,8 +85,10 @@ SELECT
     CASE WHEN s.firings > 0 THEN sqrt(greatest(s.squares / s.firings - pow(s.total / s.firings, 2), 0)) END AS std,
     s.maximum,
     [coalesce(c.counts[b], 0) FOR b IN range(64)]::BIGINT[] AS histogram,
-    [least(d, s.maximum) FOR d IN q.deciles] AS deciles
+    [least(d, s.maximum) FOR d IN q.deciles] AS deciles,
+    h.percentile_99
 FROM every AS e
 LEFT JOIN sums AS s ON s.sae = e.sae AND s.feature = e.feature
 LEFT JOIN coarse AS c ON c.sae = e.sae AND c.feature = e.feature
 LEFT JOIN deciles AS q ON q.sae = e.sae AND q.feature = e.feature
+LEFT JOIN highest AS h ON h.sae = e.sae AND h.feature = e.feature

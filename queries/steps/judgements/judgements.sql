@@ -5,9 +5,13 @@
 -- kernel: scoring.kernels.judgements:judgements
 -- asks: scoring.kernels.judgements:asks
 -- prompts: predictor
--- doc: does the feature fire in this test window, given only a label: its own, or another feature's (the null)
+-- doc: does the feature fire in this test window, given only a label: its own, or one of other features (the null)
 -- A lexical scorer looks for the terms of a lexical label: other labels are no jobs for it, and `problems` says so.
--- The classes are of one size: as many silent windows as firing ones, drawn through the strata in turn.
+-- A window fires if the feature is above zero in it and reaches the scorer's threshold. All other windows are of the
+-- other class, those in which it stays below the threshold too, in the proportion in which text has them: only so do
+-- the two classes make up all windows. Of each class up to `examples` windows are shown, drawn through the strata in
+-- turn; a feature that fires seldom has fewer firing ones, and as many others as any. `scores` weighs classes alike.
+-- A feature that fires in more than half of all windows is not asked about: any text would do for it.
 WITH lists AS (
     SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
     FROM labels
@@ -15,33 +19,52 @@ WITH lists AS (
     GROUP BY sae, explainer
 ),
 pairs AS (
-    SELECT l.sae, l.feature, l.explainer, l.feature AS label_feature
+    SELECT l.sae, l.feature, l.explainer, s.scorer, l.feature AS label_feature
     FROM labels AS l
+    CROSS JOIN scorers AS s
     WHERE l.label IS NOT NULL
     UNION ALL
+    -- The null: the labels that follow in an order by hash, as many as the scorer asks for and others are.
     SELECT
-        l.sae, l.feature, l.explainer,
-        f.features[list_position(f.features, l.feature) % len(f.features) + 1] AS label_feature
-    FROM labels AS l
-    JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
-    WHERE l.label IS NOT NULL AND len(f.features) > 1
+        sae, feature, explainer, scorer,
+        features[(list_position(features, feature) - 1 + step) % len(features) + 1] AS label_feature
+    FROM (
+        SELECT l.sae, l.feature, l.explainer, s.scorer, f.features, unnest(range(1, s.nulls + 1)) AS step
+        FROM labels AS l
+        JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
+        CROSS JOIN scorers AS s
+        WHERE l.label IS NOT NULL
+    )
+    WHERE step < len(features)
 ),
-sizes AS (
+rates AS MATERIALIZED (
+    SELECT sae, feature, name AS scorer, any_value(threshold) AS threshold
+    FROM firing_rates
+    WHERE role = 'scorer'
+    GROUP BY sae, feature, name
+    HAVING sum(firing) <= 0.5 * sum(windows)
+),
+windows AS (
     SELECT
-        c.sae, c.feature, s.scorer,
-        least(count(*) FILTER (c.kind = 'stratum'), count(*) FILTER (c.kind = 'random'), s.examples) AS n
+        c.sae, c.feature, r.scorer, r.threshold, c.stratum, c.rank, c.corpus, c.start, c.length, c.activation,
+        c.activation > 0 AND c.activation >= r.threshold AS active
     FROM contexts AS c
-    CROSS JOIN scorers AS s
-    WHERE c.split = 'test'
-    GROUP BY c.sae, c.feature, s.scorer, s.examples
+    JOIN rates AS r ON r.sae = c.sae AND r.feature = c.feature
+    WHERE c.split = 'test' AND c.kind IN ('stratum', 'random') AND (c.kind = 'stratum') = active
+),
+asked AS (
+    SELECT sae, feature, scorer
+    FROM windows
+    GROUP BY sae, feature, scorer
+    HAVING bool_or(active) AND NOT bool_and(active)
 ),
 shown AS MATERIALIZED (
-    SELECT c.sae, c.feature, z.scorer, c.corpus, c.start, c.length, c.activation
-    FROM contexts AS c
-    JOIN sizes AS z ON z.sae = c.sae AND z.feature = c.feature
-    WHERE c.kind IN ('stratum', 'random') AND c.split = 'test'
-    QUALIFY z.n >= row_number() OVER (
-        PARTITION BY c.sae, c.feature, z.scorer, c.kind ORDER BY c.rank, c.stratum, c.corpus
+    SELECT w.*
+    FROM windows AS w
+    JOIN scorers AS s ON s.scorer = w.scorer
+    SEMI JOIN asked AS z ON z.sae = w.sae AND z.feature = w.feature AND z.scorer = w.scorer
+    QUALIFY s.examples >= row_number() OVER (
+        PARTITION BY w.sae, w.feature, w.scorer, w.active ORDER BY w.rank, w.stratum DESC
     )
 ),
 places AS MATERIALIZED (
@@ -55,19 +78,21 @@ texts AS (
 ),
 examples AS (
     SELECT
-        x.sae, x.feature, x.scorer,
-        list({corpus: x.corpus, start: x.start, tokens: t.tokens, activation: x.activation}
-            ORDER BY md5(x.corpus || ':' || x.start), x.corpus, x.start) AS examples
+        x.sae, x.feature, x.scorer, x.threshold,
+        list({
+            corpus: x.corpus, start: x.start, tokens: t.tokens, activation: x.activation, active: x.active,
+            stratum: x.stratum
+        } ORDER BY md5(x.corpus || ':' || x.start), x.corpus, x.start) AS examples
     FROM shown AS x
     JOIN texts AS t ON t.corpus = x.corpus AND t.start = x.start AND t.length = x.length
-    GROUP BY x.sae, x.feature, x.scorer
+    GROUP BY x.sae, x.feature, x.scorer, x.threshold
 )
 SELECT
     p.sae, p.feature, p.label_feature, p.explainer, s.scorer, s.protocol, s.provider, s.model, s.settings,
-    l.label, l.details, x.examples
+    l.label, l.details, x.threshold, x.examples
 FROM pairs AS p
 JOIN labels AS l ON l.sae = p.sae AND l.feature = p.label_feature AND l.explainer = p.explainer
 JOIN explainers AS e ON e.explainer = p.explainer
-CROSS JOIN scorers AS s
+JOIN scorers AS s ON s.scorer = p.scorer
 JOIN examples AS x ON x.sae = p.sae AND x.feature = p.feature AND x.scorer = s.scorer
 WHERE s.provider <> 'lexical' OR e.provider = 'lexical'

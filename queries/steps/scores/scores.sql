@@ -2,13 +2,17 @@
 -- writes: scores
 -- key: sae, feature, explainer, scorer
 -- param: z = 1.959964
--- doc: F1, precision, recall, balanced accuracy and AUROC of each label on test windows, with 95% intervals
--- Intervals: Wilson (1927) for proportions; F1 = 2 J / (1 + J) with J = TP / (TP + FP + FN), so the ends of
--- J's Wilson interval give those of F1; AUROC after Hanley & McNeil (1982). What is undefined (0 / 0, one class
--- alone) is NULL, its interval too; greatest and least would pass over a NULL.
-WITH counts AS (
+-- doc: F1, precision, recall, balanced accuracy and AUROC of each label on test windows, with 95% intervals and its null
+-- Both classes weigh alike, however many windows of each were judged: with r the share of firing windows that are said
+-- to fire and f that of the others, precision is r / (r + f), F1 is 2 r / (r + f + 1), balanced accuracy (r + 1 - f) / 2.
+-- Intervals: Wilson (1927) for r and f; of what follows from both, the changes that the near end of each interval makes
+-- are squared and added (Newcombe 1998, method 10; Donner & Zou 2010), so that a label that is right on each of ten
+-- windows is not certain; AUROC after Hanley & McNeil (1982). What is undefined (0 / 0, one class alone) is NULL, its
+-- interval too; greatest and least would pass over a NULL.
+-- Of the null, the labels of several other features, the mean shares count, as of one label: they share the windows.
+WITH by_label AS (
     SELECT
-        sae, feature, explainer, scorer, label_feature <> feature AS is_null,
+        sae, feature, explainer, scorer, label_feature, label_feature <> feature AS is_null, max(threshold) AS threshold,
         count(*) FILTER (predicted IS NOT NULL) AS n,
         count(*) FILTER (predicted IS NULL) AS failed,
         count(*) FILTER (active AND predicted)::DOUBLE AS tp,
@@ -17,37 +21,63 @@ WITH counts AS (
         count(*) FILTER (NOT active AND NOT predicted)::DOUBLE AS tn
     FROM judgements
     WHERE split = 'test'
-    GROUP BY ALL
+    GROUP BY sae, feature, explainer, scorer, label_feature
 ),
-proportions AS (
+counts AS (
     SELECT
-        sae, feature, explainer, scorer, part.name AS name, part.hits AS hits, part.trials AS m
-    FROM (
-        SELECT *, unnest([
-            {name: 'f1', hits: tp, trials: tp + fp + fn},
-            {name: 'precision', hits: tp, trials: tp + fp},
-            {name: 'recall', hits: tp, trials: tp + fn}
-        ]) AS part
-        FROM counts
-        WHERE NOT is_null
-    )
-    WHERE m > 0
+        sae, feature, explainer, scorer, is_null, max(threshold) AS threshold,
+        max(n) AS n, max(failed) AS failed, avg(tp) AS tp, avg(fp) AS fp, avg(fn) AS fn, avg(tn) AS tn
+    FROM by_label
+    GROUP BY sae, feature, explainer, scorer, is_null
 ),
 wilson AS (
     SELECT
-        sae, feature, explainer, scorer, name, hits / m AS share,
-        (hits + $z * $z / 2) / (m + $z * $z) AS middle,
-        $z * sqrt(hits * (m - hits) / m + $z * $z / 4) / (m + $z * $z) AS half
-    FROM proportions
+        sae, feature, explainer, scorer, is_null,
+        tp / nullif(tp + fn, 0) AS r,
+        fp / nullif(tn + fp, 0) AS f,
+        (tp + $z * $z / 2) / (tp + fn + $z * $z) AS r_middle,
+        $z * sqrt(tp * fn / nullif(tp + fn, 0) + $z * $z / 4) / (tp + fn + $z * $z) AS r_half,
+        (fp + $z * $z / 2) / (tn + fp + $z * $z) AS f_middle,
+        $z * sqrt(fp * tn / nullif(tn + fp, 0) + $z * $z / 4) / (tn + fp + $z * $z) AS f_half
+    FROM counts
+),
+shares AS (
+    SELECT
+        sae, feature, explainer, scorer, is_null, r, f,
+        CASE WHEN r IS NOT NULL THEN greatest(r_middle - r_half, 0) END AS r_low,
+        CASE WHEN r IS NOT NULL THEN least(r_middle + r_half, 1) END AS r_high,
+        CASE WHEN f IS NOT NULL THEN greatest(f_middle - f_half, 0) END AS f_low,
+        CASE WHEN f IS NOT NULL THEN least(f_middle + f_half, 1) END AS f_high
+    FROM wilson
+),
+-- Each figure at the estimates, and with one of them at the end of its interval that makes the figure smaller or larger.
+figures AS (
+    SELECT
+        *,
+        r / nullif(r + f, 0) AS p,
+        r_low / nullif(r_low + f, 0) AS p_r_low,
+        r_high / nullif(r_high + f, 0) AS p_r_high,
+        r / nullif(r + f_high, 0) AS p_f_high,
+        r / nullif(r + f_low, 0) AS p_f_low,
+        2 * r / (r + f + 1) AS f1,
+        2 * r_low / (r_low + f + 1) AS f1_r_low,
+        2 * r_high / (r_high + f + 1) AS f1_r_high,
+        2 * r / (r + f_high + 1) AS f1_f_high,
+        2 * r / (r + f_low + 1) AS f1_f_low
+    FROM shares
 ),
 intervals AS (
     SELECT
-        sae, feature, explainer, scorer,
-        map(list(name), list({
-            share: share, low: greatest(middle - half, 0), high: least(middle + half, 1)
-        })) AS parts
-    FROM wilson
-    GROUP BY sae, feature, explainer, scorer
+        *,
+        -- With f = 0 and r at its low end 0 the precision is 1, as at any r: it does not depend on r.
+        p - sqrt(pow(p - coalesce(p_r_low, p), 2) + pow(p - p_f_high, 2)) AS p_low,
+        p + sqrt(pow(p_r_high - p, 2) + pow(coalesce(p_f_low, p) - p, 2)) AS p_high,
+        f1 - sqrt(pow(f1 - f1_r_low, 2) + pow(f1 - f1_f_high, 2)) AS f1_low,
+        f1 + sqrt(pow(f1_r_high - f1, 2) + pow(f1_f_low - f1, 2)) AS f1_high,
+        (r + 1 - f) / 2 AS accuracy,
+        sqrt(pow(r - r_low, 2) + pow(f_high - f, 2)) / 2 AS below,
+        sqrt(pow(r_high - r, 2) + pow(f - f_low, 2)) / 2 AS above
+    FROM figures
 ),
 ranked AS (
     SELECT
@@ -82,13 +112,11 @@ area_errors AS (
         ) / (p * q)) AS half
     FROM areas
 ),
-balanced AS (
-    SELECT
-        sae, feature, explainer, scorer,
-        (tp / (tp + fn) + tn / (tn + fp)) / 2 AS accuracy,
-        $z / 2 * sqrt(tp * fn / pow(tp + fn, 3) + tn * fp / pow(tn + fp, 3)) AS half
-    FROM counts
-    WHERE NOT is_null AND tp + fn > 0 AND tn + fp > 0
+rates AS (
+    SELECT sae, feature, name AS scorer, sum(firing) / sum(windows) AS rate
+    FROM firing_rates
+    WHERE role = 'scorer'
+    GROUP BY sae, feature, name
 )
 SELECT
     c.sae,
@@ -97,30 +125,36 @@ SELECT
     c.scorer,
     c.n,
     c.failed,
-    2 * i.parts['f1'].share / (1 + i.parts['f1'].share) AS f1,
-    2 * i.parts['f1'].low / (1 + i.parts['f1'].low) AS f1_low,
-    2 * i.parts['f1'].high / (1 + i.parts['f1'].high) AS f1_high,
-    i.parts['precision'].share AS precision,
-    i.parts['precision'].low AS precision_low,
-    i.parts['precision'].high AS precision_high,
-    i.parts['recall'].share AS recall,
-    i.parts['recall'].low AS recall_low,
-    i.parts['recall'].high AS recall_high,
-    b.accuracy AS balanced_accuracy,
-    CASE WHEN b.half IS NOT NULL THEN greatest(b.accuracy - b.half, 0) END AS balanced_accuracy_low,
-    CASE WHEN b.half IS NOT NULL THEN least(b.accuracy + b.half, 1) END AS balanced_accuracy_high,
+    i.f1,
+    CASE WHEN i.f1 IS NOT NULL THEN greatest(i.f1_low, 0) END AS f1_low,
+    CASE WHEN i.f1 IS NOT NULL THEN least(i.f1_high, 1) END AS f1_high,
+    i.p AS precision,
+    CASE WHEN i.p IS NOT NULL THEN greatest(i.p_low, 0) END AS precision_low,
+    CASE WHEN i.p IS NOT NULL THEN least(i.p_high, 1) END AS precision_high,
+    i.r AS recall,
+    i.r_low AS recall_low,
+    i.r_high AS recall_high,
+    i.accuracy AS balanced_accuracy,
+    i.accuracy - i.below AS balanced_accuracy_low,
+    i.accuracy + i.above AS balanced_accuracy_high,
     a.auroc,
     CASE WHEN a.half IS NOT NULL THEN greatest(a.auroc - a.half, 0) END AS auroc_low,
     CASE WHEN a.half IS NOT NULL THEN least(a.auroc + a.half, 1) END AS auroc_high,
     coalesce(o.n, 0) AS n_null,
-    2 * o.tp / nullif(2 * o.tp + o.fp + o.fn, 0) AS f1_null
+    d.f1 AS f1_null,
+    d.accuracy AS balanced_accuracy_null,
+    d.accuracy - d.below AS balanced_accuracy_null_low,
+    d.accuracy + d.above AS balanced_accuracy_null_high,
+    c.threshold,
+    r.rate
 FROM counts AS c
 LEFT JOIN intervals AS i
-    ON i.sae = c.sae AND i.feature = c.feature AND i.explainer = c.explainer AND i.scorer = c.scorer
-LEFT JOIN balanced AS b
-    ON b.sae = c.sae AND b.feature = c.feature AND b.explainer = c.explainer AND b.scorer = c.scorer
+    ON NOT i.is_null AND i.sae = c.sae AND i.feature = c.feature AND i.explainer = c.explainer AND i.scorer = c.scorer
 LEFT JOIN area_errors AS a
     ON a.sae = c.sae AND a.feature = c.feature AND a.explainer = c.explainer AND a.scorer = c.scorer
 LEFT JOIN counts AS o
     ON o.is_null AND o.sae = c.sae AND o.feature = c.feature AND o.explainer = c.explainer AND o.scorer = c.scorer
+LEFT JOIN intervals AS d
+    ON d.is_null AND d.sae = c.sae AND d.feature = c.feature AND d.explainer = c.explainer AND d.scorer = c.scorer
+LEFT JOIN rates AS r ON r.sae = c.sae AND r.feature = c.feature AND r.scorer = c.scorer
 WHERE NOT c.is_null

@@ -1,0 +1,122 @@
+"""Defines the rules that lexical labels state, and tells which windows they hold in: the explainer's and the scorer's one code.
+
+A rule is one of three kinds: `terms` holds where a window contains any of some terms; `like` where it contains a word
+whose vector is near enough to one of some words; `topic` where its words together are near enough to a phrase.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from scoring.window_terms import Term, Window
+
+Kind = Literal["terms", "like", "topic"]
+Scores = npt.NDArray[np.float64]
+
+NOWHERE = -1.0
+"""Similarity of a window without words."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a label says, as it can be looked for: a window fires if its score reaches `cutoff`."""
+
+    kind: Kind
+    terms: tuple[Term, ...] = ()
+    words: tuple[str, ...] = ()
+    """like: those that others are compared with; topic: the phrase."""
+    cutoff: float = 0.5
+    """terms: 0.5 (a window holds one or does not); like and topic: least cosine."""
+    surfaces: tuple[tuple[str, str], ...] = ()
+    """(stem, how it is written most often) of the terms' words."""
+
+    def scores(self, windows: Sequence[Window]) -> Scores:
+        """`[windows]`: terms 1 or 0; like and topic the largest cosine."""
+        if self.kind == "terms":
+            wanted = frozenset(term.code for term in self.terms)
+            return np.array([not wanted.isdisjoint(window.terms) for window in windows], np.float64)
+        if self.kind == "like":
+            return nearest(windows, self.words).max(1, initial=NOWHERE)
+        return about(windows, [self.words])[:, 0]
+
+    def holds(self, windows: Sequence[Window]) -> npt.NDArray[np.bool_]:
+        """`[windows]`: whether the rule says that the feature fires."""
+        return self.scores(windows) >= self.cutoff
+
+    def to_json(self) -> dict[str, Any]:
+        """As a label's details keep it."""
+        said: dict[str, Any] = {"kind": self.kind}
+        if self.kind == "terms":
+            return said | {"terms": [[list(t.keys), t.count] for t in self.terms], "surfaces": dict(self.surfaces)}
+        return said | {"words": list(self.words), "cutoff": self.cutoff}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> "Rule":
+        """Reads `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        if said["kind"] == "terms":
+            terms = tuple(Term(tuple(map(str, keys)), int(count)) for keys, count in said["terms"])
+            return cls("terms", terms, surfaces=tuple((str(a), str(b)) for a, b in said["surfaces"].items()))
+        if said["kind"] not in ("like", "topic"):
+            raise ValueError(f"no rule of kind {said['kind']!r}")
+        return cls(said["kind"], words=tuple(map(str, said["words"])), cutoff=float(said["cutoff"]))
+
+    @property
+    def text(self) -> str:
+        """The rule as a person reads it: `"tumor" or "cancer"`, `words like "glad", "proud"`, `text about "rare disease"`."""
+        if self.kind == "like":
+            return f"words like {_listed([_quoted(word) for word in self.words])}"
+        if self.kind == "topic":
+            return f"text about {_quoted(' '.join(self.words))}"
+        surfaces = dict(self.surfaces)
+        return _listed([_term_text(term, surfaces) for term in self.terms], " or ")
+
+
+def nearest(windows: Sequence[Window], words: Sequence[str]) -> Scores:
+    """`[windows, words]`: the cosine of each word with that word of a window which is nearest to it."""
+    from ingest.model.word_vectors import word_vectors
+
+    every = sorted(set().union(*(window.words for window in windows)))
+    column = {word: i for i, word in enumerate(every)}
+    near = word_vectors(words) @ word_vectors(every).T
+    return np.array(
+        [near[:, [column[word] for word in sorted(window.words)]].max(1, initial=NOWHERE) for window in windows],
+        np.float64,
+    ).reshape(len(windows), len(words))
+
+
+def about(windows: Sequence[Window], phrases: Sequence[Sequence[str]]) -> Scores:
+    """`[windows, phrases]`: the cosine of all words of a window together with those of a phrase."""
+    from ingest.model.word_vectors import text_vector
+
+    texts = np.array([text_vector(sorted(window.words)) for window in windows])
+    said = np.array([text_vector(phrase) for phrase in phrases])
+    return (texts @ said.T).astype(np.float64).reshape(len(windows), len(phrases))
+
+
+def _term_text(term: Term, surfaces: Mapping[str, str]) -> str:
+    if len(term.keys) == 1:
+        kind, _, name = term.keys[0].partition(":")
+        if kind == "class":
+            return name if term.count == 1 else f"at least {term.count} {name}"
+        return f"words in {_quoted('-' + name)}" if kind == "ending" else _quoted(surfaces.get(name, name))
+    (before, first), (after, second) = ((kind, name) for kind, _, name in (key.partition(":") for key in term.keys))
+    if before == "class" and after == "class":
+        return f"{first} before {second}"
+    if after == "class":
+        return f"{second} after {_quoted(surfaces.get(first, first))}"
+    if before == "class":
+        return f"{first} before {_quoted(surfaces.get(second, second))}"
+    glue = " " if (before, after) == ("word", "word") else ""
+    return _quoted(surfaces.get(first, first) + glue + surfaces.get(second, second))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _listed(items: Sequence[str], last: str = ", ") -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])}{last}{items[-1]}"
