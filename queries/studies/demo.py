@@ -1,29 +1,37 @@
-"""Builds the demo: docstrings of installed packages -> the embedded model -> an SAE -> labelled, searchable features.
+"""Builds the demo: text of installed packages -> SmolLM2 -> an SAE -> labelled, searchable features.
 
-It runs the same functions as `ingest`, `refresh`, `search` and `sql`, and prints what a person can do next.
+Where the package that carries SmolLM2 is not installed, the small model that comes with saeql stands for it. It runs
+the same functions as `ingest`, `refresh`, `search` and `sql`, and prints what a person can do next.
 """
 
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from catalog import Catalog, Location
-from catalog.errors import StepError
+from catalog.errors import InputError, StepError
 from catalog.study.file import Study
 from queries.session import Session
 from queries.terminal.card import highlighted, label_line, visible
 from queries.terminal.console import SafeConsole
+from queries.terminal.progress import say
 from queries.terminal.work import STUDY, run_ingest, run_refresh
 
-SEARCH = "string formatting"
+SEARCH = {"demo.toml": "people killed in an attack", "demo_embedded.toml": "string formatting"}
+"""What is searched for, by study."""
 TOP = 8
+NEWS = "gensim"
+"""Package that carries the demo's news."""
 _QUERY = "SELECT feature, label, f1 FROM features WHERE f1 > 0.7 ORDER BY cohens_d DESC LIMIT 10"
 
 
-def run_demo(place: Path | Location) -> None:
+def run_demo(place: Path | Location, embedded: bool = False) -> None:
     """Build the demo's catalog in a folder or at an address, or bring it up to date, and print a tour of it.
+
+    `embedded` builds it of the embedded model also where SmolLM2 is at hand; a study that is there stays.
 
     Raises StepError if a step of the refresh failed.
     """
@@ -32,7 +40,7 @@ def run_demo(place: Path | Location) -> None:
     root.mkdir(parents=True, exist_ok=True)
     path = root / STUDY
     if not path.exists():
-        path.write_text((resources.files("queries.studies") / "demo.toml").read_text(), encoding="utf-8")
+        path.write_text(_study(embedded), encoding="utf-8")
     study = Study.load(path)
     run_ingest(location, study)
     failed = [result for result in run_refresh(root) if result.state == "failed"]
@@ -44,7 +52,7 @@ def run_demo(place: Path | Location) -> None:
             _print_figures(out, catalog)
             features = best_features(catalog)
         _print_features(out, session, study, features)
-        _print_search(out, session)
+        _print_search(out, session, SEARCH["demo_embedded.toml" if study.model.source == "embedded" else "demo.toml"])
     where = "" if root == Path("demo") else f"-C {root} "
     out.print("\nNext:", style="bold")
     lines = [f'saeql {where}sql "{_QUERY}"']
@@ -53,6 +61,33 @@ def run_demo(place: Path | Location) -> None:
         lines.append(f"saeql {where}show {number}" + (f" --sae {sae}" if len(study.trained()) > 1 else ""))
     for line in lines:
         out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _study(embedded: bool) -> str:
+    """The study of the demo, as what is installed here allows it; on stderr what it lacks."""
+    from ingest.model.gguf.gguf_files import find_gguf
+
+    packaged = resources.files("queries.studies")
+    if not embedded:
+        try:
+            find_gguf("smollm2")
+            version("gguf"), version("accelerate")
+        except (InputError, PackageNotFoundError) as error:
+            say(f"{error}. Until then the demo has a small model that comes with saeql.")
+            embedded = True
+    if embedded:
+        return (packaged / "demo_embedded.toml").read_text()
+    study = (packaged / "demo.toml").read_text()
+    try:
+        version(NEWS)
+    except PackageNotFoundError:
+        say(
+            f"without the package {NEWS}, which carries news, the demo reads Python's language reference in their place"
+        )
+        begin, end = study.index('[[corpus]]\nname = "news"'), study.index("[[sae]]")
+        reference = 'name = "reference"\nkind = "docstrings"\npackages = ["pydoc_data"]\nctx_len = 128\n'
+        study = f"{study[:begin]}[[corpus]]\n{reference}max_tokens = 60_000\n\n{study[end:]}"
+    return study
 
 
 def _print_figures(out: Console, catalog: Catalog) -> None:
@@ -112,8 +147,8 @@ def _print_features(out: Console, session: Session, study: Study, features: list
             out.print(Text("       ") + highlighted(context, marks=out.color_system is None))
 
 
-def _print_search(out: Console, session: Session) -> None:
-    out.print(f'\nsaeql search "{SEARCH}"', style="bold", markup=False)
-    for row in session.search(SEARCH, 3):
+def _print_search(out: Console, session: Session, words: str) -> None:
+    out.print(f'\nsaeql search "{words}"', style="bold", markup=False)
+    for row in session.search(words, 3):
         f1 = "not scored" if row["f1"] is None else f"F1 {row['f1']:.2f}"
         out.print(Text(f"{row['feature']:>5}  {row['similarity']:.2f}  {visible(row['label'], quoted=False)}  ({f1})"))
