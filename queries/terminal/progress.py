@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SHOWN_AFTER = 1.0
 _LINE_EVERY = 60.0
 """Seconds between two lines about the same thing where there is no terminal."""
+_TOLD_FROM = 50
+"""The share of a thing that is done, one in so many, before the time left is told."""
 _RATED_AFTER = 2.0
 """Seconds before a rate is worth a word."""
 
@@ -108,7 +110,10 @@ class Bars:
             return ""
         rate = done / seconds
         said = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else ""
-        left = "" if not total or total <= self._done else f"{_duration((total - self._done) / rate)} left"
+        left = ""
+        # The first of many tell little: what is read before them is not counted.
+        if total and total / _TOLD_FROM <= done and self._done < total:
+            left = f"{_duration((total - self._done) / rate)} left"
         return ", ".join(part for part in (said, left) if part)
 
     def step(self, step: "Step") -> None:
