@@ -296,6 +296,20 @@ def test_a_full_cache_is_named_before_and_while_it_is_written(
     assert folders(disk / "models") == []
 
 
+def test_a_read_only_cache_serves_what_it_holds_and_else_is_named(
+    tiny: Path, small_disk: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = small_disk("64m")
+    monkeypatch.setenv("SAEQL_CACHE", str(disk))
+    digest = loaded(tiny).digest
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert loaded(tiny).digest == digest
+    other = write_gguf(tiny.parent / "made", tmp_path / "other.gguf", general__name="Another")
+    with pytest.raises(InputError, match=r"cannot be written .*Read-only.*: set SAEQL_CACHE to a folder") as refused:
+        loaded(other)
+    assert "\n" not in str(refused.value)
+
+
 MAKER = """
 import sys, time
 from pathlib import Path
