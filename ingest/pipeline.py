@@ -252,7 +252,7 @@ def foresee_study(catalog: Catalog, study: Study, progress: Progress = _silent) 
 
 def _begun(catalog: Catalog, study: Study, progress: Progress) -> Ingest:
     progress(f"loading model {study.model.name}", 0, None, "")
-    model = load_model(study.model)
+    model = load_model(study.model, lambda what: progress(what, 0, None, ""))
     study = by_own_names(study, model)
     check_hookpoints(model, [name for sae in study.saes for name in (sae.hookpoint, sae.target) if name])
     return Ingest(catalog, study, model, progress)

@@ -5,6 +5,7 @@ configuration with one block, few tokens, and random weights.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -43,14 +44,14 @@ class ListedHookpoint(NamedTuple):
         return next(int(part) for part in self.hookpoint.split(".") if part.isdigit())
 
 
-def list_hookpoints(source: str) -> list[ListedHookpoint]:
+def list_hookpoints(source: str, tell: Callable[[str], None] = lambda what: None) -> list[ListedHookpoint]:
     """Input and output of each block, and the outputs of its direct children, in the order of the model.
 
     A model is built without weights, and a pass over shapes alone tells the widths. Where its code needs values, the
-    model is loaded. Raises InputError as `load_model` does.
+    model is loaded. `tell` is called, and InputError raised, as by `load_model`.
     """
     spec = Model.model_validate({"name": "model", "source": source})
-    at, _ = located(spec)
+    at, _ = located(spec, tell)
     with quiet():
         config = read_config(spec, at)
         try:
@@ -96,7 +97,7 @@ def _spread(network: Module) -> None:
     with torch.no_grad():
         for weight in network.parameters():
             if weight.ndim == 1 or not weight.any():
-                weight += 0.1 * torch.randn(weight.shape, generator=draws)
+                weight.add_(0.1 * torch.randn(weight.shape, generator=draws))
 
 
 def _widths(network: Any, ids: Tensor) -> dict[str, int]:

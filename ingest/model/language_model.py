@@ -150,17 +150,17 @@ class _AllRead(Exception):
     """Ends a forward pass once every hookpoint has been read."""
 
 
-def load_model(spec: Model) -> LanguageModel:
+def load_model(spec: Model, tell: Callable[[str], None] = lambda what: None) -> LanguageModel:
     """Load the model that a study names, and find out in trial passes how it reads.
 
-    A GGUF file is converted the first time; later its folder in the shared cache is loaded. No code that lies beside
-    the weights is run unless `spec.trust_remote_code` is set; weights are read as tensors alone, from pickles too. A
-    hub that does not answer is asked once.
+    A GGUF file is converted the first time, and `tell` called with that; later its folder in the shared cache is
+    loaded. No code that lies beside the weights is run unless `spec.trust_remote_code` is set; weights are read as
+    tensors alone, from pickles too. A hub that does not answer is asked once.
 
     Raises InputError if the directory, the configuration, the weights or the tokenizer is missing or does not fit the
     others, and for a model that is not causal.
     """
-    at, origin = located(spec)
+    at, origin = located(spec, tell)
     # Its bar for reading the weights would run across the command line's own progress.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
@@ -181,9 +181,9 @@ def load_model(spec: Model) -> LanguageModel:
     return LanguageModel(spec, network, tokenizer, _bos(spec, tokenizer), digest, layout, origin)
 
 
-def located(spec: Model) -> tuple[Located, Mapping[str, Any] | None]:
+def located(spec: Model, tell: Callable[[str], None] = lambda what: None) -> tuple[Located, Mapping[str, Any] | None]:
     """Where the files of a model come from, and `LanguageModel.origin`. Raises InputError as `locate`, `converted`."""
-    made = converted(spec.source)
+    made = converted(spec.source, tell)
     folder = made.folder if made else MODEL_DIR if spec.source == EMBEDDED else spec.source
     return locate(str(folder), "model", spec.revision), made.origin if made else None
 

@@ -8,6 +8,7 @@ import ast
 import re
 import sysconfig
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from catalog.errors import InputError
 
 STDLIB = "stdlib"
+_HOLDING = (ast.stmt, ast.excepthandler, ast.match_case)
 _TOPICS = "pydoc_data"
 _HEADING = re.compile(r"\n(?=[^\n]+\n(?:\*{3,}|={3,}|-{3,})\n)")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -57,11 +59,23 @@ def file_docstrings(source: str) -> Iterator[str]:
         # Odd escapes are a SyntaxWarning or, before Python 3.12, a DeprecationWarning.
         warnings.simplefilter("ignore")
         tree = ast.parse(source)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, _DOCUMENTED):
             text = ast.get_docstring(node)
             if text and text.strip():
                 yield text
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The nodes of `ast.walk` that are statements or hold some, in its order: nine of ten nodes are expressions."""
+    waiting: deque[ast.AST] = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        for name in node._fields:
+            inside = getattr(node, name, None)
+            if isinstance(inside, list):
+                waiting.extend(one for one in inside if isinstance(one, _HOLDING))
 
 
 def file_topics(source: str) -> Iterator[str]:

@@ -54,6 +54,7 @@ def hookpoints(model: str, layer: int | None, output: Output) -> None:
     be named too, and what goes into one, by its name with .input after it. A study may use TransformerLens' names.
     """
     from ingest.model.hookpoint_list import list_hookpoints
+    from queries.terminal.progress import say
 
-    found = [listed for listed in list_hookpoints(model) if layer is None or listed.layer == layer]
+    found = [listed for listed in list_hookpoints(model, say) if layer is None or listed.layer == layer]
     output.show([{"hookpoint": one.hookpoint, "width": one.width, "TransformerLens": one.other} for one in found])

@@ -1,5 +1,6 @@
 """Docstrings are parsed out of source files, outermost first; a package that has none to read is named."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -41,6 +42,19 @@ def test_docstrings_of_modules_classes_and_functions_are_found_and_dedented() ->
         "Of the coroutine.",
         "Of the inner function: 日本.",
     ]
+
+
+def test_docstrings_come_as_a_walk_over_all_nodes_finds_them() -> None:
+    nested = (
+        "try:\n def f(): 'in try'\nexcept E:\n class C:\n  'in except'\n  x = lambda: 0\nelse:\n def g(): 'in else'\n"
+    )
+    nested += "match x:\n case 1:\n  async def h(): 'in case'\nwith a as b:\n for i in c:\n  def k(): 'in for'\n"
+    sources = [nested, *(path.read_text() for path in list(package_files("sympy.core"))[:20])]
+    for source in sources:
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        found = [ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+        assert list(file_docstrings(source)) == [text for text in found if text and text.strip()]
+    assert len(list(file_docstrings(nested))) == 5
 
 
 def test_source_without_docstrings_gives_none() -> None:

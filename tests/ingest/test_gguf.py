@@ -11,14 +11,18 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from click.testing import CliRunner
 
 from catalog import Catalog
 from catalog.errors import InputError, StudyError
 from catalog.study.file import Study
+from catalog.study.text import Model
 from ingest.model.gguf.gguf_files import SHORT, find_gguf
 from ingest.model.identity import record_model
-from ingest.model.language_model import LanguageModel
+from ingest.model.language_model import LanguageModel, load_model
+from ingest.pipeline import ingest_study
 from ingest.receipt import inputs_of
+from queries.cli.main import main
 from tests.ingest.families import make
 from tests.ingest.tiny import loaded, save_model
 from tests.ingest.tiny_gguf import TEMPLATE, write_gguf
@@ -92,6 +96,35 @@ def test_digits_stand_apart_where_the_file_says_so(tiny: Path, tmp_path: Path) -
     assert [piece for piece, _ in pieces] == ["a", "ĠĠ", "1", "2"]
 
 
+def test_a_rule_that_transformers_knows_is_taken(tiny: Path, tmp_path: Path) -> None:
+    path = write_gguf(tiny.parent / "made", tmp_path / "llama3.gguf", tokenizer__ggml__pre="llama-bpe")
+    pieces = loaded(path).tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a 12345")
+    assert [piece for piece, _ in pieces] == ["a", "Ġ", "123", "45"]
+
+
+def test_a_conversion_is_told_once(tiny: Path) -> None:
+    said: list[str] = []
+    spec = Model(name="tiny", source=str(tiny), device="cpu")
+    load_model(spec, said.append)
+    load_model(spec, said.append)
+    assert said == ["converting tiny.gguf, once for all catalogs"]
+
+
+def test_a_list_of_hookpoints_says_that_it_converts(tiny: Path) -> None:
+    first, second = (CliRunner().invoke(main, ["hookpoints", str(tiny)]) for _ in range(2))
+    assert first.stderr == "converting tiny.gguf, once for all catalogs\n"
+    assert (second.stderr, second.stdout) == ("", first.stdout)
+
+
+def test_an_ingest_says_that_it_converts(tiny: Path, tmp_path: Path, catalog: Catalog) -> None:
+    text = f'name = "s"\n[model]\nname = "tiny"\nsource = "{tiny}"\n[[corpus]]\nname = "c"\nkind = "text"\n'
+    study = Study.parse(text + 'files = ["gone.txt"]\nctx_len = 16\n', folder=tmp_path)
+    said: list[str] = []
+    with pytest.raises(InputError, match="no file matches"):
+        ingest_study(catalog, study, progress=lambda what, *_: said.append(what))
+    assert said[:2] == ["loading model tiny", "converting tiny.gguf, once for all catalogs"]
+
+
 def test_what_lies_beside_the_file_is_not_read(tiny: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(tiny, tmp_path / "tiny.gguf"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "auto_map": {"AutoConfig": "evil.Config"}}))
@@ -121,6 +154,8 @@ def test_a_file_that_is_cut_off_is_refused(tiny: Path, cache: Path, tmp_path: Pa
         ({"without": ("tokenizer.",)}, "holds no tokenizer"),
         ({"without": ("tokenizer.ggml.tokens",)}, "holds no tokenizer"),
         ({"tokenizer__ggml__model": "rwkv"}, "the tokenizer in .* cannot be read"),
+        ({"tokenizer__ggml__pre": "hal-9000"}, "cuts text by the rule 'hal-9000', which is not known here"),
+        ({"without": ("tokenizer.ggml.pre",)}, "cuts text by a rule that it does not name"),
         ({"without": ("blk.1.ffn_up",)}, "lacks 1 tensors of its model, such as model.layers.1.mlp.up_proj.weight"),
         ({"split__count": 3}, "one of 3 parts"),
         ({"general__type": "adapter"}, "a adapter|an adapter"),
@@ -259,6 +294,20 @@ def test_a_full_cache_is_named_before_and_while_it_is_written(
     with pytest.raises(InputError, match="is full"):
         loaded(tiny)
     assert folders(disk / "models") == []
+
+
+def test_a_read_only_cache_serves_what_it_holds_and_else_is_named(
+    tiny: Path, small_disk: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = small_disk("64m")
+    monkeypatch.setenv("SAEQL_CACHE", str(disk))
+    digest = loaded(tiny).digest
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert loaded(tiny).digest == digest
+    other = write_gguf(tiny.parent / "made", tmp_path / "other.gguf", general__name="Another")
+    with pytest.raises(InputError, match=r"cannot be written .*Read-only.*: set SAEQL_CACHE to a folder") as refused:
+        loaded(other)
+    assert "\n" not in str(refused.value)
 
 
 MAKER = """

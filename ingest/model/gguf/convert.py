@@ -6,6 +6,7 @@ reads from the file, unpacked to float32.
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
@@ -43,9 +44,10 @@ class Converted(NamedTuple):
     """The file's name, SHA-256, quantisation, architecture and licence, and this converter's version."""
 
 
-def converted(source: str) -> Converted | None:
+def converted(source: str, tell: Callable[[str], None] = lambda what: None) -> Converted | None:
     """The folder for a source that means a GGUF file, made now if it is not in the cache; None for other sources.
 
+    `tell` is called with what is being done before a file is converted, which takes a while.
     Raises InputError in one line for a file that is not there, cut off, without a tokenizer, or of an architecture
     that transformers does not read, for packages that are not installed, and for a cache that cannot be written.
     """
@@ -57,6 +59,7 @@ def converted(source: str) -> Converted | None:
     if not folder.is_dir():
         if missing := [package for package in _NEEDED if find_spec(package) is None]:
             raise InputError(f"{files.name} is a GGUF file, and {' and '.join(missing)} is not installed: {INSTALL}")
+        tell(f"converting {files.name}, once for all catalogs")
         size = sum(path.stat().st_size for path in files.parts)
         made_once(folder, lambda partial: _convert(files, sha256, partial), _GROWS * size)
     try:

@@ -1,6 +1,7 @@
 """Builds the tokenizer that a GGUF file describes, for folders that transformers loads."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 from tokenizers import Tokenizer, pre_tokenizers
@@ -10,8 +11,13 @@ from catalog.errors import InputError
 from ingest.model.gguf.gguf_header import Header, Length
 
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
-"""Values of `tokenizer.ggml.pre` for GPT-2's rule with each digit apart. transformers knows GPT-2's rule alone, by
+"""Values of `tokenizer.ggml.pre` for GPT-2's rule with each digit apart. transformers takes GPT-2's own for them, by
 which two blanks before a digit are two tokens."""
+_AS_GPT2 = {
+    *("gpt-2", "phi-2", "jina-es", "jina-de", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe"),
+    *("gigachat", "a.x-4.0", "mellum", "modern-bert", "mpt", "olmo", "jais", "trillion", "granite-docling"),
+}
+"""Values for GPT-2's rule, which transformers takes for every value that it does not know."""
 
 
 def read_tokenizer(whole: Path, header: Header) -> PreTrainedTokenizerFast:
@@ -25,6 +31,7 @@ def read_tokenizer(whole: Path, header: Header) -> PreTrainedTokenizerFast:
             f"{whole} holds no tokenizer (no tokenizer.ggml.tokens in its head), so no text can be read with it: take "
             "a file that was made from the whole model"
         )
+    _check_rule(whole, header)
     try:
         found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
             whole.parent, gguf_file=whole.name, local_files_only=True
@@ -39,6 +46,32 @@ def read_tokenizer(whole: Path, header: Header) -> PreTrainedTokenizerFast:
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
     return found
+
+
+def _check_rule(whole: Path, header: Header) -> None:
+    """Raises InputError for a byte-level tokenizer that cuts text by a rule which nobody here knows.
+
+    transformers would take GPT-2's without a word, and other tokens would come out than the model has learned.
+    """
+    if header.metadata["tokenizer.ggml.model"] != "gpt2":
+        return
+    rule = header.metadata.get("tokenizer.ggml.pre")
+    if rule in _AS_GPT2 | _DIGITS_APART | _of_transformers():
+        return
+    said = f"by the rule {rule!r}, which is not known here" if rule else "by a rule that it does not name"
+    raise InputError(
+        f"{whole} has a tokenizer that cuts text {said} (tokenizer.ggml.pre in its head): name the folder or the hub "
+        "id of the model that it was made from"
+    )
+
+
+def _of_transformers() -> frozenset[str]:
+    """The rules that transformers knows."""
+    try:
+        mapping = import_module("transformers.integrations.gguf.gguf_tokenizer_mapping")
+        return frozenset(mapping.GGUF_PRE_TOKENIZER_SPLITS)
+    except (ImportError, AttributeError):
+        return frozenset()
 
 
 def _drop_added(found: PreTrainedTokenizerFast, entries: int) -> None:

@@ -38,7 +38,8 @@ def made_once(folder: Path, make: Callable[[Path], None], size: int) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(folder.parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            kept = errno.EROFS if os.statvfs(folder.parent).f_flag & os.ST_RDONLY else errno.EACCES
+            raise PermissionError(kept, os.strerror(kept))
         with locked(folder.parent / f".{folder.name}.lock", wait=_WAIT):
             return _made(folder, make, size)
     except OSError as error:
