@@ -1,8 +1,8 @@
 """Gives words the vectors of the packaged encoder's own word table: what a label may mean by "words like these".
 
-A word's vector is the mean of its pieces' rows in the table, less the mean of all whole words, scaled to norm 1. Nothing
-is run: thousands of words take milliseconds, and PyTorch is not imported. A text is the sum of its words, rare ones
-weighing more: the table is ordered by frequency, so that the logarithm of a row's number stands for how rare a word is.
+A word's vector is the mean of its pieces' rows in the table, less the mean of all whole words, scaled to norm 1.
+Nothing is run: thousands of words take milliseconds, and PyTorch is not imported. A text is the sum of its words, rare
+ones weighing more: the table is ordered by frequency, so that the logarithm of a row's number says how rare a word is.
 """
 
 from collections.abc import Iterable

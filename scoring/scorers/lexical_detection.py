@@ -13,7 +13,7 @@ from scoring.windows import Judgement, Label
 def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
     """One judgement per example, given as its tokens: whether the rule that the label states holds.
 
-    The probability rises with the score of the rule and is 0.5 at its cutoff: 1 / (1 + exp(-(score - cutoff) / spread)).
+    The probability rises with the rule's score and is 0.5 at its cutoff: 1 / (1 + exp(-(score - cutoff) / spread)).
     A label without a rule gives problems. Raises InputError for an example that is a string: words are looked for
     among tokens.
     """
