@@ -38,7 +38,7 @@ class Rule:
     """(stem, how it is written most often) of the terms' words."""
 
     def scores(self, windows: Sequence[Window]) -> Scores:
-        """`[windows]`: terms 1 or 0; like and topic the largest cosine; any 1, or how far a cosine is past its cutoff."""
+        """`[windows]`: terms 1 or 0; like and topic the largest cosine; any 1, or how far one is past its cutoff."""
         wanted = frozenset(term.code for term in self.terms)
         present = np.array([not wanted.isdisjoint(window.terms) for window in windows], dtype=np.float64)
         if self.kind == "terms":

@@ -168,7 +168,7 @@ def _spread(rule: Rule, evidence: Evidence, train: Mask) -> float:
     """What a score has to differ by to matter: the standard deviation on train; 1 for terms, which score 0 or 1."""
     if rule.kind == "terms":
         return 1.0
-    return round(max(float(_scores(rule, evidence)[train].std()), 1e-3), 6)
+    return round(max(float(_scores(rule, evidence)[train].std()), 0.01), 6)
 
 
 def _folds(examples: Sequence[Example]) -> np.ndarray:

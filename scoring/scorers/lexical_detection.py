@@ -1,8 +1,7 @@
 """Predicts without an LLM: a window fires if the rule of a lexical label holds in it."""
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from catalog.errors import InputError
 from scoring.label_rules import Rule
@@ -30,5 +29,4 @@ def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
         reason = label.problem or "it was not made by this version's lexical explainer"
         return [Judgement(None, problem=f"the label has no rule to look for: {reason}") for _ in examples]
     scores = rule.scores([read_window(tuple(tokens)) for tokens in examples])
-    probabilities = 1 / (1 + np.exp(-(scores - rule.cutoff) / spread))
-    return [Judgement(bool(s >= rule.cutoff), float(p)) for s, p in zip(scores, probabilities, strict=True)]
+    return [Judgement(s >= rule.cutoff, 1 / (1 + math.exp(-(s - rule.cutoff) / spread))) for s in scores.tolist()]
