@@ -1,7 +1,8 @@
-"""Defines the rules that lexical labels state, and tells which windows they hold in: the explainer's and the scorer's one code.
+"""Defines the rules that lexical labels state, and finds the windows that they hold in, for explainer and scorer alike.
 
-A rule is one of three kinds: `terms` holds where a window contains any of some terms; `like` where it contains a word
-whose vector is near enough to one of some words; `topic` where its words together are near enough to a phrase.
+A rule is one of four kinds: `terms` holds where a window contains any of some terms; `like` where it contains a word
+whose vector is near enough to one of some words; `any` where either is so, each word with a cutoff of its own; `topic`
+where a window's words together are near enough to a phrase.
 """
 
 import json
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from scoring.window_terms import Term, Window
 
-Kind = Literal["terms", "like", "topic"]
+Kind = Literal["terms", "like", "any", "topic"]
 Scores = npt.NDArray[np.float64]
 
 NOWHERE = -1.0
@@ -30,17 +31,25 @@ class Rule:
     words: tuple[str, ...] = ()
     """like: those that others are compared with; topic: the phrase."""
     cutoff: float = 0.5
-    """terms: 0.5 (a window holds one or does not); like and topic: least cosine."""
+    """like and topic: least cosine; terms and any: 0.5."""
+    cutoffs: tuple[float, ...] = ()
+    """any: least cosine of each word."""
     surfaces: tuple[tuple[str, str], ...] = ()
     """(stem, how it is written most often) of the terms' words."""
 
     def scores(self, windows: Sequence[Window]) -> Scores:
-        """`[windows]`: terms 1 or 0; like and topic the largest cosine."""
+        """`[windows]`: terms 1 or 0; like and topic the largest cosine; any 1, or how far one is past its cutoff."""
+        wanted = frozenset(term.code for term in self.terms)
+        present = np.array([not wanted.isdisjoint(window.terms) for window in windows], dtype=np.float64)
         if self.kind == "terms":
-            wanted = frozenset(term.code for term in self.terms)
-            return np.array([not wanted.isdisjoint(window.terms) for window in windows], np.float64)
+            return present
+        if self.kind == "any":
+            past = nearest(windows, self.words) - np.array(self.cutoffs) + self.cutoff
+            either: Scores = np.maximum(present, past.max(1, initial=NOWHERE))
+            return either
         if self.kind == "like":
-            return nearest(windows, self.words).max(1, initial=NOWHERE)
+            near: Scores = nearest(windows, self.words).max(1, initial=NOWHERE)
+            return near
         return about(windows, [self.words])[:, 0]
 
     def holds(self, windows: Sequence[Window]) -> npt.NDArray[np.bool_]:
@@ -50,29 +59,37 @@ class Rule:
     def to_json(self) -> dict[str, Any]:
         """As a label's details keep it."""
         said: dict[str, Any] = {"kind": self.kind}
-        if self.kind == "terms":
-            return said | {"terms": [[list(t.keys), t.count] for t in self.terms], "surfaces": dict(self.surfaces)}
-        return said | {"words": list(self.words), "cutoff": self.cutoff}
+        if self.kind in ("like", "topic"):
+            return said | {"words": list(self.words), "cutoff": self.cutoff}
+        said |= {"terms": [[list(t.keys), t.least] for t in self.terms], "surfaces": dict(self.surfaces)}
+        return said if self.kind == "terms" else said | {"words": list(self.words), "cutoffs": list(self.cutoffs)}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> "Rule":
         """Reads `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
-        if said["kind"] == "terms":
+        if said["kind"] in ("terms", "any"):
             terms = tuple(Term(tuple(map(str, keys)), int(count)) for keys, count in said["terms"])
-            return cls("terms", terms, surfaces=tuple((str(a), str(b)) for a, b in said["surfaces"].items()))
+            surfaces = tuple((str(a), str(b)) for a, b in said["surfaces"].items())
+            words, cutoffs = said.get("words", ()), said.get("cutoffs", ())
+            if len(words) != len(cutoffs):
+                raise ValueError(f"{len(words)} words with {len(cutoffs)} cutoffs")
+            return cls(said["kind"], terms, tuple(map(str, words)), 0.5, tuple(map(float, cutoffs)), surfaces)
         if said["kind"] not in ("like", "topic"):
             raise ValueError(f"no rule of kind {said['kind']!r}")
         return cls(said["kind"], words=tuple(map(str, said["words"])), cutoff=float(said["cutoff"]))
 
     @property
     def text(self) -> str:
-        """The rule as a person reads it: `"tumor" or "cancer"`, `words like "glad", "proud"`, `text about "rare disease"`."""
+        """The rule as a person reads it: `"tumor" or "cancer"`, `words like "glad"`, `text about "rare disease"`."""
         if self.kind == "like":
             return f"words like {_listed([_quoted(word) for word in self.words])}"
         if self.kind == "topic":
             return f"text about {_quoted(' '.join(self.words))}"
         surfaces = dict(self.surfaces)
-        return _listed([_term_text(term, surfaces) for term in self.terms], " or ")
+        parts = [_term_text(term, surfaces) for term in self.terms]
+        if self.words:
+            parts.append(f"words like {_listed([_quoted(word) for word in self.words], ' or ')}")
+        return _listed(parts, " or ")
 
 
 def nearest(windows: Sequence[Window], words: Sequence[str]) -> Scores:
@@ -94,14 +111,15 @@ def about(windows: Sequence[Window], phrases: Sequence[Sequence[str]]) -> Scores
 
     texts = np.array([text_vector(sorted(window.words)) for window in windows])
     said = np.array([text_vector(phrase) for phrase in phrases])
-    return (texts @ said.T).astype(np.float64).reshape(len(windows), len(phrases))
+    found: Scores = (texts @ said.T).astype(np.float64).reshape(len(windows), len(phrases))
+    return found
 
 
 def _term_text(term: Term, surfaces: Mapping[str, str]) -> str:
     if len(term.keys) == 1:
         kind, _, name = term.keys[0].partition(":")
         if kind == "class":
-            return name if term.count == 1 else f"at least {term.count} {name}"
+            return name if term.least == 1 else f"at least {term.least} {name}"
         return f"words in {_quoted('-' + name)}" if kind == "ending" else _quoted(surfaces.get(name, name))
     (before, first), (after, second) = ((kind, name) for kind, _, name in (key.partition(":") for key in term.keys))
     if before == "class" and after == "class":

@@ -35,19 +35,19 @@ class Unit(NamedTuple):
 
 
 class Term(NamedTuple):
-    """What is looked for in a window: one key at least `count` times, or two keys side by side.
+    """What is looked for in a window: one key at least `least` times, or two keys side by side.
 
-    A key is `word:STEM`, `class:NAME`, `mark:CHARACTER` or `ending:LETTERS`. Windows hold the terms' codes: a window has
-    a hundred terms, and strings are made and compared fastest.
+    A key is `word:STEM`, `class:NAME`, `mark:CHARACTER` or `ending:LETTERS`. Windows hold the terms' codes: a window
+    has a hundred terms, and strings are made and compared fastest.
     """
 
     keys: tuple[str, ...]
-    count: int = 1
+    least: int = 1
 
     @property
     def code(self) -> str:
         """The term as one string."""
-        return _BESIDE.join(self.keys) if self.count == 1 else f"{self.keys[0]}{_TIMES}{self.count}"
+        return _BESIDE.join(self.keys) if self.least == 1 else f"{self.keys[0]}{_TIMES}{self.least}"
 
     @classmethod
     def read(cls, code: str) -> "Term":
@@ -155,7 +155,7 @@ def _word_keys(unit: Unit, before: str | None) -> list[str]:
     text = unit.text
     keys = [f"word:{stem(text)}", *(f"class:{name}" for name in CLASSES_OF.get(text.casefold(), ()))]
     if len(text) == 1:
-        return [*keys, "class:single letters"]
+        return keys if text in "aAI" else [*keys, "class:single letters"]
     if text.isupper():
         keys.append("class:words in capitals")
     elif text[0].isupper():

@@ -35,6 +35,7 @@ ALTER TABLE scorers ADD COLUMN threshold DOUBLE;
 UPDATE explainers SET threshold = 0.3;
 ALTER TABLE scorers ADD COLUMN nulls INTEGER;
 UPDATE scorers SET threshold = 0.3, nulls = 1;
+COMMENT ON COLUMN explainers.provider IS 'lexical (no language model: short rules about words) or openai (any compatible endpoint)';
 COMMENT ON COLUMN explainers.threshold IS 'share of a feature''s percentile_99 from which on a token is marked and a window is taken to fire';
 COMMENT ON COLUMN scorers.examples IS 'most windows of each class judged per label';
 COMMENT ON COLUMN scorers.nulls IS 'how many labels of other features are judged on a feature''s windows';

@@ -104,7 +104,7 @@ class Scorer(Endpoint):
     examples: Count | None = None
     """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by an endpoint."""
     nulls: Count | None = None
-    """Labels of other features judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
+    """Other features' labels judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
     """Windows per request."""
 

@@ -104,7 +104,7 @@ def _replaced(target: Target, selection: parts.Selection, rows: Relation, contex
 def _grouped(target: Target) -> set[str]:
     """Columns of the partition by which rows are replaced: those that the table has.
 
-    Rows of a step that folds hang together within the groups that it touches: a rank over all corpora belongs to none.
+    Rows of a step that folds hang together within the groups that it touches: a rank over corpora is no corpus's own.
     """
     own = set(target.step.touches) if target.step.folds else set(target.columns)
     return own & set(target.columns) & set(target.step.partition)

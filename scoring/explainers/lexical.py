@@ -12,7 +12,7 @@ import numpy as np
 
 from catalog.errors import InputError
 from scoring.explainers.rule_search import Evidence, Mask, gather, grown
-from scoring.label_rules import Kind, Rule
+from scoring.label_rules import NOWHERE, Kind, Rule, Scores
 from scoring.proportions import balanced_accuracy
 from scoring.window_terms import read_window
 from scoring.windows import Example, Label, train_examples
@@ -102,7 +102,7 @@ def explain(
 
 
 def _best_of_each(evidence: Evidence, train: Mask, folds: np.ndarray, most: int) -> list[_Judged]:
-    """Of each kind the rule of the size that held-out windows ask for, in the order terms, like, topic."""
+    """Of each kind the rule of the size that held-out windows ask for, in the order terms, like, any, topic."""
     y = evidence.active
     left_out: dict[tuple[Kind, int], Mask] = {}
     judged_rows = ~train
@@ -146,23 +146,29 @@ def _size(curve: Sequence[float]) -> int:
 
 def holds(rule: Rule, evidence: Evidence) -> Mask:
     """`Rule.holds` of all windows, by what `evidence` has scored already."""
+    reached: Mask = _scores(rule, evidence) >= rule.cutoff
+    return reached
+
+
+def _scores(rule: Rule, evidence: Evidence) -> Scores:
+    """`Rule.scores` likewise."""
+    if rule.kind == "topic":
+        return np.asarray(evidence.topics[:, evidence.phrases.index(rule.words)])
+    present = evidence.contains[:, [evidence.terms.index(term.code) for term in rule.terms]].any(1).astype(np.float64)
+    near = evidence.near[:, [evidence.words.index(word) for word in rule.words]]
     if rule.kind == "terms":
-        at = [evidence.terms.index(term.code) for term in rule.terms]
-        return evidence.contains[:, at].any(1)
-    return _similarities(rule, evidence) >= rule.cutoff
-
-
-def _similarities(rule: Rule, evidence: Evidence) -> np.ndarray:
+        return np.asarray(present)
     if rule.kind == "like":
-        return evidence.near[:, [evidence.words.index(word) for word in rule.words]].max(1)
-    return evidence.topics[:, evidence.phrases.index(rule.words)]
+        return np.asarray(near.max(1))
+    past = near - np.array(rule.cutoffs) + rule.cutoff
+    return np.maximum(present, past.max(1, initial=NOWHERE))
 
 
 def _spread(rule: Rule, evidence: Evidence, train: Mask) -> float:
     """What a score has to differ by to matter: the standard deviation on train; 1 for terms, which score 0 or 1."""
     if rule.kind == "terms":
         return 1.0
-    return round(max(float(_similarities(rule, evidence)[train].std()), 1e-3), 6)
+    return round(max(float(_scores(rule, evidence)[train].std()), 0.01), 6)
 
 
 def _folds(examples: Sequence[Example]) -> np.ndarray:

@@ -132,7 +132,7 @@ def _in_turn(strata: list[list[Example]]) -> list[Example]:
 
 
 def _shown(example: Example) -> str:
-    """The text with its marks, and behind it how strong each marked token is; quoted, so that no text can pass for it."""
+    """The text with its marks, and behind it how strong each marked token is."""
     said = ", ".join(f"{json.dumps(token, ensure_ascii=False)} {n}" for token, n in example.strengths())
     return example.highlighted() + (f"   (strengths: {said})" if said else "")
 

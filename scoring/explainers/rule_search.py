@@ -7,6 +7,7 @@ before: how many parts a rule keeps is for windows to say that it was not chosen
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -88,17 +89,18 @@ def gather(windows: Sequence[Window], fires: Sequence[Sequence[bool]], active: M
 def grown(evidence: Evidence, learn: Mask, most: int) -> dict[Kind, list[Rule]]:
     """Rules of each kind, of 1 to `most` parts, learned from the windows in `learn` alone; topics have one part."""
     y = evidence.active[learn]
-    found: dict[Kind, list[Rule]] = {"terms": [], "like": [], "topic": []}
+    found: dict[Kind, list[Rule]] = {"terms": [], "like": [], "any": [], "topic": []}
     picked = _any_of(evidence.contains[learn], y, most)
     for n in range(1, len(picked) + 1):
         terms = tuple(Term.read(evidence.terms[j]) for j in picked[:n])
-        names = {
-            name for term in terms for kind, _, name in (key.partition(":") for key in term.keys) if kind == "word"
-        }
-        surfaces = tuple((name, evidence.surfaces[name]) for name in sorted(names) if name in evidence.surfaces)
-        found["terms"].append(Rule("terms", terms, surfaces=surfaces))
+        found["terms"].append(Rule("terms", terms, surfaces=_surfaces(terms, evidence)))
     for picked_words, cutoff in _nearest_of(evidence.near[learn], y, most):
         found["like"].append(Rule("like", words=tuple(evidence.words[j] for j in picked_words), cutoff=cutoff))
+    for some, near in _any_or_near(evidence.contains[learn], evidence.near[learn], y, most):
+        terms = tuple(Term.read(evidence.terms[j]) for j in some)
+        words = tuple(evidence.words[j] for j, _ in near)
+        cuts, surfaces = tuple(cutoff for _, cutoff in near), _surfaces(terms, evidence)
+        found["any"].append(Rule("any", terms, words, cutoffs=cuts, surfaces=surfaces))
     if evidence.phrases:
         accuracies, cutoffs = best_cutoffs(evidence.topics[learn], y)
         j = int(np.argmax(accuracies))
@@ -136,7 +138,7 @@ def _any_of(contains: Mask, active: Mask, most: int) -> list[int]:
 
 
 def _nearest_of(near: Matrix, active: Mask, most: int) -> list[tuple[list[int], float]]:
-    """(columns, cutoff) of growing size, picked greedily by balanced accuracy at the best cutoff; common words first."""
+    """(columns, cutoff) of growing size, greedily by balanced accuracy at the best cutoff; of even ones the first."""
     found: list[tuple[list[int], float]] = []
     so_far, reached = np.full((len(active), 1), -1.0), 0.5
     while len(found) < most and near.shape[1]:
@@ -148,6 +150,37 @@ def _nearest_of(near: Matrix, active: Mask, most: int) -> list[tuple[list[int], 
         found.append(([*(found[-1][0] if found else []), j], float(cutoffs[j])))
         reached, so_far = float(accuracies[j]), with_it[:, [j]]
     return found
+
+
+def _any_or_near(
+    contains: Mask, near: Matrix, active: Mask, most: int
+) -> list[tuple[list[int], list[tuple[int, float]]]]:
+    """(terms, words with a cutoff each) of growing size, picked greedily from both by the accuracy of "any of them"."""
+    found: list[tuple[list[int], list[tuple[int, float]]]] = []
+    covered, reached = np.zeros(len(active), bool), 0.5
+    some: list[int] = []
+    words: list[tuple[int, float]] = []
+    while len(found) < most and contains.shape[1] and near.shape[1]:
+        with_it = contains | covered[:, None]
+        by_term = (with_it[active].mean(0) + 1 - with_it[~active].mean(0)) / 2
+        by_word, cutoffs = best_cutoffs(np.where(covered[:, None], 2.0, near), active)
+        j = int(np.flatnonzero(by_word >= by_word.max() - _EVEN)[0])
+        k = int(np.argmax(by_term))
+        if max(by_term[k], by_word[j]) <= reached + 1e-9:
+            break
+        # A word's cutoff is one more thing to be chosen: it has to be worth it.
+        if by_term[k] >= by_word[j] - _EVEN:
+            some, covered, reached = [*some, k], with_it[:, k], float(by_term[k])
+        else:
+            words = [*words, (j, float(cutoffs[j]))]
+            covered, reached = covered | (near[:, j] >= cutoffs[j]), float(by_word[j])
+        found.append((some, words))
+    return found
+
+
+def _surfaces(terms: Sequence[Term], evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    names = {name for term in terms for kind, _, name in (key.partition(":") for key in term.keys) if kind == "word"}
+    return tuple((name, evidence.surfaces[name]) for name in sorted(names) if name in evidence.surfaces)
 
 
 def _best_columns(contains: Mask, active: Mask, train: Mask, most: int) -> list[int]:
@@ -162,4 +195,4 @@ def _phrases(window: Window) -> set[tuple[str, ...]]:
     """Words of more than three letters, and pairs of such side by side."""
     units = [unit.text.casefold() if is_word(unit.text) and len(unit.text) > 3 else None for unit in window.units]
     found: set[tuple[str, ...]] = {(text,) for text in units if text}
-    return found | {(a, b) for a, b in zip(units, units[1:], strict=False) if a and b}
+    return found | {(a, b) for a, b in pairwise(units) if a and b}

@@ -1,8 +1,7 @@
 """Predicts without an LLM: a window fires if the rule of a lexical label holds in it."""
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from catalog.errors import InputError
 from scoring.label_rules import Rule
@@ -13,7 +12,7 @@ from scoring.windows import Judgement, Label
 def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
     """One judgement per example, given as its tokens: whether the rule that the label states holds.
 
-    The probability rises with the score of the rule and is 0.5 at its cutoff: 1 / (1 + exp(-(score - cutoff) / spread)).
+    The probability rises with the rule's score and is 0.5 at its cutoff: 1 / (1 + exp(-(score - cutoff) / spread)).
     A label without a rule gives problems. Raises InputError for an example that is a string: words are looked for
     among tokens.
     """
@@ -30,5 +29,4 @@ def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
         reason = label.problem or "it was not made by this version's lexical explainer"
         return [Judgement(None, problem=f"the label has no rule to look for: {reason}") for _ in examples]
     scores = rule.scores([read_window(tuple(tokens)) for tokens in examples])
-    probabilities = 1 / (1 + np.exp(-(scores - rule.cutoff) / spread))
-    return [Judgement(bool(s >= rule.cutoff), float(p)) for s, p in zip(scores, probabilities, strict=True)]
+    return [Judgement(s >= rule.cutoff, 1 / (1 + math.exp(-(s - rule.cutoff) / spread))) for s in scores.tolist()]

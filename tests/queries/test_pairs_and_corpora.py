@@ -108,7 +108,8 @@ def two_corpora(mine: Catalog) -> None:
     for relation in ("documents", "tokens", "activations"):
         rows = mine.arrow(f"SELECT * REPLACE ('b' AS corpus) FROM lake.{relation} WHERE shard = 0")
         with mine.write(f"b {relation}") as tx:
-            shard(mine, tx, relation, rows, 0, "s" if relation == "activations" else None)
+            path = shard(mine, tx, relation, rows, 0, "s" if relation == "activations" else None)
+            tx.execute("UPDATE lake.shards SET corpus = 'b' WHERE path = ?", [str(path.relative_to(mine.data))])
     assert [r.error for r in refresh(mine, ("contexts_top",)) if r.error] == []
 
 

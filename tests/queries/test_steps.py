@@ -251,14 +251,14 @@ def eligible_peaks(world: World, feature: int) -> dict[str, list[tuple[str, int,
         start = max(first, min(int(p) - 16, first + n - WINDOW))
         end = start + min(WINDOW, n)
         repeats = any(q in leaked for q in range(start, end - SHINGLE + 1))
-        if n >= 8 and p == start + np.argmax(world.dense[feature, start:end]):
-            if not repeats or world.split(p) == "train":
-                found[world.split(p)].append((*world.place(start), int(p)))
+        strongest = p == start + np.argmax(world.dense[feature, start:end])
+        if n >= 8 and strongest and (not repeats or world.split(p) == "train"):
+            found[world.split(p)].append((*world.place(start), int(p)))
     return found
 
 
 def test_strata_are_deciles_of_the_peaks_of_all_windows_of_a_split(world: World) -> None:
-    """Each window's decile by sorting all peaks; those that share a bin of 1/32 octave share the decile of its middle."""
+    """By sorting all peaks; those that share a bin of 1/32 octave share the decile of its middle."""
     rows = defaultdict(list)
     for row in world.contexts("stratum"):
         rows[row["feature"], row["split"]].append(row)
@@ -311,9 +311,9 @@ def laid_windows(world: World, split: str) -> list[tuple[int, int]]:
     leaked, found = world.leaked(), []
     for p in range(len(world.token)):
         n = min(WINDOW, int(world.sequence[p] + world.length[p]) - p)
-        if (p - world.sequence[p]) % WINDOW == 0 and n >= 8 and world.split(p) == split:
-            if split == "train" or not leaked & set(range(p, p + n - SHINGLE + 1)):
-                found.append((p, n))
+        laid = (p - world.sequence[p]) % WINDOW == 0 and n >= 8 and world.split(p) == split
+        if laid and (split == "train" or not leaked & set(range(p, p + n - SHINGLE + 1))):
+            found.append((p, n))
     return found
 
 

@@ -13,7 +13,7 @@ from ingest.text.docstrings import file_docstrings, package_files
 from ingest.text.splits import document_hash, split_of
 from scoring.explainers import lexical
 from scoring.explainers.rule_search import best_cutoffs
-from scoring.label_rules import Rule
+from scoring.label_rules import Rule, nearest
 from scoring.proportions import balanced_accuracy
 from scoring.scorers import lexical_detection
 from scoring.window_terms import Term, read_window, stem, terms_near
@@ -225,3 +225,15 @@ def test_the_order_of_the_windows_does_not_matter(windows: dict[str, list[tuple[
 def test_a_string_in_place_of_tokens_is_refused() -> None:
     with pytest.raises(InputError, match="sequence of tokens"):
         lexical_detection.predict(Label("x", {}), ["a string"])
+
+
+def test_a_rule_of_terms_and_words_holds_where_either_does() -> None:
+    rule = Rule("any", (Term(("mark:;",)),), ("glad", "river"), cutoffs=(0.3, 0.45))
+    said = [(" x", ";"), (" happy",), (" lake",), (" stream", " flows"), (" table",)]
+    windows = [read_window(tokens) for tokens in said]
+    near = nearest(windows, ("glad", "river"))
+    assert rule.holds(windows).tolist() == [True, *((near[1:] >= [0.3, 0.45]).any(1)).tolist()]
+    assert rule.holds(windows).tolist()[:2] == [True, True]
+    assert not rule.holds(windows)[4]
+    assert rule.text == '";" or words like "glad" or "river"'
+    assert Rule.from_json(rule.to_json()) == rule
