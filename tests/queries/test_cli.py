@@ -460,7 +460,7 @@ def test_a_plan_with_work_exits_with_3_if_asked_to_and_the_refresh_then_does_it(
 
 def test_a_plan_explains_a_step(run: Run, made_root: Path) -> None:
     (said,) = json.loads(run("-C", made_root, "plan", "--explain", "shortlist", "--json").stdout)
-    assert said["parents"] == ["concepts", "feature_stats", "separation"]
+    assert said["parents"] == ["concepts", "feature_stats", "saes", "separation"]
     assert said["lineage"]["separation"] == ["separation.separation"]
     assert said["state"] == "current"
     page = run("-C", made_root, "plan", "--explain", "contexts_top").output
