@@ -25,7 +25,7 @@ from ingest.dictionaries.foresee import Foreseen, foresee_saes
 from ingest.dictionaries.foresee_evaluations import foresee_evaluations
 from ingest.dictionaries.foresee_harvest import foresee_harvest
 from ingest.dictionaries.make import Prepared, prepare_saes
-from ingest.dictionaries.measure import drop_stale, evaluate_text
+from ingest.dictionaries.measure import Sample, drop_stale, evaluate_sample
 from ingest.dictionaries.record import lens_problems, record_lens_problems
 from ingest.full_disk import full_disk_named
 from ingest.model.catalog_model import remember_trust
@@ -201,7 +201,7 @@ class Evaluations:
             if corpora and ours:
                 told = ingest.told(f"measuring {len(ours)} SAEs on {', '.join(corpora)}")
                 where = (list(corpora), tuple(splits))
-                evaluate_text(ingest.catalog, ingest.model, ours, *where, tokens, told, precision)
+                evaluate_sample(ingest.catalog, ingest.model, ours, *where, Sample(tokens, precision), told)
 
 
 STAGES: tuple[Stage, ...] = (

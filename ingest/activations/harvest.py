@@ -14,7 +14,8 @@ import torch
 
 from catalog import Catalog
 from ingest.activations.finite import checked, default_batch
-from ingest.activations.residual_cache import CACHED_SPLITS, Residuals, ShardRows, open_cache
+from ingest.activations.residual_cache import CACHED_SPLITS, open_cache
+from ingest.activations.residuals import Residuals, ShardRows
 from ingest.activations.shard_harvest import HarvestReport, ShardHarvest, stale_readers
 from ingest.callbacks import Counted
 from ingest.model.batches import Sequences, TextShard, batches, load_sequences, text_shards

@@ -8,7 +8,7 @@ shard. Test documents are never cached, and read only for SAEs that are harveste
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,12 @@ from catalog.errors import InputError
 from catalog.store.atomic_files import remove_partials, write_whole
 from ingest.activations.finite import checked, default_batch
 from ingest.activations.half_rows import in_half
+from ingest.activations.residuals import Residuals
 from ingest.activations.shard_harvest import HarvestReport, ShardHarvest, stale_readers
 from ingest.callbacks import Counted
-from ingest.model.batches import Batch, Sequences, batches, load_sequences, text_shards
+from ingest.model.batches import Batch, batches, load_sequences, text_shards
 from ingest.model.language_model import LanguageModel
-from ingest.sae.training.rows import RowNumbers, Rows, ScaledRows, as_tensor
+from ingest.sae.training.scaled_rows import Rows, ScaledRows
 from ingest.stored.reader import Reader
 
 STATE_FILE = "state.json"
@@ -35,82 +36,13 @@ CACHED_SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
-class Residuals:
-    """The cached activations of one hookpoint."""
+class Riders:
+    """SAEs that are harvested while text is read for the training of others."""
 
-    train: Rows
-    """`[train tokens, d]`, memory-mapped."""
-    val: Rows
-    """`[val tokens, d]`, memory-mapped."""
-    digest: str
-    """Of the model, the hookpoint and the text that they come from."""
-    train_positions: npt.NDArray[np.int64]
-    """`[train tokens]`: position in its corpus of each row, memory-mapped."""
-    val_positions: npt.NDArray[np.int64]
-    """`[val tokens]`: likewise."""
-    shards: list[tuple[str, int, int, int]]
-    """(corpus, shard, train rows, val rows) in the order of the files."""
-
-    def shard_rows(self, sequences: Sequences, bos: int | None, batch_tokens: int) -> "ShardRows | None":
-        """The rows of a shard's train and val sequences, batch by batch; None if the cache lacks or mixes some."""
-        at = {"train": 0, "val": 0}
-        for corpus, shard, train, val in self.shards:
-            if (corpus, shard) == (sequences.corpus, sequences.shard):
-                break
-            at["train"], at["val"] = at["train"] + train, at["val"] + val
-        else:
-            return None
-        found = ShardRows(self.train[at["train"] : at["train"] + train], self.val[at["val"] : at["val"] + val])
-        order = [(b.positions[b.train], b.positions[b.val]) for b in batches(sequences, bos, batch_tokens)]
-        for split, rows, positions in (("train", train, self.train_positions), ("val", val, self.val_positions)):
-            expected = [part[split == "val"] for part in order]
-            mine = positions[at[split] : at[split] + rows]
-            if not np.array_equal(np.concatenate([*expected, np.empty(0, np.int64)]), mine):
-                return None
-        return found
-
-    def val_without(self, left_out: dict[str, npt.NDArray[np.int64]]) -> RowNumbers:
-        """Numbers of the val rows, ascending, whose position is none of those left out of its corpus."""
-        found, at = [np.empty(0, np.int64)], 0
-        for corpus, _, _, rows in self.shards:
-            positions = self.val_positions[at : at + rows]
-            found.append(np.flatnonzero(~np.isin(positions, left_out.get(corpus, []))) + at)
-            at += rows
-        return np.concatenate(found)
-
-    def rows_of(self, wanted: dict[str, npt.NDArray[np.int64]]) -> RowNumbers:
-        """Numbers of the train rows, ascending, whose position lies in one of the ranges `[n, 2]` of its corpus.
-
-        `wanted` has ranges (first position, one past the last), ascending and apart, per corpus.
-        """
-        found, at = [np.empty(0, np.int64)], 0
-        for corpus, _, rows, _ in self.shards:
-            ranges = wanted.get(corpus)
-            if ranges is not None and len(ranges):
-                positions = self.train_positions[at : at + rows]
-                place = np.searchsorted(ranges[:, 0], positions, side="right") - 1
-                inside = (place >= 0) & (positions < ranges[place, 1])
-                found.append(np.flatnonzero(inside) + at)
-            at += rows
-        return np.concatenate(found)
-
-
-class ShardRows:
-    """The cached rows of one shard in the order in which the model read them."""
-
-    def __init__(self, train: Rows, val: Rows) -> None:
-        self._rows = {"train": train, "val": val}
-        self._at = {"train": 0, "val": 0}
-
-    def next(self, batch: Batch) -> torch.Tensor:
-        """The rows of the next batch, `[real tokens, d]` in float32."""
-        rows = torch.empty(len(batch.positions), self._rows["train"].shape[1])
-        for split, mask in (("train", batch.train), ("val", batch.val)):
-            count = int(mask.sum())
-            part = self._rows[split][self._at[split] : self._at[split] + count]
-            rows[torch.from_numpy(mask)] = as_tensor(part)
-            self._at[split] += count
-        return rows
+    readers: Mapping[str, list[Reader]]
+    """By corpus, those whose activations on it are kept."""
+    report: HarvestReport
+    """Counts what is made of them."""
 
 
 def cache_residuals(
@@ -120,13 +52,11 @@ def cache_residuals(
     corpora: list[str],
     max_train_tokens: int | None = None,
     progress: Counted | None = None,
-    harvested: Mapping[str, Sequence[Reader]] | None = None,
-    report: HarvestReport | None = None,
+    riders: Riders | None = None,
 ) -> dict[str, Residuals]:
     """Activations of several hookpoints in one pass over the corpora; what is cached is not computed again.
 
-    `harvested` has SAEs by corpus whose activations are kept: on each shard that is read here, their stale ones are
-    made from the same pass, and counted in `report`.
+    On each shard that is read here, stale activations of `riders` are made from the same pass.
 
     Raises InputError if a value is not finite, naming hookpoint and sequence, and for a cache that another model or
     revision left under this one's name.
@@ -142,7 +72,7 @@ def cache_residuals(
         for shard, missing in work:
             if not missing or all(file.full for file in missing):
                 continue
-            ours = list((harvested or {}).get(shard.corpus, []))
+            ours = riders.readers.get(shard.corpus, []) if riders else []
             stale = stale_readers(catalog, model, ours, [shard])[0]
             sequences = load_sequences(catalog, shard.corpus, shard.shard)
             one = ShardHarvest(stale, sequences) if stale else None
@@ -159,8 +89,8 @@ def cache_residuals(
                         progress(seen := seen + len(batch.positions), total)
             for file in missing:
                 file.finish_shard(shard.corpus, shard.shard)
-            if one:
-                one.register(catalog, model, shard, report or HarvestReport())
+            if one and riders:
+                one.register(catalog, model, shard, riders.report)
     finally:
         for file in files:
             file.close()

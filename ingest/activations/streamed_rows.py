@@ -20,7 +20,8 @@ from ingest.activations.half_rows import in_half
 from ingest.activations.residual_cache import residuals_digest
 from ingest.model.batches import batches, load_sequences
 from ingest.model.language_model import LanguageModel
-from ingest.sae.training.rows import SAMPLE, RowNumbers, Rows, Sampler, ScaledRows, as_tensor, joined
+from ingest.sae.training.rows import SAMPLE, RowNumbers, Sampler, as_tensor
+from ingest.sae.training.scaled_rows import Rows, ScaledRows, joined
 from ingest.text.held_out import repeated_positions
 
 BUFFER_SHARDS = 2

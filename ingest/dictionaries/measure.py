@@ -8,6 +8,7 @@ the cost of every SAE is known as exactly as is asked for: that takes some thous
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import UnknownName
@@ -40,6 +41,15 @@ class EvaluationReport:
     """Tokens read."""
 
 
+class Sample(NamedTuple):
+    """How much of a text is measured."""
+
+    max_tokens: int | None = None
+    """Of each corpus and split; None for all."""
+    precision: float = 0.0
+    """Half the 95% interval of ce_spliced - ce_clean, as a share of ce_clean, at which it is enough; 0: never."""
+
+
 def evaluate_text(
     catalog: Catalog,
     model: LanguageModel,
@@ -48,7 +58,19 @@ def evaluate_text(
     splits: tuple[str, ...] = ("val", "test"),
     max_tokens: int | None = None,
     progress: Counted | None = None,
-    precision: float = 0.0,
+) -> EvaluationReport:
+    """As `evaluate_sample`, on all text up to `max_tokens`."""
+    return evaluate_sample(catalog, model, readers, corpora, splits, Sample(max_tokens), progress)
+
+
+def evaluate_sample(
+    catalog: Catalog,
+    model: LanguageModel,
+    readers: list[Reader],
+    corpora: list[str],
+    splits: tuple[str, ...],
+    sample: Sample,
+    progress: Counted | None = None,
 ) -> EvaluationReport:
     """Bring the table `evaluations` up to date for every SAE on each split of the corpora, each committed when done.
 
@@ -67,6 +89,7 @@ def evaluate_text(
     finite, and for rows of another width than the SAE's.
     """
     _check_names(catalog, corpora, splits)
+    max_tokens, precision = sample
     report, work = EvaluationReport(), []
     names = [reader.name for reader in readers]
     for one in measurements(catalog, model, readers, corpora, splits, max_tokens, precision):

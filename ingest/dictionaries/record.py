@@ -20,7 +20,8 @@ from ingest.model.lens import lens_problem
 from ingest.sae.config import SAEConfig
 from ingest.sae.evaluate import Evaluation, evaluate
 from ingest.sae.model import SAE, WEIGHTS_FILE
-from ingest.sae.training.rows import RowNumbers, Rows
+from ingest.sae.training.rows import RowNumbers
+from ingest.sae.training.scaled_rows import Rows
 from ingest.sae.training.settings import TrainReport
 from ingest.stored.reader import HALF, Reader
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ingest.activations.half_rows import rounded
 from ingest.sae.codes import SparseCode
 from ingest.sae.model import SAE
-from ingest.sae.training.rows import RowNumbers, Rows, row_norms
+from ingest.sae.training.rows import RowNumbers
+from ingest.sae.training.scaled_rows import Rows, row_norms
 
 FAR = 10.0
 """A row whose norm is above so many times the median is an outlier."""

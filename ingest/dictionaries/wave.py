@@ -16,7 +16,8 @@ from catalog.errors import InputError
 from catalog.study.file import Study
 from catalog.study.sae import Sae
 from ingest.activations.finite import checked, default_batch
-from ingest.activations.residual_cache import Residuals, cache_residuals
+from ingest.activations.residual_cache import Riders, cache_residuals
+from ingest.activations.residuals import Residuals
 from ingest.activations.shard_harvest import HarvestReport
 from ingest.activations.streamed_rows import ModelRows, held_out_rows, row_widths
 from ingest.callbacks import Progress, tell
@@ -28,8 +29,9 @@ from ingest.model.batches import batches, load_sequences, text_shards
 from ingest.model.language_model import LanguageModel
 from ingest.sae.training.job import Job
 from ingest.sae.training.loop import train_saes
-from ingest.sae.training.rows import CachedRows, RowNumbers, Rows, RowSource
+from ingest.sae.training.rows import CachedRows, RowNumbers, RowSource
 from ingest.sae.training.run import Diverged
+from ingest.sae.training.scaled_rows import Rows
 from ingest.sae.training.settings import TrainReport
 from ingest.sae.training.torchrun import train_in_processes
 from ingest.stored.adopt import check_asked, named
@@ -117,8 +119,7 @@ class Generation:
                 list(corpora),
                 train_tokens,
                 partial(tell, self._progress, what),
-                self._harvested(there),
-                self.harvest,
+                Riders(self._harvested(there), self.harvest),
             )
             for name in wanted:
                 told = f"{name}: " * (len(wanted) > 1) + self._of(residuals[name]).told

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from catalog.errors import InputError
 from ingest.sae.model import SAE
-from ingest.sae.training.rows import RowNumbers, Rows, as_tensor, check_finite, check_rows
+from ingest.sae.training.rows import RowNumbers, as_tensor, check_finite, check_rows
+from ingest.sae.training.scaled_rows import Rows
 
 CHUNK = 8192
 DENSE_ONE_IN = 10

@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -15,7 +16,7 @@ import torch
 from catalog import Catalog
 from catalog.study.file import Study
 from ingest.activations.finite import checked, default_batch
-from ingest.activations.residual_cache import CACHED_SPLITS, open_cache
+from ingest.activations.residual_cache import open_cache
 from ingest.activations.shard_harvest import ShardHarvest
 from ingest.dictionaries.configure import shape, training
 from ingest.model.batches import batches, load_sequences, text_shards
@@ -68,7 +69,7 @@ def measure(text: str) -> dict[str, float | int]:
         (Path(folder) / "study.toml").write_text(text)
         study = Study.load(Path(folder) / "study.toml")
         load_model(study.model)
-        last = ["", time.perf_counter()]
+        last: list[Any] = ["", time.perf_counter()]
 
         def stage(what: str, *_: object) -> None:
             now = time.perf_counter()
@@ -104,7 +105,7 @@ def _parts(catalog: Catalog, study: Study, whole: float) -> dict[str, float | in
                 read += len(batch.positions)
             encoding += one.seconds
     cache = open_cache(catalog, model, spec.hookpoint, json.loads(config)["inputs"]["rows"])
-    assert cache is not None, CACHED_SPLITS
+    assert cache is not None
     rows = CachedRows(cache.train)
     config = shape(spec, *rows.widths, "model", None)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from catalog import Catalog
-from ingest.dictionaries.measure import evaluate_text
+from ingest.dictionaries.measure import Sample, evaluate_sample, evaluate_text
 from ingest.dictionaries.paired_interval import Interval, interval, student
 from ingest.model.batches import batches, load_sequences
 from ingest.model.language_model import LanguageModel
@@ -85,7 +85,7 @@ def test_a_measurement_ends_when_it_is_precise_and_says_how_precise(
 
     monkeypatch.setattr(spliced_run, "FIRST_SAMPLE", 200)
     one = reader("s")
-    evaluate_text(text, llama, [one], ["docs"], ("train",), precision=0.2)
+    evaluate_sample(text, llama, [one], ["docs"], ("train",), Sample(precision=0.2))
     sql = "SELECT documents, tokens, ce_clean, ce_spliced, ce_increase_low, ce_increase_high FROM evaluations"
     ((documents, tokens, clean, spliced, low, high),) = text.rows(sql)
     whole = text.value("SELECT sum(tokens)::BIGINT FROM documents WHERE split = 'train'")
@@ -109,8 +109,8 @@ def test_a_measurement_ends_when_it_is_precise_and_says_how_precise(
         sums.append(total)
         counts.append(n)
     found = interval(np.array(sums), np.array(counts, float))
-    assert found.ends == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert list(found.ends) == [pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4)]
     # A row that was measured on all of the text is good enough for who asks for less, and not the other way round.
-    assert not evaluate_text(text, llama, [one], ["docs"], ("train",), precision=0.2).evaluated
+    assert not evaluate_sample(text, llama, [one], ["docs"], ("train",), Sample(precision=0.2)).evaluated
     assert evaluate_text(text, llama, [one], ["docs"], ("train",)).evaluated
-    assert not evaluate_text(text, llama, [one], ["docs"], ("train",), precision=0.2).evaluated
+    assert not evaluate_sample(text, llama, [one], ["docs"], ("train",), Sample(precision=0.2)).evaluated

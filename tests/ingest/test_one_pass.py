@@ -14,7 +14,8 @@ from ingest.activations.half_rows import in_half, rounded
 from ingest.dictionaries.row_figures import RowFigures, rounding_share, within
 from ingest.model.language_model import LanguageModel
 from ingest.pipeline import ingest_study
-from ingest.sae.training.rows import CachedRows, MappedFile, ScaledRows, joined
+from ingest.sae.training.rows import CachedRows, MappedFile
+from ingest.sae.training.scaled_rows import ScaledRows, joined
 from tests.empty import make_empty
 from tests.ingest.test_sae_stale import plain_checkpoint
 from tests.ingest.test_saes import HEAD, QUICK, rows, section
@@ -165,7 +166,7 @@ def test_outliers_are_dropped_from_training_and_from_the_measures_and_counted(
     ids = model.tokenizer(" ".join(texts(40))).input_ids
     # A token that is one in thirty or so.
     sink = min(set(ids), key=lambda token: abs(ids.count(token) - len(ids) / 30))
-    model.network.get_input_embeddings().weight[sink].mul_(300)
+    model.network.get_input_embeddings().weight[sink].mul_(300)  # type: ignore[index]
     folder = tmp_path / "model"
     model.network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

@@ -14,11 +14,12 @@ from catalog import Catalog
 from catalog.errors import InputError
 from ingest.activations import residual_cache as module
 from ingest.activations.finite import BATCH_TOKENS
-from ingest.activations.residual_cache import Residuals, cache_residuals, residuals_digest
+from ingest.activations.residual_cache import cache_residuals, residuals_digest
+from ingest.activations.residuals import Residuals
 from ingest.activations.streamed_rows import ModelRows, held_out_rows
 from ingest.model.batches import batches, load_sequences
 from ingest.model.language_model import LanguageModel
-from ingest.sae.training.rows import ScaledRows
+from ingest.sae.training.scaled_rows import ScaledRows
 from ingest.text.corpus import ingest_corpus
 from tests.empty import make_empty
 from tests.ingest.tiny import D, corpus_of, loaded, save_model, texts, write_lines

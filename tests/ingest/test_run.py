@@ -273,8 +273,8 @@ KILLS = {
     "in the middle of the residual cache": ("ingest.activations.residual_cache:_CacheFolder.append", 2, "after"),
     "in training after a checkpoint": ("ingest.sae.training.adam:UnitDecoderAdam.step", 215, "after"),
     "between the weights and their row": ("ingest.dictionaries.record:evaluate", 1, "before"),
-    "between an activations file and its commit": ("ingest.activations.harvest:write_activations", 2, "after"),
-    "inside the commit of activations": ("ingest.activations.harvest:register_shard", 3, "after"),
+    "between an activations file and its commit": ("ingest.activations.shard_harvest:write_activations", 2, "after"),
+    "inside the commit of activations": ("ingest.activations.shard_harvest:register_shard", 3, "after"),
 }
 
 

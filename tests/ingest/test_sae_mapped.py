@@ -8,7 +8,8 @@ import pytest
 
 from catalog.errors import InputError
 from ingest.sae.training.job import Job
-from ingest.sae.training.rows import CachedRows, MappedFile, Rows
+from ingest.sae.training.rows import CachedRows, MappedFile
+from ingest.sae.training.scaled_rows import Rows
 from ingest.sae.training.torchrun import JOB_FILE, _hand_over, _loaded
 from tests.ingest.test_sae_train import CONFIG, sparse_rows
 

@@ -2,14 +2,13 @@
 
 import pytest
 
-from queries.terminal import progress
 from queries.terminal.progress import Bars
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("queries.terminal.progress.time.monotonic", lambda: now[0])
     return now
 
 

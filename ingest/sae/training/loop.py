@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ingest.sae.training.job import Job, Parent, Progress
 from ingest.sae.training.prefetch import Ahead
-from ingest.sae.training.rows import CachedRows, Rows, RowSource
+from ingest.sae.training.rows import CachedRows, RowSource
 from ingest.sae.training.run import Diverged, Run
+from ingest.sae.training.scaled_rows import Rows
 from ingest.sae.training.settings import TrainConfig, TrainReport
 
 
