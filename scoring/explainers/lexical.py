@@ -161,7 +161,7 @@ def _scores(rule: Rule, evidence: Evidence) -> Scores:
     if rule.kind == "like":
         return np.asarray(near.max(1))
     past = near - np.array(rule.cutoffs) + rule.cutoff
-    return np.maximum(present, past.max(1, initial=NOWHERE))
+    return np.asarray(np.maximum(present, past.max(1, initial=NOWHERE)))
 
 
 def _spread(rule: Rule, evidence: Evidence, train: Mask) -> float:

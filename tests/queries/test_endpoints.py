@@ -117,7 +117,8 @@ def test_a_strangers_catalog_sends_nothing_and_says_what_to_do(strange: Path, re
     with Catalog(strange, read_only=True) as catalog:
         # What needs nobody's permission is made, and no row stands for what was refused.
         assert {name for (name,) in catalog.rows("SELECT explainer FROM labels")} == {"words"}
-        assert catalog.value("SELECT count(*) FROM labels WHERE problem IS NOT NULL") == 0
+        problems = {said for (said,) in catalog.rows("SELECT problem FROM labels WHERE problem IS NOT NULL")}
+        assert all(said.startswith(("no short rule found", "it fires on nearly everything")) for said in problems)
     with Catalog(strange) as catalog:
         with catalog.write("explainers") as tx:
             tx.execute("DELETE FROM lake.explainers WHERE explainer = 'evil'")
@@ -239,8 +240,8 @@ def test_the_settings_of_an_older_study_are_the_same_text(tmp_path: Path) -> Non
     (row,) = configuration_rows(Study.parse('name = "s"\n[[explainer]]\nname = "a"\n', tmp_path))["explainers"]
     assert row["settings"] == (
         '{"provider": "lexical", "model": null, "base_url": null, "temperature": 0.0, "max_tokens": 1000, "jobs": 8, '
-        '"price_prompt": 0.0, "price_completion": 0.0, "name": "a", "examples": 10, "sampling": "top", "max_terms": 8, '
-        '"min_words": 8, "max_words": 15, "instructions": "", "template": null}'
+        '"price_prompt": 0.0, "price_completion": 0.0, "name": "a", "examples": 10, "sampling": "stratified", '
+        '"max_terms": 8, "min_words": 8, "max_words": 15, "instructions": "", "template": null}'
     )
 
 

@@ -114,7 +114,7 @@ def test_an_edited_template_asks_for_its_own_labels_alone_and_once(paid: Catalog
     planned = {result.step: result for result in plan(paid, STEPS)}
     assert planned["labels"].changes.changed == planned["labels"].estimate.calls == features  # type: ignore[union-attr]
     assert {key[2] for key in planned["labels"].keys} == {"a"}
-    assert planned["labels"].why[0].startswith("inputs: explainers: 'explainers' (snapshot ")
+    assert planned["labels"].why[0].startswith("inputs: explainers, scorers: 'explainers' (snapshot ")
     assert {name for name, r in planned.items() if r.state != "current"} <= {"labels", "judgements", "scores"}
     results = run(paid, "labels")
     assert results["labels"].calls == calls(endpoint) == features
@@ -153,8 +153,8 @@ def test_no_more_calls_are_made_than_allowed(paid: Catalog, endpoint: Endpoint, 
 
 
 def test_no_more_is_paid_than_allowed(paid: Catalog, endpoint: Endpoint) -> None:
-    endpoint.answer = lambda number, body: Reply(answer(number, body).content, usage=(1000, 200))
-    each = (1000 * 1.0 + 200 * 2.0) / 1e6
+    endpoint.answer = lambda number, body: Reply(answer(number, body).content, usage=(3000, 600))
+    each = (3000 * 1.0 + 600 * 2.0) / 1e6
     results = run(paid, "labels", max_cost=3.5 * each, jobs=4)
     assert results["labels"].cost <= 3.5 * each
     assert 1 <= results["labels"].calls <= 3

@@ -88,7 +88,7 @@ def test_the_interpreter_sees_train_windows_and_the_predictor_no_activation(
     train = {start for (start,) in catalog.rows("SELECT start FROM contexts WHERE split = 'train'")}
     for (details,) in catalog.rows("SELECT details FROM labels"):
         shown = json.loads(details)["shown"]
-        assert len(shown) == 4
+        assert len(shown) == 4 + 6, "examples, and counterexamples"
         assert {start for _, start in shown} <= train
     for body in endpoint.requests:
         marked = "<<" in body["messages"][-1]["content"]
