@@ -86,7 +86,7 @@ def _study(embedded: bool) -> str:
         )
         begin, end = study.index('[[corpus]]\nname = "news"'), study.index("[[sae]]")
         reference = 'name = "reference"\nkind = "docstrings"\npackages = ["pydoc_data"]\nctx_len = 128\n'
-        study = f"{study[:begin]}[[corpus]]\n{reference}max_tokens = 60_000\n\n{study[end:]}"
+        study = f"{study[:begin]}[[corpus]]\n{reference}max_tokens = 45_000\n\n{study[end:]}"
     return study
 
 

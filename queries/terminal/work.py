@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from queries.terminal.progress import Bars
 
 STUDY = "study.toml"
+FEW = 3
+"""Problems of one kind that have a line each."""
 
 
 def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> None:
@@ -33,10 +35,30 @@ def run_ingest(root: "Path | Location", study: "Study", wait: float = 0.0) -> No
         done = report.harvest
         bars.say(f"harvest: {done.shards} shards new, {done.skipped} whole; {done.activations} activations new")
         problems = catalog.rows("FROM problems ORDER BY ALL")
-        for stage, subject, reason, count in (row for row in problems if row not in before):
-            bars.say(f"left out ({stage}): {subject}: {reason} ({count})")
+        for line in told_problems([row for row in problems if row not in before]):
+            bars.say(line)
         if earlier := sum(row in before for row in problems):
             bars.say(f'left out earlier: {earlier}; `saeql sql "FROM problems"` lists them')
+
+
+def told_problems(problems: list[tuple[str, str, str, int]]) -> list[str]:
+    """Lines about (stage, subject, reason, count) rows; more than FEW subjects with one reason share a line.
+
+    >>> told_problems([("text", name, "empty", 2) for name in "abcd"])
+    ['left out (text): empty (8), in 4 places, such as a, b, c; `saeql sql "FROM problems"` lists them']
+    """
+    alike: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for stage, subject, reason, count in problems:
+        alike.setdefault((stage, reason), []).append((subject, count))
+    lines = []
+    for (stage, reason), found in alike.items():
+        if len(found) <= FEW:
+            lines += [f"left out ({stage}): {subject}: {reason} ({count})" for subject, count in found]
+            continue
+        total, names = sum(count for _, count in found), ", ".join(subject for subject, _ in found[:FEW])
+        told = f"left out ({stage}): {reason} ({total}), in {len(found)} places, such as {names}"
+        lines.append(f'{told}; `saeql sql "FROM problems"` lists them')
+    return lines
 
 
 def _ingested(catalog: "Catalog", study: "Study", bars: "Bars", wait: float) -> "IngestReport":
