@@ -109,7 +109,7 @@ def open_cache(catalog: Catalog, model: LanguageModel, hookpoint: str, digest: s
 
 
 def _made_by(model: LanguageModel, hookpoint: str) -> dict[str, str]:
-    """What a cache says of its making."""
+    """The model, dtype and hookpoint that a cache names as its own."""
     return {"model": model.digest, "dtype": str(model.dtype), "hookpoint": hookpoint}
 
 

@@ -26,7 +26,7 @@ from ingest.stored.reader import Reader
 
 @dataclass
 class HarvestReport:
-    """What a harvest did, and where its time went."""
+    """Counts and seconds of a harvest."""
 
     tokens: int = 0
     activations: int = 0

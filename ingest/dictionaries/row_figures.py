@@ -23,7 +23,7 @@ FAR = 10.0
 
 @dataclass(frozen=True)
 class RowFigures:
-    """What the rows of one hookpoint are like."""
+    """Size and outliers of the rows of one hookpoint."""
 
     median_norm: float
     """Of train rows, Euclidean."""
@@ -71,7 +71,7 @@ def _pairs(code: SparseCode, width: int) -> npt.NDArray[np.int64]:
 
 
 def far_from(rows: Tensor, median_norm: float | None) -> Tensor:
-    """Which rows `[n, d]` are outliers, `[n]`; none where the median is not known."""
+    """Whether each of the rows `[n, d]` is an outlier, `[n]`; none is where the median is not known."""
     if median_norm is None:
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     far: Tensor = torch.linalg.vector_norm(rows.float(), dim=1) > FAR * median_norm

@@ -93,9 +93,7 @@ class SplicedRun:
             target = self._targets[reader.name]
             x = reader.fitting(rows[reader.hookpoint], reader.hookpoint, reader.sae.config.d_in)
             t = reader.fitting(rows[target], target, reader.sae.config.out)
-            far = (
-                far_from(x, reader.median_norm) if reader.sae.config.target_hookpoint is None else ~measured
-            ) & measured
+            far = far_from(x, reader.median_norm) & measured
             self._outliers[reader.name] += int(far.sum())
             counted = measured & ~far
             x_hat = x.new_empty(len(x), t.shape[1])
@@ -126,7 +124,9 @@ class SplicedRun:
                 f"the SAE in place of {target!r}": self._spliced[reader.name],
             }
             wrong = [what for what, total in losses.items() if not np.isfinite(total)]
-            if wrong:
+            if not self._tallies[reader.name].rows:
+                self.failed[reader.name] = "every row that is measured has a norm above 10 times the SAE's median"
+            elif wrong:
                 self.failed[reader.name] = f"{wrong[0]} gives a loss that is not finite: try dtype = 'float32'"
         return [reader for reader in self._readers if reader.name not in self.failed]
 
@@ -172,7 +172,7 @@ def _summed(losses: Tensor) -> float:
 
 
 def _predicted(batch: Batch, measured: Tensor) -> Tensor:
-    """Which predictions `[predictions]` are of measured tokens, given which real tokens `[real tokens]` are."""
+    """Whether each prediction `[predictions]` is of a measured token, given that of each token `[real tokens]`."""
     of = torch.zeros_like(batch.real, device=measured.device)
     of[batch.real.to(measured.device)] = measured
     return of[:, 1:][batch.real[:, 1:].to(measured.device)]

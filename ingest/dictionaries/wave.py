@@ -59,6 +59,8 @@ class Generation:
         """By corpus, positions of val tokens that repeat train text, looked up once."""
         self._figures: dict[str, RowFigures] = {}
         """By the digest of a cache."""
+        self._samples: dict[tuple[str, tuple[str, ...]], Tensor | None] = {}
+        """By hookpoint and corpora, rows on which the effect of rounding is measured."""
         self._val: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, Rows]] = {}
         """By hookpoints and corpora, the rows that loaded SAEs are measured on."""
 
@@ -163,7 +165,12 @@ class Generation:
         return RowFigures(figures.median_norm, figures.train | other.train, figures.val | other.val)
 
     def _sample(self, hookpoint: str, corpora: tuple[str, ...]) -> Tensor | None:
-        """Rows `[n, d]` of one batch of val text as the model gives them; None if there is no such text."""
+        """Rows `[n, d]` of one batch of val text as the model gives them, read once; None if there is no such text."""
+        if (hookpoint, corpora) not in self._samples:
+            self._samples[hookpoint, corpora] = self._first_batch(hookpoint, corpora)
+        return self._samples[hookpoint, corpora]
+
+    def _first_batch(self, hookpoint: str, corpora: tuple[str, ...]) -> Tensor | None:
         for shard in text_shards(self._catalog, list(corpora)):
             sequences = load_sequences(self._catalog, shard.corpus, shard.shard).of_splits("val")
             for batch in batches(sequences, self._model.bos, default_batch(self._model)):

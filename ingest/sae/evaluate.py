@@ -60,6 +60,11 @@ class Tally:
         self._rows = 0
         self._power = self._error = self._cosine = 0.0
 
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return self._rows
+
     @torch.inference_mode()
     def add(self, x: Tensor, target: Tensor | None = None) -> Tensor:
         """Count rows `x` [n, d_in] and return their reconstructions [n, d_out], float32, on the SAE's device.
