@@ -26,6 +26,8 @@ from ingest.text.corpus import append_documents
 from ingest.text.corpus_rows import CorpusReport
 from ingest.text.text_files import SUFFIXES
 
+_CUT = ("shard_tokens", "val", "test")
+"""Settings of a corpus that text added later keeps."""
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
@@ -56,8 +58,8 @@ def add_text(
             known = ", ".join(name for (name,) in catalog.rows("SELECT corpus FROM corpora ORDER BY corpus"))
             raise UnknownName(f"there is no corpus {corpus!r} to add to; known: {known or 'none'}")
         model_name, ctx_len, source = rows[0]
-        shard_tokens = json.loads(source).get("shard_tokens", Corpus.model_fields["shard_tokens"].default)
-        parts = [_section(corpus, ctx_len, shard_tokens, file, field) for file in files]
+        cut = {"ctx_len": ctx_len} | {key: json.loads(source)[key] for key in _CUT if key in json.loads(source)}
+        parts = [_section(corpus, cut, file, field) for file in files]
         progress(f"loading model {model_name}", 0, None, "")
         model = recorded_model(catalog, model_name)
         told = partial(tell, progress, f"tokenising {', '.join(file.name for file in files)}")
@@ -85,15 +87,15 @@ def recorded_model(catalog: Catalog, name: str) -> LanguageModel:
     return model
 
 
-def _section(corpus: str, ctx_len: int, shard_tokens: int, file: Path, field: str | None) -> Corpus:
-    """The file as a section of a study, so that it is read as an ingest would."""
+def _section(corpus: str, cut: dict[str, Any], file: Path, field: str | None) -> Corpus:
+    """The file as a section of a study, so that it is read and cut as an ingest of the corpus would."""
     if not file.is_file():
         raise InputError(f"{file} is no file: name text, JSON Lines or Parquet files")
     plain = file.with_suffix("") if file.suffix.lower() in SUFFIXES else file
     kind = _KINDS.get(plain.suffix.lower(), "text")
     more = {"field": field} if field and kind != "text" else {}
     said = {"name": corpus, "kind": kind, "files": [str(file.absolute())], **more}
-    return Corpus.model_validate({**said, "ctx_len": ctx_len, "shard_tokens": shard_tokens})
+    return Corpus.model_validate({**said, **cut})
 
 
 def _readers(catalog: Catalog, corpus: str, model: LanguageModel) -> list[Reader]:

@@ -8,7 +8,7 @@ where a window's words together are near enough to a phrase.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scoring.window_terms import Term, Window
 
 Kind = Literal["terms", "like", "any", "topic"]
+Side = Literal["after", "before"]
 Scores = npt.NDArray[np.float64]
 
 NOWHERE = -1.0
@@ -36,6 +37,8 @@ class Rule:
     """any: least cosine of each word."""
     surfaces: tuple[tuple[str, str], ...] = ()
     """(stem, how it is written most often) of the terms' words."""
+    beside: tuple[tuple[str, Side], ...] = ()
+    """(code of a term, side on which the feature fires) of terms that it fires beside and not on."""
 
     def scores(self, windows: Sequence[Window]) -> Scores:
         """`[windows]`: terms 1 or 0; like and topic the largest cosine; any 1, or how far one is past its cutoff."""
@@ -62,6 +65,9 @@ class Rule:
         if self.kind in ("like", "topic"):
             return said | {"words": list(self.words), "cutoff": self.cutoff}
         said |= {"terms": [[list(t.keys), t.least] for t in self.terms], "surfaces": dict(self.surfaces)}
+        sides = dict(self.beside)
+        if sides:
+            said["beside"] = [[i, sides[term.code]] for i, term in enumerate(self.terms) if term.code in sides]
         return said if self.kind == "terms" else said | {"words": list(self.words), "cutoffs": list(self.cutoffs)}
 
     @classmethod
@@ -73,7 +79,10 @@ class Rule:
             words, cutoffs = said.get("words", ()), said.get("cutoffs", ())
             if len(words) != len(cutoffs):
                 raise ValueError(f"{len(words)} words with {len(cutoffs)} cutoffs")
-            return cls(said["kind"], terms, tuple(map(str, words)), 0.5, tuple(map(float, cutoffs)), surfaces)
+            if any(side not in get_args(Side) for _, side in said.get("beside", ())):
+                raise ValueError(f"no side of a term: {said['beside']!r}")
+            beside = tuple((terms[i].code, side) for i, side in said.get("beside", ()))
+            return cls(said["kind"], terms, tuple(map(str, words)), 0.5, tuple(map(float, cutoffs)), surfaces, beside)
         if said["kind"] not in ("like", "topic"):
             raise ValueError(f"no rule of kind {said['kind']!r}")
         return cls(said["kind"], words=tuple(map(str, said["words"])), cutoff=float(said["cutoff"]))
@@ -86,9 +95,14 @@ class Rule:
         if self.kind == "topic":
             return f"text about {_quoted(' '.join(self.words))}"
         surfaces = dict(self.surfaces)
-        parts = [_term_text(term, surfaces) for term in self.terms]
+        sides = dict(self.beside)
+        parts = [_term_text(term, surfaces) for term in self.terms if term.code not in sides]
         if self.words:
             parts.append(f"words like {_listed([_quoted(word) for word in self.words], ' or ')}")
+        # Last: what follows "the token after" would seem to belong to it.
+        for term in self.terms:
+            if term.code in sides:
+                parts.append(f"the token {sides[term.code]} {_term_text(term, surfaces)}")
         return _listed(parts, " or ")
 
 

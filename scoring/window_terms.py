@@ -96,6 +96,22 @@ def terms_near(window: Window, fires: Sequence[bool]) -> set[str]:
     return found & window.terms
 
 
+def sides_of(window: Window, term: Term, fires: Sequence[bool]) -> Counter[str]:
+    """How often the feature fires on the term, or else on the unit right "after" or "before" it, where it stands."""
+    found: Counter[str] = Counter()
+    lit = [any(fires[unit.first : unit.last + 1]) for unit in window.units]
+    n = len(term.keys)
+    for j in range(len(lit) - n + 1):
+        if all(key in window.keys[j + i] for i, key in enumerate(term.keys)):
+            if any(lit[j : j + n]):
+                found["on"] += 1
+            elif j + n < len(lit) and lit[j + n]:
+                found["after"] += 1
+            elif j and lit[j - 1]:
+                found["before"] += 1
+    return found
+
+
 def words_near(window: Window, fires: Sequence[bool]) -> list[str]:
     """The words, in lower case, on which the feature fires."""
     return [
@@ -160,6 +176,8 @@ def _word_keys(unit: Unit, before: str | None) -> list[str]:
         keys.append("class:words in capitals")
     elif text[0].isupper():
         keys.append("class:capitalised words")
+        if before is not None and before[0] in ".!?":
+            keys.append("class:first words of a sentence")
         if before is not None and before[0] not in _SENTENCE_END:
             keys.append("class:capitalised words within a sentence")
     if unit.last > unit.first + 1:

@@ -104,6 +104,10 @@ class Corpus(Section):
     """Longest sequence in tokens, BOS included."""
     max_tokens: Count | None = None
     """Take documents in order of their hash until this many tokens are reached: a sample; none: all documents."""
+    val: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the documents, by hash, on which labels and settings are chosen; the SAE is not trained on them."""
+    test: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the documents, by hash, on which labels and SAEs are scored and nothing is chosen."""
     shard_tokens: Count = 131_072
     """Tokens per shard: the unit that is written, skipped and recomputed."""
 
@@ -118,6 +122,13 @@ class Corpus(Section):
         required = {**files, "dataset": "dataset"}.get(str(kind))
         if info.field_name == required and not value:
             raise ValueError(f"is missing: a corpus of kind {kind!r} needs it")
+        return value
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_train_text(cls, value: float, info: ValidationInfo) -> float:
+        if value + info.data.get("val", 0.0) >= 1:
+            raise ValueError(f"{value:g} and val = {info.data['val']:g} leave no document to train on")
         return value
 
     @field_validator("shard_tokens")

@@ -19,7 +19,7 @@ from ingest.model.language_model import LanguageModel
 from ingest.model.trial_passes import embedded_tokens, longest
 from ingest.text.corpus_rows import CorpusReport, corpus_row, record_corpus
 from ingest.text.sources import read_corpus, source_fingerprint
-from ingest.text.splits import document_hash
+from ingest.text.splits import HELD_OUT, Shares, document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 from ingest.text.unusable import LeftOut, Skips
 
@@ -229,17 +229,30 @@ def _total(catalog: Catalog, corpus: str, what: str) -> int:
 
 
 def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> None:
-    there = catalog.rows("SELECT model, ctx_len FROM corpora WHERE corpus = ?", [corpus.name])
-    if there and there[0] != (model.spec.name, corpus.ctx_len):
-        raise InputError(
-            f"corpus {corpus.name!r} was cut for model {there[0][0]!r} with ctx_len {there[0][1]}, "
-            f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
-        )
+    there = catalog.rows("SELECT model, ctx_len, source FROM corpora WHERE corpus = ?", [corpus.name])
+    if there:
+        *cut, source = there[0]
+        if cut != [model.spec.name, corpus.ctx_len]:
+            raise InputError(
+                f"corpus {corpus.name!r} was cut for model {cut[0]!r} with ctx_len {cut[1]}, "
+                f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
+            )
+        _check_shares(corpus, HELD_OUT._replace(**{k: v for k, v in json.loads(source).items() if k in Shares._fields}))
     most = longest(model.network)
     if most is not None and corpus.ctx_len > most:
         raise InputError(
             f"corpus {corpus.name!r} has ctx_len {corpus.ctx_len}, and model {model.spec.name!r} reads at most "
             f"{most} tokens: set ctx_len to {most} or less"
+        )
+
+
+def _check_shares(corpus: Corpus, there: Shares) -> None:
+    """A document that changed from test to train would score labels and SAEs on what they were made from."""
+    asked = Shares(corpus.val, corpus.test)
+    if asked != there:
+        raise InputError(
+            f"corpus {corpus.name!r} has val = {there.val:g} and test = {there.test:g}, and the study says "
+            f"val = {asked.val:g} and test = {asked.test:g}: documents keep their split; give the corpus another name"
         )
 
 
@@ -261,7 +274,7 @@ def _next_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> Shard
         [corpus.name],
     )[0]
     body = corpus.ctx_len - (model.bos is not None)
-    return ShardBuilder(corpus.name, int(shard), body, int(document), int(position))
+    return ShardBuilder(corpus.name, int(shard), body, int(document), int(position), Shares(corpus.val, corpus.test))
 
 
 def _commit_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel, builder: ShardBuilder) -> None:

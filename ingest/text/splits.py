@@ -7,15 +7,25 @@ windows that repeat train text, so that nobody scores a label on what its explai
 
 import hashlib
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Split = Literal["train", "val", "test"]
-TRAIN_SHARE, VAL_SHARE = 0.8, 0.1
 SHINGLE = 16
 """Tokens of a shingle: a val or test window that shares one with train text is not eligible."""
+
+
+class Shares(NamedTuple):
+    """The shares of documents that are held out of training."""
+
+    val: float = 0.1
+    test: float = 0.1
+
+
+HELD_OUT = Shares()
+"""Where a study says nothing: 80% train, 10% val, 10% test."""
 
 # Two odd 64-bit constants (splitmix64, Steele et al. 2014) mix token ids into a shingle's hash.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -27,12 +37,12 @@ def document_hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def split_of(document: str) -> Split:
-    """The split of a document, given its hash: 80% train, 10% val, 10% test."""
-    share = int(document[:16], 16) / 2**64
-    if share < TRAIN_SHARE:
-        return "train"
-    return "val" if share < TRAIN_SHARE + VAL_SHARE else "test"
+def split_of(document: str, shares: Shares = HELD_OUT) -> Split:
+    """The split of a document, given its hash, read as a fraction of 1: the lowest are train, the highest test."""
+    fraction = int(document[:16], 16) / 2**64
+    if fraction >= 1 - shares.test:
+        return "test"
+    return "train" if fraction < 1 - shares.val - shares.test else "val"
 
 
 def shingles(tokens: npt.NDArray[np.integer], size: int = SHINGLE) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from catalog.errors import InputError
 from ingest.text.offsets import Tiler, Untiled
-from ingest.text.splits import shingles, split_of
+from ingest.text.splits import HELD_OUT, Shares, shingles, split_of
 
 _BATCH = 512
 
@@ -137,6 +137,7 @@ class ShardBuilder:
     """Number of the next document."""
     position: int
     """Position of the next token."""
+    shares: Shares = HELD_OUT
 
     def __post_init__(self) -> None:
         self._first = self.position
@@ -160,7 +161,7 @@ class ShardBuilder:
                 "document": self.document,
                 "hash": one.hash,
                 "shard": self.shard,
-                "split": split_of(one.hash),
+                "split": split_of(one.hash, self.shares),
                 "start": self.position,
                 "tokens": n,
                 "source": one.source,

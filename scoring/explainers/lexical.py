@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from catalog.errors import InputError
-from scoring.explainers.rule_search import Evidence, Mask, gather, grown
+from scoring.explainers.rule_search import Evidence, Mask, gather, grown, with_sides
 from scoring.label_rules import NOWHERE, Kind, Rule, Scores
 from scoring.proportions import balanced_accuracy
 from scoring.window_terms import read_window
@@ -96,9 +96,11 @@ def explain(
         return _none(
             f"best: {first.rule.text}, balanced accuracy {accuracy:.2f} ({low:.2f}-{high:.2f}) held out", details
         )
-    details |= {"rule": first.rule.to_json(), "balanced_accuracy": _figures(first)}
-    details["spread"] = _spread(first.rule, evidence, train)
-    return Label(text=first.rule.text, details=details, model=MODEL)
+    firing = np.flatnonzero(train & fires)
+    rule = with_sides(first.rule, [windows[i] for i in firing], [examples[i].fires for i in firing])
+    details |= {"rule": rule.to_json(), "balanced_accuracy": _figures(first)}
+    details["spread"] = _spread(rule, evidence, train)
+    return Label(text=rule.text, details=details, model=MODEL)
 
 
 def _best_of_each(evidence: Evidence, train: Mask, folds: np.ndarray, most: int) -> list[_Judged]:

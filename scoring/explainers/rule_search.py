@@ -6,14 +6,15 @@ before: how many parts a rule keeps is for windows to say that it was not chosen
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from scoring.label_rules import Kind, Rule, about, nearest
-from scoring.window_terms import Term, Window, is_word, stem, terms_near, words_near
+from scoring.label_rules import Kind, Rule, Side, about, nearest
+from scoring.window_terms import Term, Window, is_word, sides_of, stem, terms_near, words_near
 
 Mask = npt.NDArray[np.bool_]
 Matrix = npt.NDArray[np.float64]
@@ -64,8 +65,9 @@ def gather(windows: Sequence[Window], fires: Sequence[Sequence[bool]], active: M
         for unit in windows[i].units:
             if is_word(unit.text):
                 written.setdefault(stem(unit.text), Counter())[unit.text.casefold()] += 1
-    terms = [term for term, n in sorted(near_firing.items()) if n >= often]
-    contains = np.array([[term in window.terms for term in terms] for window in windows], bool)
+    # Of terms that do as well the first is taken: one key says it in fewer words than two side by side.
+    terms = sorted((len(Term.read(code).keys), code) for code, n in near_firing.items() if n >= often)
+    contains = np.array([[code in window.terms for _, code in terms] for window in windows], bool)
     contains = contains.reshape(len(windows), len(terms))
     kept = _best_columns(contains, active, train, _MOST_TERMS)
     words = [word for word, n in sorted(on_firing.items(), key=lambda pair: (-pair[1], pair[0]))][:_MOST_WORDS]
@@ -76,7 +78,7 @@ def gather(windows: Sequence[Window], fires: Sequence[Sequence[bool]], active: M
     said = [said[j] for j in some]
     return Evidence(
         active,
-        tuple(terms[j] for j in kept),
+        tuple(terms[j][1] for j in kept),
         contains[:, kept],
         tuple(words),
         nearest(windows, words),
@@ -106,6 +108,23 @@ def grown(evidence: Evidence, learn: Mask, most: int) -> dict[Kind, list[Rule]]:
         j = int(np.argmax(accuracies))
         found["topic"].append(Rule("topic", words=evidence.phrases[j], cutoff=float(cutoffs[j])))
     return found
+
+
+def with_sides(rule: Rule, windows: Sequence[Window], fires: Sequence[Sequence[bool]]) -> Rule:
+    """The rule with the sides of those terms that the feature fires beside: on at most a quarter elsewhere near them.
+
+    `windows` are firing train windows, and `fires` says of each one's tokens whether the feature fires on them.
+    """
+    beside: list[tuple[str, Side]] = []
+    for term in rule.terms:
+        counts: Counter[str] = Counter()
+        for window, lit in zip(windows, fires, strict=True):
+            if term.least == 1 and term.code in window.terms:
+                counts += sides_of(window, term, lit)
+        for side in get_args(Side):
+            if counts[side] >= max(_OFTEN, 3 * (counts.total() - counts[side])):
+                beside.append((term.code, side))
+    return replace(rule, beside=tuple(beside))
 
 
 def best_cutoffs(scores: Matrix, active: Mask) -> tuple[Matrix, Matrix]:

@@ -206,6 +206,8 @@ def test_mistakes_of_one_section_do_not_hide_those_of_another_or_of_itself(tmp_p
         ("[[corpus]]\nname = 'a'\nkind = 'text'", "corpus[0].files: is missing"),
         ("[[corpus]]\nname = 'a'\nfiles = ['x']", "corpus[0].files: is not read by kind 'docstrings'"),
         ("[[corpus]]\nname = 'a'\nkind = 'dataset'", "corpus[0].dataset: is missing"),
+        ("[[corpus]]\nname = 'a'\nval = 0.4\ntest = 0.6", "0.6 and val = 0.4 leave no document to train on"),
+        ("[[corpus]]\nname = 'a'\ntest = 0.0", "corpus[0].test"),
         ("[[corpus]]\nname = 'a'\nshard_tokens = 100", "corpus[0].shard_tokens: 100 is below ctx_len 256"),
         ("[[concept]]\nname = 'a'", "concept[0].file: is missing, and so is words"),
         ("[[concept]]\nname = 'a'\nkind = 'predicate'", "concept[0].predicate: is missing"),

@@ -61,6 +61,18 @@ def test_only_the_new_documents_are_tokenised_and_harvested(own: Path, notes: Pa
         assert said["added"] == [str(notes)]
 
 
+def test_new_text_is_split_as_the_corpus_is(own: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Line {i} of a text about matrices."}) + "\n" for i in range(100)))
+    with Catalog(own) as catalog:
+        with catalog.write("a corpus of other shares") as tx:
+            tx.execute('UPDATE lake.corpora SET source = json_merge_patch(source, \'{"val": 0.01, "test": 0.9}\')')
+        before = catalog.value("SELECT max(document) FROM documents")
+        add_text(catalog, "docs", [path])
+        split = catalog.rows("SELECT split FROM documents WHERE document > ?", [before])
+        assert sum(one == "test" for (one,) in split) > 75
+
+
 def test_text_that_is_there_is_known_and_nothing_is_written(own: Path, notes: Path) -> None:
     with Catalog(own) as catalog:
         add_text(catalog, "docs", [notes])

@@ -155,6 +155,29 @@ def test_a_corpus_keeps_its_model_and_context_length(
         ingest(catalog, llama, lines, ctx_len=24)
 
 
+def test_a_corpus_keeps_its_splits(catalog: Catalog, llama: LanguageModel, lines: Path) -> None:
+    ingest(catalog, llama, lines, val=0.2, test=0.3)
+    found = [split for (split,) in catalog.rows("SELECT split FROM documents")]
+    keys = [key for (key,) in catalog.rows("SELECT hash FROM documents")]
+    assert found == [
+        ("train", "val", "test")[(int(key[:16], 16) / 2**64 >= 0.5) + (int(key[:16], 16) / 2**64 >= 0.7)]
+        for key in keys
+    ]
+    with pytest.raises(InputError, match=r"has val = 0.2 and test = 0.3, and the study says val = 0.2 and test = 0.1"):
+        ingest(catalog, llama, lines, val=0.2)
+
+
+def test_a_corpus_of_before_there_were_shares_was_split_by_the_defaults(
+    catalog: Catalog, llama: LanguageModel, lines: Path
+) -> None:
+    ingest(catalog, llama, lines)
+    with catalog.write("as an earlier version wrote it") as tx:
+        tx.execute('UPDATE lake.corpora SET source = json_merge_patch(source, \'{"val": null, "test": null}\')')
+    assert ingest(catalog, llama, lines).added == 0
+    with pytest.raises(InputError, match=r"has val = 0.1 and test = 0.1"):
+        ingest(catalog, llama, lines, test=0.5)
+
+
 def test_an_interrupted_corpus_keeps_its_context_length_too(
     catalog: Catalog, llama: LanguageModel, lines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.text.splits import SHINGLE, document_hash, leaked_windows, shingles, split_of, unique_documents
+from ingest.text.splits import SHINGLE, Shares, document_hash, leaked_windows, shingles, split_of, unique_documents
 
 few_tokens = st.lists(st.integers(0, 2), max_size=80).map(lambda ids: np.array(ids, np.int32))
 
@@ -29,6 +29,16 @@ def test_the_first_64_bits_of_the_hash_decide_the_split(share: float, split: str
     key = f"{int(share * 2**64):016x}"
     assert split_of(key + "0" * 16) == split
     assert split_of(key + "f" * 16) == split
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.1, 0.1), (0.1, 0.2), (0.05, 0.4), (0.3, 0.3)])
+def test_a_document_leaves_train_as_more_is_held_out_and_goes_back_never(val: float, test: float) -> None:
+    keys = [document_hash(f"document {i}") for i in range(4_000)]
+    found = [split_of(key, Shares(val, test)) for key in keys]
+    for split, share in {"train": 1 - val - test, "val": val, "test": test}.items():
+        assert abs(found.count(split) - 4_000 * share) < 4.5 * math.sqrt(4_000 * share * (1 - share))
+    more = [split_of(key, Shares(val, test + 0.05)) for key in keys]
+    assert {pair for pair in zip(found, more, strict=True) if pair[0] != pair[1]} == {("train", "val"), ("val", "test")}
 
 
 def test_the_largest_hash_is_test() -> None:

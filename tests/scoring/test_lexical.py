@@ -118,6 +118,50 @@ def test_the_details_say_how_the_rule_was_chosen() -> None:
     assert Rule.from_json(label.details["rule"]).to_json() == label.details["rule"]
 
 
+def placed(spec: list[tuple[str, str]], split: str = "train") -> Sides:
+    """A window for each (text of blank-separated tokens, the token that the feature fires on)."""
+    made = []
+    for at, (text, on) in enumerate(spec):
+        tokens = tuple(" " + word for word in text.split())
+        activations = tuple(2.0 * (word == on) for word in text.split())
+        made.append(Example("c", at, tokens, activations, split, bool(on), passage=f"{at:08x}"))
+    return [e for e in made if e.active], [e for e in made if not e.active]
+
+
+@pytest.mark.parametrize(
+    ("firing", "other", "text"),
+    [
+        ("we {0} ( {1} {2}", "we {0} {1} {2} much", "the token after opening brackets"),
+        ("it {0} {1} percent {2}", "it {0} {1} {2} there", 'the token before "percent"'),
+        ("so {0} . {1} {2}", "so {0} {1} . {2}", "first words of a sentence"),
+    ],
+)
+def test_a_label_says_on_which_side_of_its_term_the_feature_fires(firing: str, other: str, text: str) -> None:
+    trees = ["Oak", "Elm", "Ash", "Fir", "Yew", "Box", "Fig", "Pine", "Palm", "Plum", "Pear", "Rose", "Beech", "Birch"]
+    around = ["went", "ran", "sang", "came", "saw", "ate", "left"]
+    spec = [(firing.format(around[i % 7], tree, around[i % 5]), tree) for i, tree in enumerate(trees)]
+    spec += [(other.format(around[i % 7], tree, around[i % 5]), "") for i, tree in enumerate(trees)]
+    label = lexical.explain(*placed(spec), None, placed(spec, "val"))
+    assert label.text == text
+    assert Rule.from_json(label.details["rule"]).text == text
+
+
+def test_a_term_that_the_feature_fires_on_as_well_has_no_side() -> None:
+    spec = [(f"the fire {word} on", "fire" if i % 3 else word) for i, word in enumerate("abcdefghijkl")]
+    spec += [(f"the cat {word} on", "") for word in "abcdefghijkl"]
+    label = lexical.explain(*placed(spec))
+    assert label.text == '"fire"'
+
+
+def test_terms_with_a_side_come_last_and_a_side_that_is_none_is_refused() -> None:
+    bracket, fire = Term(("mark:(",)), Term(("word:fire",))
+    rule = Rule("terms", (bracket, fire), beside=((bracket.code, "after"),))
+    assert rule.text == '"fire" or the token after "("'
+    assert Rule.from_json(rule.to_json()) == rule
+    with pytest.raises(ValueError, match="no side of a term"):
+        Rule.from_json(rule.to_json() | {"beside": [[0, "around"]]})
+
+
 def test_a_part_that_helps_nowhere_but_in_train_is_not_kept() -> None:
     spec = [(f"fire w{i}", True) for i in range(16)] + [("blaze alpha", True)] * 2
     spec += [(f"cat w{i}", False) for i in range(18)]
