@@ -1,5 +1,6 @@
 """A measurement ends when the cost of every SAE is known well enough; the interval against naive sums by document."""
 
+import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
@@ -114,3 +115,14 @@ def test_a_measurement_ends_when_it_is_precise_and_says_how_precise(
     assert not evaluate_sample(text, llama, [one], ["docs"], ("train",), Sample(precision=0.2)).evaluated
     assert evaluate_text(text, llama, [one], ["docs"], ("train",)).evaluated
     assert not evaluate_sample(text, llama, [one], ["docs"], ("train",), Sample(precision=0.2)).evaluated
+
+
+def test_a_text_of_outliers_alone_is_a_problem_and_no_figure(text: Catalog, llama: LanguageModel) -> None:
+    """Each row is far above the norm that the SAE was trained on; beside it an SAE for which none is."""
+    far = dataclasses.replace(reader("far"), median_norm=1e-9)
+    near = dataclasses.replace(reader("near"), median_norm=1e9)
+    evaluate_text(text, llama, [far, near], ["docs"], ("val",))
+    assert text.rows("SELECT sae, outliers FROM evaluations") == [("near", 0)]
+    ((stage, subject, reason),) = text.rows("SELECT stage, subject, reason FROM problems")
+    assert ("far" in subject, stage.startswith("evaluat")) == (True, True)
+    assert "every row that is measured has a norm above 10 times the SAE's median" in reason
