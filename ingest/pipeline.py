@@ -37,7 +37,7 @@ from ingest.receipt import inputs_of, write_receipt
 from ingest.text.coming_text import ComingText
 from ingest.text.corpus import ingest_corpus
 from ingest.text.corpus_rows import CorpusReport
-from ingest.to_do import GONE, Work, harvested, measured, precision_of
+from ingest.to_do import GONE, Work, harvested, measured, precision_of, splits_of
 
 
 @dataclass
@@ -189,7 +189,7 @@ class Evaluations:
 
     def run(self, ingest: Ingest) -> None:
         study, readers = ingest.study, ingest.prepared.readers
-        tokens, splits = study.evaluation.tokens, study.evaluation.splits
+        tokens, splits = study.evaluation.tokens, splits_of(study)
         if not tokens:
             return
         asked = {sae.name: measured(study, sae) for sae in study.trained()}
@@ -200,7 +200,7 @@ class Evaluations:
             ours = [reader for reader in readers if asked[reader.name] == corpora]
             if corpora and ours:
                 told = ingest.told(f"measuring {len(ours)} SAEs on {', '.join(corpora)}")
-                where = (list(corpora), tuple(splits))
+                where = (list(corpora), splits)
                 evaluate_sample(ingest.catalog, ingest.model, ours, *where, Sample(tokens, precision), told)
 
 

@@ -50,6 +50,12 @@ def precision_of(study: Study) -> float:
     return (0.0 if study.sweeps else PRECISION) if asked is None else asked
 
 
+def splits_of(study: Study) -> tuple[str, ...]:
+    """The splits that SAEs are measured on: test, and val where a sweep is there to choose from."""
+    asked = study.evaluation.splits
+    return (("val", "test") if study.sweeps else ("test",)) if asked is None else asked
+
+
 def up_to_date(study: Study) -> list[Work]:
     """The rows of an ingest that has nothing to do, in the order of its stages."""
     saes = study.trained()

@@ -227,5 +227,5 @@ class Measuring(Section):
     """Most tokens of each corpus and split, documents taken by hash; 0: no measuring."""
     precision: float | None = Field(default=None, ge=0)
     """Measure until ce_spliced - ce_clean is known to this share of ce_clean; none: 0.02, with a [[sweep]] 0: all."""
-    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Field(strict=False)] = ("val", "test")
-    """Splits that are measured, each in rows of its own."""
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...] | None, Field(strict=False)] = None
+    """Splits that are measured, each in rows of its own; none: test, with a [[sweep]] val too, to choose by."""

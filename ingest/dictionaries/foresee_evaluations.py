@@ -8,12 +8,12 @@ from catalog.study.file import Study
 from ingest.dictionaries.foresee import Foreseen
 from ingest.dictionaries.stale_evaluations import Measurement, measurements, outdated, unspliceable
 from ingest.model.language_model import LanguageModel
-from ingest.to_do import CHANGED, CURRENT, GONE, MAY_CHANGE, NEW, Work, measured, precision_of
+from ingest.to_do import CHANGED, CURRENT, GONE, MAY_CHANGE, NEW, Work, measured, precision_of, splits_of
 
 
 def foresee_evaluations(catalog: Catalog, study: Study, model: LanguageModel, found: Foreseen) -> Iterator[Work]:
     """A row for each SAE that is measured, and one for each that loses what was measured on other text."""
-    tokens, splits = study.evaluation.tokens, tuple(study.evaluation.splits)
+    tokens, splits = study.evaluation.tokens, splits_of(study)
     asked = {sae.name: corpora for sae in study.trained() if (corpora := measured(study, sae))}
     blocked = unspliceable(model, {sae.name: sae.target or sae.hookpoint for sae in study.trained()})
     texts: dict[tuple[str, ...], list[Measurement]] = {}

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from catalog import Catalog
+from catalog.study.file import Study
 from ingest.dictionaries.measure import Sample, evaluate_sample, evaluate_text
 from ingest.dictionaries.paired_interval import Interval, interval, student
 from ingest.model.batches import batches, load_sequences
@@ -18,6 +19,7 @@ from ingest.model.language_model import LanguageModel
 from ingest.model.splice import run_clean, run_replaced
 from ingest.text.corpus import ingest_corpus
 from ingest.text.held_out import measured_text
+from ingest.to_do import precision_of, splits_of
 from tests.empty import make_empty
 from tests.ingest.test_evaluation import reader
 from tests.ingest.tiny import corpus_of, texts, write_lines
@@ -126,3 +128,18 @@ def test_a_text_of_outliers_alone_is_a_problem_and_no_figure(text: Catalog, llam
     ((stage, subject, reason),) = text.rows("SELECT stage, subject, reason FROM problems")
     assert ("far" in subject, stage.startswith("evaluat")) == (True, True)
     assert "every row that is measured has a norm above 10 times the SAE's median" in reason
+
+
+@pytest.mark.parametrize(
+    ("sections", "splits", "precision"),
+    [
+        ("", ("test",), 0.02),
+        ('[[sweep]]\nname = "w"\nsaes = ["sae"]\nvalues = [8, 16]\nsetting = "k"\n', ("val", "test"), 0.0),
+        ('[evaluation]\nsplits = ["train"]\nprecision = 0.1\n', ("train",), 0.1),
+    ],
+)
+def test_a_sweep_is_measured_on_all_text_of_val_too(
+    sections: str, splits: tuple[str, ...], precision: float, tmp_path: Path
+) -> None:
+    study = Study.parse('name = "s"\n[[sae]]\nname = "sae"\n' + sections, tmp_path)
+    assert (splits_of(study), precision_of(study)) == (splits, precision)

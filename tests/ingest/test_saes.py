@@ -34,6 +34,7 @@ shard_tokens = 600
 
 [evaluation]
 tokens = 200
+splits = ["val", "test"]
 """
 QUICK = "batch = 64\nsteps = 40\nwidth = 48\nwarmup = 4\ndecay = 10\n"
 
