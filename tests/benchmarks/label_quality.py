@@ -32,8 +32,10 @@ from queries.refresh.step import packaged_steps
 DRAWN = "by hash"
 """The concept under which drawn features are shortlisted."""
 DRAW = """
-INSERT INTO lake.shortlist
-SELECT sae, $concept, feature, row_number() OVER (PARTITION BY sae ORDER BY md5(feature::VARCHAR))::INTEGER AS rank, 0
+INSERT INTO lake.shortlist BY NAME
+SELECT
+    sae, $concept AS concept, feature, 0 AS separation, 0 AS score,
+    row_number() OVER (PARTITION BY sae ORDER BY md5(feature::VARCHAR))::INTEGER AS rank
 FROM lake.feature_stats
 WHERE density BETWEEN $low AND $high
 QUALIFY rank <= $n
