@@ -20,8 +20,8 @@ from catalog.trust.permissions import is_allowed
 from queries.cli.main import main
 from queries.refresh.engine import plan, refresh
 from queries.refresh.explain import plan_rows, planned
+from scoring.client.answer import LLMError
 from scoring.client.budget import Budget
-from scoring.client.chat import LLMError
 from scoring.client.request import sampler
 from scoring.kernels.counted_client import counted_client, read_settings
 from tests.once import once
