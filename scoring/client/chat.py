@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from catalog.answers import Answers, StoredAnswer, canonical_request, request_key
 from catalog.errors import SaeqlError
 from catalog.trust.endpoints import Permission, endpoint, permission
-from scoring.client.answer import FREE, Answer, Form, LLMError, Message, Sending, Spent
 from scoring.client.budget import Budget, BudgetSpent
+from scoring.client.language_client import FREE, Answer, Form, LLMError, Message, Sending, Spent
 from scoring.client.optional_parameters import OptionalParameters
 from scoring.client.response import ANSWERED, SAID, Completion, completion, error_in, whole
 from scoring.client.token_odds import odds_json, odds_of

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from catalog.errors import InputError, first_line
-from scoring.client.answer import Message
+from scoring.client.language_client import Message
 
 _STAND_IN = re.compile("\ue000([0-9]+)\ue001")
 _PLAIN = {"system": "", "user": "User: ", "assistant": "Assistant: "}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.answers import Answers, canonical_request, request_key
 from catalog.errors import InputError, SaeqlError
-from scoring.client.answer import FREE, Answer, Form, LLMError, Message, Spent
 from scoring.client.budget import Budget, BudgetSpent
+from scoring.client.language_client import FREE, Answer, Form, LLMError, Message, Spent
 from scoring.client.local_name import local_name
 from scoring.client.token_odds import odds_json, odds_of
 

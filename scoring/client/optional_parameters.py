@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scoring.client.answer import Form
+from scoring.client.language_client import Form
 
 TOP = 5
 """Tokens whose log-probabilities are asked for at each place."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from scoring.client.answer import Odds
+from scoring.client.language_client import Odds
 from scoring.client.token_odds import token_odds
 
 ANSWERED = "saeql.answered"

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from scoring.client.answer import Odds
+from scoring.client.language_client import Odds
 
 _NUMBER = re.compile(r"[^\w]*([0-9]{1,3}|[Tt]rue|[Ff]alse)")
 _WORDS = {"true": "1", "false": "0"}

@@ -12,8 +12,8 @@ from itertools import zip_longest
 from typing import Any, Literal
 
 from catalog.errors import InputError, SaeqlError
-from scoring.client.answer import Answer, Client, Form
 from scoring.client.budget import BudgetSpent
+from scoring.client.language_client import Answer, Client, Form
 from scoring.prompts import parse, template
 from scoring.prompts.numbered import message_digest, numbered_lines, paid
 from scoring.windows import Example, Label, train_examples

@@ -9,8 +9,8 @@ from typing import Any
 from catalog.answers import Answers
 from catalog.errors import CatalogError
 from catalog.study.request_body import check_request
-from scoring.client.answer import Client, Sending
 from scoring.client.chat import ChatClient
+from scoring.client.language_client import Client, Sending
 from scoring.kernels.kernel import Run
 
 TIMEOUT = 120.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scoring.client.answer import Message
+from scoring.client.language_client import Message
 
 _LONGEST = 2_000
 """Characters of the answer that go back: more of it would only cost."""

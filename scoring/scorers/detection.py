@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from catalog.errors import InputError, SaeqlError
-from scoring.client.answer import Answer, Client, Form, LLMError
 from scoring.client.budget import BudgetSpent
+from scoring.client.language_client import Answer, Client, Form, LLMError
 from scoring.client.token_odds import share_of
 from scoring.prompts import parse, template
 from scoring.prompts.correction import corrected

@@ -9,8 +9,8 @@ import pytest
 
 from catalog.answers import Answers
 from catalog.errors import InputError
-from scoring.client.answer import Sending
 from scoring.client.chat import ChatClient
+from scoring.client.language_client import Sending
 from scoring.explainers.llm import ExplainSettings, explain, explain_many, shown_examples
 from scoring.scorers.detection import PredictSettings, predict, predict_many
 from scoring.windows import Example, Label

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from catalog.answers import Answers
-from scoring.client.answer import Sending
 from scoring.client.chat import ChatClient
+from scoring.client.language_client import Sending
 from scoring.explainers.llm import ExplainSettings, explain_many
 from scoring.scorers.detection import PredictSettings, predict_many
 from scoring.windows import Example, Judgement, Label
