@@ -1,6 +1,6 @@
 """Measures what saeql itself costs per judgement by an endpoint: CPU time, requests in flight, bytes on the disk.
 
-    .venv/bin/python -m tests.benchmarks.judging [--features 200] [--windows 100] [--jobs 32] [--json]
+    python tests/benchmarks/judging.py [--features 200] [--windows 100] [--jobs 32] [--json]
 
 The endpoint is the rule server, in a process of its own, which takes 0.2 seconds to answer; the CPU time is that of the
 client's process alone, after a first request that loads what it needs.
@@ -10,11 +10,14 @@ import argparse
 import json
 import multiprocessing
 import random
+import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from catalog.answers import Answers
 from scoring.client.chat import ChatClient
@@ -92,7 +95,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     found = measure(chosen.features, chosen.windows, chosen.jobs, chosen.delay)
-    print(json.dumps(found) if chosen.json else "\n".join(f"{name:26} {value}" for name, value in found.items()))
+    lines = [json.dumps(found)] if chosen.json else [f"{name:26} {value}" for name, value in found.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
