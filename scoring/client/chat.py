@@ -109,7 +109,7 @@ class ChatClient:
         prompt, answered = answer.prompt_tokens, answer.completion_tokens
         self._budget.settle(most - cost)
         self._count(prompt, answered, cost, failed=False, paid=True)
-        used = {"prompt_tokens": prompt, "completion_tokens": answered, "cost": cost}
+        used: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": answered, "cost": cost}
         return _answer(self._answers.put(request, answer.text, **used, odds=odds_json(answer.odds)), stored=False)
 
     def complete_many(

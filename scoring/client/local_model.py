@@ -10,7 +10,7 @@ from catalog.study.text import Model
 from ingest.model.language_model import load_model
 from scoring.client.chat_tokens import chat_tokens
 from scoring.client.language_client import Form, Message, Odds
-from scoring.client.prefix_reader import PrefixReader, Row, State, chosen
+from scoring.client.prefix_reader import PrefixReader, Row, State
 
 _PER_NUMBER = 4
 """Tokens of a list for each of its numbers, at most."""
@@ -134,7 +134,7 @@ class LocalModel:
                 full = len(ids[row]) >= limit or used[row] + len(ids[row]) + 1 >= self._most
                 text = ""
                 if form.line or ended or full:
-                    text = self._tokenizer.decode(ids[row][: -1 if ended else None], skip_special_tokens=True)
+                    text = str(self._tokenizer.decode(ids[row][: -1 if ended else None], skip_special_tokens=True))
                 if form.line:
                     ended = ended or "\n" in text.lstrip()
                     text = form.line + (text.lstrip().partition("\n")[0] if text.strip() else "")
@@ -145,7 +145,7 @@ class LocalModel:
                 problem = problem or (None if text.strip() else "the answer is empty")
                 done[row] = Written(text, (), used[row], len(ids[row]), problem)
             if stay:
-                state = chosen(state, stay) if len(stay) < len(rows) else state
+                state = self._reader.chosen(state, stay) if len(stay) < len(rows) else state
                 state = self._reader.step(state, torch.tensor([[best[at]] for at in stay]))
             rows = [rows[at] for at in stay]
         return [done[row] for row in range(len(used))]

@@ -44,7 +44,10 @@ class OptionalParameters:
             return {}
         with self._lock:
             names = [name for name in (LOGPROBS, SCHEMA) if name in self._wanted and name not in own]
-        made = {LOGPROBS: {"logprobs": True, "top_logprobs": TOP}, SCHEMA: {"response_format": _schema(form)}}
+        made: dict[str, dict[str, Any]] = {
+            LOGPROBS: {"logprobs": True, "top_logprobs": TOP},
+            SCHEMA: {"response_format": _schema(form)},
+        }
         return {name: made[name] for name in names}
 
     def answered(self, sent: Iterable[str], left_out: Iterable[str] = ()) -> None:

@@ -99,7 +99,8 @@ class PrefixReader:
         """The first of the keys, which are sorted by form and length, that fit into one batch."""
         most = _GPU_TOKENS if self._model.device.type == "cuda" else _CPU_TOKENS
         first, n = rows[keys[0]], 1
-        while n < len(keys) and not self._model.layout.alone:
+        # Rows of another kind of cache cannot be told apart: each is read alone.
+        while n < len(keys) and self._shares and not self._model.layout.alone:
             row = rows[keys[n]]
             fits = (n + 1) * (len(row.ids) + row.more) <= most and row.form == first.form
             if not fits or (not self._pads and len(row.ids) != len(first.ids)):
@@ -128,6 +129,12 @@ class PrefixReader:
         self.tokens += int(real.sum())
         return State(out.past_key_values, mask, state.position + real.sum(1), out.logits[:, -1].float().cpu())
 
+    def chosen(self, state: State, rows: list[int]) -> State:
+        """Those rows of a batch alone."""
+        index = torch.tensor(rows)
+        state.cache.batch_select_indices(index.to(self._model.device))
+        return State(state.cache, state.mask[index], state.position[index], state.logits[index])
+
     def _caches(self) -> tuple[bool, bool]:
         """(whether prefixes can be shared, whether rows can be padded) with this model's cache."""
         ids = self._model.layout.trial[:, :4]
@@ -153,13 +160,6 @@ def _copied(cache: DynamicCache, n: int) -> DynamicCache:
     if n > 1:
         made.batch_repeat_interleave(n)
     return made
-
-
-def chosen(state: State, rows: list[int]) -> State:
-    """Those rows alone."""
-    index = torch.tensor(rows)
-    state.cache.batch_select_indices(index.to(state.cache.layers[0].keys.device))
-    return State(state.cache, state.mask[index], state.position[index], state.logits[index])
 
 
 def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 _CHARACTERS_PER_TOKEN = 4
 _ANSWER_TOKENS = 100.0
 """Expected of an answer before any has come."""
+_MOMENT = 1e-6
 _MEMORY = 0.1
 """Weight of an answer's tokens in what is expected of the next."""
 
@@ -63,7 +64,8 @@ class Pace:
                 for bucket, amount in ((self._requests, 1.0), (self._tokens, expected)):
                     if bucket is not None:
                         wait = max(wait, bucket.wait(amount, now))
-                if wait <= 0:
+                # Less than rounding leaves over is no time.
+                if wait <= _MOMENT:
                     for bucket, amount in ((self._requests, 1.0), (self._tokens, expected)):
                         if bucket is not None:
                             bucket.take(amount)

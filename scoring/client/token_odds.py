@@ -8,6 +8,8 @@ detection. Nothing here raises for what an endpoint may send.
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from scoring.client.language_client import Odds
@@ -28,9 +30,12 @@ def token_odds(choice: Any, text: str) -> Odds:
     tokens = said.get("content") if isinstance(said, dict) else None
     if not isinstance(tokens, list) or not tokens or len(tokens) > _MOST:
         return ()
-    spelled = [token.get("token") if isinstance(token, dict) else None for token in tokens]
-    if not all(isinstance(token, str) for token in spelled):
-        return ()
+    spelled: list[str] = []
+    for token in tokens:
+        name = token.get("token") if isinstance(token, dict) else None
+        if not isinstance(name, str):
+            return ()
+        spelled.append(name)
     # Thoughts that stand apart may come before, and an end of turn after.
     first = "".join(spelled).rfind(text)
     if first < 0 or not text:
@@ -58,7 +63,7 @@ def odds_of(stored: str) -> Odds:
         return ()
 
 
-def share_of(odds: dict[str, float] | Any, number: str, others: tuple[str, ...]) -> float | None:
+def share_of(odds: Mapping[str, float], number: str, others: Sequence[str]) -> float | None:
     """The probability of `number` among `others`, itself one of them; None if none of them has any."""
     total = sum(odds.get(other, 0.0) for other in others)
     return odds.get(number, 0.0) / total if total > 0 else None
@@ -70,9 +75,11 @@ def _odds(token: dict[str, Any]) -> dict[str, float]:
     spellings: dict[str, float] = {}
     for one in [token, *(tops if isinstance(tops, list) else [])]:
         name, value = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
-        usable = isinstance(name, str) and isinstance(value, int | float) and not isinstance(value, bool)
-        if usable and math.isfinite(value):
-            spellings[str(name)] = math.exp(min(float(value), 0.0))
+        if not isinstance(name, str) or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        with suppress(OverflowError):
+            if math.isfinite(value):
+                spellings[name] = math.exp(min(float(value), 0.0))
     found: dict[str, float] = {}
     for name, p in spellings.items():
         if (number := _number(name)) is not None:

@@ -87,7 +87,7 @@ def read_settings(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
             f"the {kind} {row[kind]!r} of the catalog has no usable {wrong[0]}: take it from its study file anew "
             "(saeql refresh --study FILE)"
         )
-    return dict(settings)
+    return {**settings, "provider": row["provider"]}
 
 
 def _number(least: float, *, whole: bool = False) -> Callable[[Any], bool]:
