@@ -10,11 +10,11 @@ import pytest
 
 from catalog.answers import Answers
 from scoring.client.chat import ChatClient
-from scoring.client.language_client import Sending
+from scoring.client.language_client import Form, Sending
 from scoring.explainers.llm import ExplainSettings, explain_many
 from scoring.scorers.detection import PredictSettings, predict_many
 from scoring.windows import Example, Judgement, Label
-from tests.scoring.chat_server import Endpoint
+from tests.scoring.chat_server import Endpoint, Reply
 from tests.scoring.rule_server import ANSWERED, FAULTS, HARMLESS, Rules
 
 LEXICON = {
@@ -189,3 +189,55 @@ def test_settings_may_leave_log_probabilities_and_schemas_out(endpoint: Endpoint
     found = judged(chat, {concept: f"words about {concept}" for concept in LEXICON})
     assert not any({"logprobs", "response_format"} & body.keys() for body in endpoint.requests)
     assert {one.probability for judgements in found.values() for one in judgements} == {None}
+
+
+def list_of_two(chat: ChatClient, text: str = "x", **params: Any) -> Any:
+    return dict(chat.complete_many([[{"role": "user", "content": text}]], [Form(2)], **params))[0]
+
+
+def test_a_refusal_that_names_nothing_is_tried_without_and_remembered_if_that_helps(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    endpoint.answer = lambda n, body: (
+        Reply(status=422, body='{"detail": "bad request"}') if "logprobs" in body else Reply("[1, 0]")
+    )
+    chat = client(endpoint, tmp_path)
+    assert list_of_two(chat).text == "[1, 0]"
+    assert list_of_two(chat, "y").text == "[1, 0]"
+    assert [sorted(body.keys() & {"logprobs", "response_format"}) for body in endpoint.requests] == [
+        ["logprobs", "response_format"], [], []
+    ]  # fmt: skip
+    assert len(chat.notes) == 2
+
+
+def test_what_no_parameter_causes_is_tried_without_them_once_and_then_never(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.answer = lambda n, body: Reply(status=400, body='{"error": {"message": "no such model"}}')
+    chat = client(endpoint, tmp_path)
+    assert "no such model" in str(list_of_two(chat))
+    assert len(endpoint.requests) == 2
+    assert "no such model" in str(list_of_two(chat, "y"))
+    assert len(endpoint.requests) == 3
+    assert chat.notes == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_cannot_heal_is_asked_once(endpoint: Endpoint, tmp_path: Path, status: int) -> None:
+    endpoint.answer = lambda n, body: Reply(status=status, body='{"error": {"message": "not for you"}}')
+    assert "not for you" in str(list_of_two(client(endpoint, tmp_path)))
+    assert len(endpoint.requests) == 1
+
+
+def test_parameters_of_ones_own_come_first(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.answer = lambda n, body: Reply("[1, 0]")
+    own = {"logprobs": False, "response_format": {"type": "text"}}
+    list_of_two(client(endpoint, tmp_path), **own)
+    assert {name: endpoint.requests[0][name] for name in own} == own
+    assert "top_logprobs" not in endpoint.requests[0]
+
+
+def test_an_endpoint_that_leaves_log_probabilities_out_gives_no_probability(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.answer = Rules(LEXICON, {"no logprobs": 1.0})
+    chat = client(endpoint, tmp_path)
+    found = judged(chat, {concept: f"words about {concept}" for concept in LEXICON})
+    assert {(one.probability, one.problem) for judgements in found.values() for one in judgements} == {(None, None)}
+    assert chat.notes == []
