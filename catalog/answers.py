@@ -26,21 +26,31 @@ _TABLE = """CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TE
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, created REAL NOT NULL)"""
 _UNUSABLE = """CREATE TABLE IF NOT EXISTS unusable (request TEXT NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL,
     created REAL NOT NULL)"""
+_ODDS = "CREATE TABLE IF NOT EXISTS odds (key TEXT PRIMARY KEY, odds TEXT NOT NULL)"
+"""A table of its own, so that older versions of saeql go on reading and writing the file."""
+_HAS_ODDS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'odds'"
 _KEEP = "INSERT INTO unusable VALUES (?, ?, ?, ?)"
-_GET = "SELECT text, prompt_tokens, completion_tokens, cost, created FROM answers WHERE key = ?"
+_GET = "SELECT text, prompt_tokens, completion_tokens, cost, created, '' FROM answers WHERE key = ?"
+_GET_ODDS = """SELECT a.text, a.prompt_tokens, a.completion_tokens, a.cost, a.created, coalesce(o.odds, '')
+    FROM answers AS a LEFT JOIN odds AS o ON o.key = a.key WHERE a.key = ?"""
 _HISTORY = "SELECT request, prompt_tokens, completion_tokens FROM answers ORDER BY created DESC LIMIT ?"
 _PUT = "INSERT INTO answers VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+_PUT_ODDS = "INSERT INTO odds SELECT ?, ? WHERE changes() > 0 ON CONFLICT (key) DO NOTHING"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer's text, its tokens and cost when it was paid for, and when that was (seconds since 1970)."""
+    """An answer's text, its tokens and cost when it was paid for, and when that was (seconds since 1970).
+
+    `odds` is what was stored of the probabilities of its numbers (JSON), empty where nobody gave them.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     cost: float
     created: float
+    odds: str = ""
 
 
 def canonical_request(model: str, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str:
@@ -85,6 +95,7 @@ class Answers:
             raise CatalogError(f"the answer store {self.path} cannot be opened: {error}") from error
         try:
             self._check_version() if read_only else self._prepare()
+            self._has_odds = bool(self._db.execute(_HAS_ODDS).fetchone()[0])
         except sqlite3.Error as error:
             self._db.close()
             raise CatalogError(f"the answer store {self.path} cannot be used: {error}") from error
@@ -108,7 +119,7 @@ class Answers:
         return self._stored(request_key(request))
 
     def put(
-        self, request: str, text: str, *, prompt_tokens: int, completion_tokens: int, cost: float = 0.0
+        self, request: str, text: str, *, prompt_tokens: int, completion_tokens: int, cost: float = 0.0, odds: str = ""
     ) -> StoredAnswer:
         """Store an answer durably, and return what is stored: an earlier answer to the same request stays.
 
@@ -116,7 +127,8 @@ class Answers:
         """
         raw = text.encode("utf-8", "surrogatepass")
         key = request_key(request)
-        self._run(_PUT, (key, request, raw, prompt_tokens, completion_tokens, cost, time.time()))
+        statements = [(_PUT, (key, request, raw, prompt_tokens, completion_tokens, cost, time.time()))]
+        self._run_together([*statements, (_PUT_ODDS, (key, odds))] if odds else statements)
         stored = self._stored(key)
         if stored is None:
             raise CatalogError(f"the answer store {self.path} did not keep an answer")
@@ -142,14 +154,15 @@ class Answers:
         return self._run(_HISTORY, (n,))
 
     def _stored(self, key: str) -> StoredAnswer | None:
-        rows = self._run(_GET, (key,))
+        rows = self._run(_GET_ODDS if self._has_odds else _GET, (key,))
         if not rows:
             return None
-        text, prompt, completion, cost, created = rows[0]
+        text, prompt, completion, cost, created, odds = rows[0]
         kinds = isinstance(text, str) and isinstance(prompt, int) and isinstance(completion, int)
-        if not kinds or not isinstance(cost, float | int) or not isinstance(created, float | int):
+        kinds = kinds and isinstance(cost, float | int) and isinstance(created, float | int)
+        if not kinds or not isinstance(odds, str):
             raise CatalogError(f"the answer store {self.path} holds an answer that saeql did not write")
-        return StoredAnswer(text, prompt, completion, float(cost), float(created))
+        return StoredAnswer(text, prompt, completion, float(cost), float(created), odds)
 
     def _check_version(self) -> int:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -165,6 +178,7 @@ class Answers:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(_TABLE)
         self._db.execute(_UNUSABLE)
+        self._db.execute(_ODDS)
         if version < _VERSION:
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -179,6 +193,22 @@ class Answers:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.02)
+
+    def _run_together(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        """All of them, or none."""
+        if len(statements) == 1:
+            self._run(*statements[0])
+            return
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                for statement, values in statements:
+                    self._db.execute(statement, values)
+                self._db.execute("COMMIT")
+            except (sqlite3.Error, UnicodeError) as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise CatalogError(f"the answer store {self.path} failed: {error}") from error
 
     def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock:

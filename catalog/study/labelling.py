@@ -7,19 +7,20 @@ from pydantic import Field, ValidationInfo, field_validator
 from catalog.errors import InputError
 from catalog.study.base import Count, FilePath, Name, Price, Section
 from catalog.study.request_body import check_request
+from catalog.study.text import model_source
 from catalog.trust.endpoints import endpoint
 
 
 class Endpoint(Section):
-    """Who answers: the lexical provider (no language model), or any OpenAI-compatible endpoint.
+    """Who answers: no language model (lexical), any OpenAI-compatible endpoint, or a model of this process.
 
     The key is read from OPENAI_API_KEY, never from a study file.
     """
 
-    provider: Literal["lexical", "openai"] = "lexical"
-    """lexical needs no language model and no network."""
+    provider: Literal["lexical", "openai", "transformers"] = "lexical"
+    """lexical needs no language model and no network; transformers loads one here."""
     model: str | None = None
-    """Model of the endpoint."""
+    """openai: the endpoint's name of it; transformers: as `source` of [model], such as "smollm2" or a folder."""
     base_url: str | None = None
     """Where the endpoint is; none: OPENAI_BASE_URL, else OpenAI."""
     temperature: float = Field(default=0.0, ge=0, le=2)
@@ -27,7 +28,15 @@ class Endpoint(Section):
     max_tokens: Count = 1000
     """Longest answer in tokens, reasoning included."""
     jobs: Count = 8
-    """Requests at a time."""
+    """openai: requests at a time."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """openai: tries, over all requests of this section; none: no limit."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """openai: tokens of prompts and answers; none: no limit."""
+    structured: Literal["auto", "never"] = "auto"
+    """openai: auto asks for lists by a JSON schema until the endpoint refuses, never does not."""
+    logprobs: Literal["auto", "never"] = "auto"
+    """openai: auto asks for log-probabilities of lists until the endpoint refuses, never does not."""
     price_prompt: Price = 0.0
     """Money per million prompt tokens."""
     price_completion: Price = 0.0
@@ -46,18 +55,30 @@ class Endpoint(Section):
 
     @field_validator("model")
     @classmethod
-    def _needed_by_openai(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if info.data.get("provider") == "openai" and not value:
-            raise ValueError("is missing: the provider 'openai' needs the name of a model")
-        return value
+    def _needed_by_provider(cls, value: str | None, info: ValidationInfo) -> str | None:
+        provider = info.data.get("provider")
+        if provider in ("openai", "transformers") and not value:
+            raise ValueError(f"is missing: the provider {provider!r} needs the name of a model")
+        return model_source(value, info) if provider == "transformers" and value else value
 
     @field_validator("base_url")
     @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
+    def _is_an_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("provider") == "transformers":
+            raise ValueError("is not read by provider 'transformers', which loads the model in this process")
         try:
             return value if value is None else endpoint(value).url and value
         except InputError as error:
             raise ValueError(str(error).removeprefix("base_url ")) from None
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_greedy(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("provider") == "transformers":
+            raise ValueError(
+                f"{value} is not read by provider 'transformers', which takes the likeliest token: leave it 0"
+            )
+        return value
 
     @field_validator("request")
     @classmethod

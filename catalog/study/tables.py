@@ -15,6 +15,18 @@ from catalog.study.prompt_text import read_template
 from catalog.study.small_file import read_small
 from catalog.study.sweep import Sweep
 
+_LATER = (
+    "timeout",
+    "retries",
+    "request",
+    "counterexamples",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "structured",
+    "logprobs",
+)
+"""Keys of explainers and scorers that the first catalogs do not have."""
+
 
 def put(catalog: Catalog, table: str, rows: list[dict[str, Any]], key: list[str], message: str, **scope: str) -> None:
     """Make the rows of a configuration table those given; equal rows leave no snapshot."""
@@ -142,7 +154,7 @@ def _settings(endpoint: Endpoint, kind: str) -> str:
     change, and all that was made by them would be looked at again.
     """
     said = endpoint.model_dump(mode="json")
-    for name in ("timeout", "retries", "request", "counterexamples"):
+    for name in _LATER:
         field = type(endpoint).model_fields.get(name)
         if field is not None and said[name] == field.get_default(call_default_factory=True):
             del said[name]

@@ -44,6 +44,15 @@ def _path_or_packaged(value: Any, info: ValidationInfo) -> Any:
 TextPaths = Annotated[tuple[Annotated[str, BeforeValidator(_path_or_packaged)], ...], Field(strict=False)]
 
 
+def model_source(value: str, info: ValidationInfo) -> str:
+    """Of a model: a path stays right when the study is used from elsewhere; a hub id or a short name stays as it is."""
+    if value.startswith(PACKAGE):
+        return _of_package(value, "FILE.gguf")
+    path = resolved(value, info)
+    looks_like_path = value.startswith((".", "/", "~")) or value.endswith(("/", ".gguf"))
+    return path if value not in _NAMED and (looks_like_path or Path(path).is_dir()) else value
+
+
 class Model(Section):
     """The causal language model that is read."""
 
@@ -66,12 +75,7 @@ class Model(Section):
     @field_validator("source")
     @classmethod
     def _directory(cls, value: str, info: ValidationInfo) -> str:
-        """A path stays right when the study is used from elsewhere; a hub id stays as it is."""
-        if value.startswith(PACKAGE):
-            return _of_package(value, "FILE.gguf")
-        path = resolved(value, info)
-        looks_like_path = value.startswith((".", "/", "~")) or value.endswith(("/", ".gguf"))
-        return path if value not in _NAMED and (looks_like_path or Path(path).is_dir()) else value
+        return model_source(value, info)
 
 
 class Corpus(Section):

@@ -104,7 +104,7 @@ def _may_ask(found: Stale, context: Context) -> tuple[tuple[str, str | None], ..
     """(model, base_url) of every endpoint that the step's explainers or scorers name."""
     asks: dict[tuple[str, str | None], None] = {}
     for table in sorted({"explainers", "scorers"} & found.target.step.parents):
-        rows = f"SELECT model, settings FROM {context.relations.of(table)} WHERE {named('provider')} <> 'lexical'"
+        rows = f"SELECT model, settings FROM {context.relations.of(table)} WHERE {named('provider')} = 'openai'"
         for model, settings in context.catalog.rows(f"{rows} ORDER BY ALL"):
             with suppress(ValueError, TypeError, AttributeError):
                 asks[model, json.loads(settings).get("base_url")] = None

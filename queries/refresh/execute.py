@@ -40,6 +40,7 @@ def execute(work: Work, done: Done, context: Context, scratch: Scratch, advance:
         execute_kernel(work, work.kernel, StepCommit(work, context, done, run), run, scratch)
     finally:
         done.paid(run)
+        done.warnings = tuple(dict.fromkeys((*done.warnings, *run.notes)))
 
 
 def _at_once(work: Work, given: KernelInput, commit: StepCommit, run: KernelRun, scratch: Scratch) -> None:

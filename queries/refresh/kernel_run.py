@@ -22,6 +22,7 @@ class KernelRun:
     budget: "Budget"
     jobs: int | None = None
     problems: dict[str, str | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     calls: int = 0
     tokens: int = 0
     cost: float = 0.0

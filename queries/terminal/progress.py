@@ -133,7 +133,8 @@ class Bars:
             self._bars.remove_task(self._steps.pop(result.step))
         if result.state == "current":
             return
-        self.say(described(result))
+        for line in described(result).split("\n"):
+            self.say(line)
 
     def say(self, line: str) -> None:
         """A line of text above the bars."""
@@ -177,7 +178,8 @@ def described(result: "StepResult") -> str:
     if result.state == "part":
         parts.append(f"{result.left} left" if result.left else "done in part")
     lines = [f"{result.step}: {', '.join(parts)} ({result.seconds:.1f} s)"]
-    return "\n".join([*lines, *(f"{result.step}: warning: {warning}" for warning in result.warnings)])
+    # A warning that quotes an endpoint or a catalog stays one line.
+    return "\n".join([*lines, *(f"{result.step}: warning: {' '.join(said.split())}" for said in result.warnings)])
 
 
 def say(line: str) -> None:

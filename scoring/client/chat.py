@@ -9,19 +9,20 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from catalog.answers import Answers, canonical_request, request_key
-from catalog.errors import InputError, SaeqlError
+from catalog.answers import Answers, StoredAnswer, canonical_request, request_key
+from catalog.errors import SaeqlError
 from catalog.trust.endpoints import Permission, endpoint, permission
 from scoring.client.budget import Budget, BudgetSpent
-from scoring.client.response import ANSWERED, Completion, completion, error_in, read_json, whole
+from scoring.client.language_client import FREE, Answer, Form, LLMError, Message, Sending, Spent
+from scoring.client.optional_parameters import OptionalParameters
+from scoring.client.response import ANSWERED, SAID, Completion, completion, error_in, whole
+from scoring.client.token_odds import odds_json, odds_of
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
-
-Message = Mapping[str, str]
 
 _PLACEHOLDER = "no-key"
 _TURN_TOKENS = 8
@@ -32,71 +33,6 @@ _DETAIL = 300
 """Characters of an endpoint's own message that an error quotes."""
 
 
-class LLMError(SaeqlError):
-    """A request without a usable answer; `reason` says why. Tokens and cost were paid for nothing.
-
-    `body` is what came, of an endpoint that says it has answered; `paid` says whether a model was asked for it.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
-        cost: float = 0.0,
-        body: bytes | None = None,
-        paid: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.body = body
-        self.paid = paid
-        self.prompt_tokens = prompt_tokens
-        self.completion_tokens = completion_tokens
-        self.cost = cost
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A model's answer; `stored` if it was read from the store, then tokens and cost are those once paid."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    stored: bool
-    cost: float = 0.0
-
-
-@dataclass(slots=True)
-class Spent:
-    """What a client has paid for since it was made: requests that reached the endpoint's model, tokens, money."""
-
-    paid: int = 0
-    stored: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """How requests are sent, and what they cost. Raises InputError for numbers that cannot be."""
-
-    jobs: int = 8
-    """Requests at a time."""
-    max_retries: int = 5
-    timeout: float = 120.0
-    """Seconds, per try."""
-    prices: tuple[float, float] = (0.0, 0.0)
-    """Of a million (prompt, completion) tokens."""
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1 or self.max_retries < 0 or self.timeout <= 0:
-            said = f"jobs={self.jobs}, max_retries={self.max_retries}, timeout={self.timeout}"
-            raise InputError(f"{said}: need at least 1, at least 0, above 0")
-
-
 class ChatClient:
     """Asks one model.
 
@@ -104,9 +40,10 @@ class ChatClient:
     endpoint counts as named by a catalog, and gets prompts and OPENAI_API_KEY as
     `catalog.trust.endpoints.permission` says.
     429, 5xx, timeouts and lost connections are tried again as `sending` says, with exponential back-off, or after as
-    long as the endpoint asks for, up to two minutes.
+    long as the endpoint asks for, up to two minutes, in which no thread sends.
     `budget` limits what is paid, over all clients that share it.
-    Answers are keyed by model name, parameters and messages, not by endpoint.
+    Answers are keyed by model name, parameters and messages, not by endpoint or form.
+    `notes` says, once each, which parameters the endpoint refused.
     """
 
     def __init__(
@@ -127,7 +64,9 @@ class ChatClient:
         self._budget = budget or Budget()
         self._base_url, self._api_key = base_url, api_key or None
         self._secrets = [key for key in (api_key, os.environ.get("OPENAI_API_KEY")) if key]
-        self._retries, self._timeout, self._prices = sending.max_retries, sending.timeout, sending.prices
+        self._sending, self._prices = sending, sending.prices
+        self._optional = OptionalParameters(model, structured=sending.structured, logprobs=sending.logprobs)
+        self.notes = self._optional.notes
         self._lock = threading.Lock()
         self._openai: openai.OpenAI | None = None
 
@@ -140,8 +79,8 @@ class ChatClient:
             return Permission(endpoint(self._base_url), key=True)
         return permission(self._base_url)
 
-    def complete(self, messages: Sequence[Message], **params: Any) -> Answer:
-        """The answer to one conversation, from the store if it was asked before.
+    def complete(self, messages: Sequence[Message], form: Form = FREE, **params: Any) -> Answer:
+        """The answer to one conversation, from the store if it was asked before, in whatever form.
 
         `params` go into the request as they are (temperature, max_tokens, seed, ...). Raises LLMError if the endpoint
         fails for good, or if the answer is refused, empty or cut off; BudgetSpent if the budget does not allow it;
@@ -152,12 +91,12 @@ class ChatClient:
         if known is not None:
             with self._lock:
                 self.spent.stored += 1
-            return Answer(whole(known.text), known.prompt_tokens, known.completion_tokens, stored=True, cost=known.cost)
+            return _answer(known, stored=True)
         self.permission()
         most = self._most(messages, params)
         self._budget.take(most)
         try:
-            answer, cost = self._ask(messages, params)
+            answer, cost = self._ask(messages, form, params)
         except LLMError as error:
             self._budget.settle(most - error.cost)
             self._count(error.prompt_tokens, error.completion_tokens, error.cost, failed=True, paid=error.paid)
@@ -170,17 +109,17 @@ class ChatClient:
         prompt, answered = answer.prompt_tokens, answer.completion_tokens
         self._budget.settle(most - cost)
         self._count(prompt, answered, cost, failed=False, paid=True)
-        kept = self._answers.put(request, answer.text, prompt_tokens=prompt, completion_tokens=answered, cost=cost)
-        return Answer(whole(kept.text), kept.prompt_tokens, kept.completion_tokens, stored=False, cost=kept.cost)
+        used: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": answered, "cost": cost}
+        return _answer(self._answers.put(request, answer.text, **used, odds=odds_json(answer.odds)), stored=False)
 
     def complete_many(
-        self, conversations: Sequence[Sequence[Message]], **params: Any
+        self, conversations: Sequence[Sequence[Message]], forms: Sequence[Form] | None = None, **params: Any
     ) -> Iterator[tuple[int, Answer | SaeqlError]]:
         """(index, answer or error) of each conversation, in the order of arrival; one failure stops no other.
 
-        Equal conversations are asked once. If the caller stops early, requests under way finish and are stored,
-        the others are dropped. Raises CatalogError if an answer cannot be stored: what cannot be kept is not paid for.
-        Raises EndpointRefused as `complete` does.
+        `forms` are those of the answers, one a conversation. Equal conversations are asked once. If the caller stops
+        early, requests under way finish and are stored, the others are dropped. Raises CatalogError if an answer cannot
+        be stored: what cannot be kept is not paid for. Raises EndpointRefused as `complete` does.
         """
         same: dict[str, list[int]] = {}
         for i, messages in enumerate(conversations):
@@ -188,7 +127,8 @@ class ChatClient:
         pool = ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="saeql-llm")
         try:
             futures: dict[Future[Answer], list[int]] = {
-                pool.submit(self.complete, conversations[indexes[0]], **params): indexes for indexes in same.values()
+                pool.submit(self.complete, conversations[i[0]], forms[i[0]] if forms else FREE, **params): i
+                for i in same.values()
             }
             for future in as_completed(futures):
                 result: Answer | SaeqlError
@@ -208,21 +148,11 @@ class ChatClient:
         answered = max(map(int, limits), default=_LONGEST_ANSWER)
         return (sent * self._prices[0] + answered * self._prices[1]) / 1e6
 
-    def _ask(self, messages: Sequence[Message], params: Mapping[str, Any]) -> tuple[Completion, float]:
+    def _ask(self, messages: Sequence[Message], form: Form, params: Mapping[str, Any]) -> tuple[Completion, float]:
         """The answer and the cost of one paid request."""
-        import httpx2
-        import openai
-
         body = {**params, "model": self.model, "messages": [dict(message) for message in messages]}
-        try:
-            response = self._connection().post("/chat/completions", body=body, cast_to=httpx2.Response)
-        except openai.APIStatusError as error:
-            # `from None`, here and below: the original's text and request may hold the key.
-            raise LLMError(f"{self.model} did not answer: {self._redacted(self._told(error))}") from None
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, RecursionError) as error:
-            reason = self._redacted(f"{type(error).__name__}: {error}")
-            raise LLMError(f"{self.model} did not answer: {reason}") from None
-        said = read_json(response.content)
+        response = self._sent(body, self._optional.of(form, params), set())
+        said = response.extensions.get(SAID)
         if said is None:
             begins = self._redacted(repr(response.content[:_DETAIL].decode("utf-8", "replace")))
             raise LLMError(f"{self.model} did not answer: what came is no JSON: {begins}", body=response.content)
@@ -230,9 +160,32 @@ class ChatClient:
         cost = (answer.prompt_tokens * self._prices[0] + answer.completion_tokens * self._prices[1]) / 1e6
         if answer.problem:
             problem = f"{self.model}: {self._redacted(answer.problem)}"
-            tokens = answer.prompt_tokens, answer.completion_tokens
-            raise LLMError(problem, *tokens, cost, response.content, answer.asked)
+            paid_for = answer.prompt_tokens, answer.completion_tokens, cost
+            raise LLMError(problem, paid_for, response.content, answer.asked, answer.text)
         return answer, cost
+
+    def _sent(self, body: dict[str, Any], optional: dict[str, dict[str, Any]], left_out: set[str]) -> "httpx2.Response":
+        """The response to a request with its optional parameters, or with those of them that are not refused."""
+        import httpx2
+        import openai
+
+        whole_body = {key: value for part in (body, *optional.values()) for key, value in part.items()}
+        try:
+            response = self._connection().post("/chat/completions", body=whole_body, cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            told = self._told(error)
+            answered = error.response.extensions.get(ANSWERED, error.response.status_code)
+            if refused := self._optional.refused(optional, answered, told):
+                fewer = {name: part for name, part in optional.items() if name not in refused}
+                return self._sent(body, fewer, left_out | refused)
+            self._optional.failed(left_out)
+            # `from None`, here and below: the original's text and request may hold the key.
+            raise LLMError(f"{self.model} did not answer: {self._redacted(told)}") from None
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TypeError, RecursionError) as error:
+            reason = self._redacted(f"{type(error).__name__}: {error}")
+            raise LLMError(f"{self.model} did not answer: {reason}") from None
+        self._optional.answered(optional, left_out)
+        return response
 
     def _told(self, error: "openai.APIStatusError") -> str:
         """What an endpoint said in place of an answer."""
@@ -240,7 +193,7 @@ class ChatClient:
         answered = response.extensions.get(ANSWERED, response.status_code)
         if 300 <= answered < 400:
             return f"Error code: {answered} - it sends on to another address, and nothing goes there: correct base_url"
-        found = error_in(read_json(response.content), answered)
+        found = error_in(response.extensions.get(SAID), answered)
         reason = (found.reason if found else "") or whole(response.text.strip())
         if answered in (401, 403) and self._base_url and self._secrets and not self.permission().key:
             name = self.permission().endpoint.name
@@ -252,6 +205,7 @@ class ChatClient:
         """Made at the first paid request, so that stored answers need neither a key nor a network."""
         import openai
 
+        from scoring.client.rates import Pace
         from scoring.client.transport import Exchange
 
         with self._lock:
@@ -263,13 +217,16 @@ class ChatClient:
                     raise LLMError(
                         f"no API key to ask {self.model}: set OPENAI_API_KEY, or name another endpoint (base_url)"
                     )
+                sending = self._sending
+                pace = Pace(sending.requests_per_minute, sending.tokens_per_minute)
+                # A proxy has no business with what stays on this machine.
+                exchange = Exchange(sending.timeout, pace, sending.jobs, proxies=not may.endpoint.loopback)
                 self._openai = openai.OpenAI(
                     api_key=key or _PLACEHOLDER,
                     base_url=may.endpoint.url,
-                    timeout=self._timeout,
-                    max_retries=self._retries,
-                    # A proxy has no business with what stays on this machine.
-                    http_client=Exchange(self._timeout, proxies=not may.endpoint.loopback),
+                    timeout=sending.timeout,
+                    max_retries=sending.max_retries,
+                    http_client=exchange,
                 )
                 if not may.key:
                     self._openai.organization = self._openai.project = None
@@ -289,3 +246,8 @@ class ChatClient:
             text = text.replace(key, "***")
         text = whole(text)
         return text if len(text) <= _DETAIL else text[:_DETAIL] + "..."
+
+
+def _answer(kept: StoredAnswer, *, stored: bool) -> Answer:
+    tokens = kept.prompt_tokens, kept.completion_tokens
+    return Answer(whole(kept.text), *tokens, stored=stored, cost=kept.cost, odds=odds_of(kept.odds))

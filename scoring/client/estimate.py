@@ -70,5 +70,5 @@ def _summed(unpaid: list["Request"], stored: int, rates: dict[str, list[tuple[in
         prompt, completion = prompt + asked, completion + answered
         cost += (asked * request.prices[0] + answered * request.prices[1]) / 1e6
     known = sum(len(rates[like]) for like in seen)
-    asks = tuple(dict.fromkeys(request.asks for request in unpaid))
+    asks = tuple(dict.fromkeys(request.asks for request in unpaid if request.asks is not None))
     return Estimate(len(unpaid), stored, round(prompt), round(completion), cost, known, asks)

@@ -8,6 +8,7 @@ from typing import Any
 from catalog.answers import canonical_request
 from catalog.digest import digest
 from catalog.study.request_body import sent_with
+from scoring.client.local_name import local_name
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Request:
     """Of all its messages."""
     prices: tuple[float, float]
     """Of a million (prompt, completion) tokens."""
-    asks: tuple[str, str | None]
-    """(model, base_url) that it would go to; no address stands for the environment's."""
+    asks: tuple[str, str | None] | None
+    """(model, base_url) that it would go to; no address stands for the environment's. None: a model of this process."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ def sampler(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def request(model: str, settings: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> Request:
     """A conversation as it would be sent."""
+    local = settings.get("provider") == "transformers"
+    name = local_name(model) if local else model
     return Request(
-        canonical_request(model, sampler(settings), messages),
-        digest([model, messages[0]["content"]]),
+        canonical_request(name, sampler(settings), messages),
+        digest([name, messages[0]["content"]]),
         sum(len(message["content"]) for message in messages),
-        (settings["price_prompt"], settings["price_completion"]),
-        (model, settings["base_url"]),
+        (0.0, 0.0) if local else (settings["price_prompt"], settings["price_completion"]),
+        None if local else (model, settings["base_url"]),
     )
 
 

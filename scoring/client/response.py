@@ -8,8 +8,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from scoring.client.language_client import Odds
+from scoring.client.token_odds import token_odds
+
 ANSWERED = "saeql.answered"
 """Extension of a response: the status that came, where it is replaced by that of an error object."""
+SAID = "saeql.said"
+"""Extension of a response: the JSON value in its body, None for what is no JSON."""
 _MOST_TOKENS = 100_000_000
 """Of one request: more is no count of tokens."""
 _DETAIL = 300
@@ -43,6 +48,8 @@ class Completion:
     completion_tokens: int = 0
     asked: bool = True
     """Whether a model was asked, so that the request was paid for."""
+    odds: Odds = ()
+    """Of the numbers in the text."""
 
 
 def read_json(body: bytes) -> Any:
@@ -80,12 +87,18 @@ def error_in(said: Any, status: int = 200) -> Failure | None:
 
 def completion(said: Any) -> Completion:
     """The answer in the body of a response."""
-    used = said.get("usage") if isinstance(said, dict) else None
-    used = used if isinstance(used, dict) else {}
-    tokens = tokens_in(used.get("prompt_tokens")), tokens_in(used.get("completion_tokens"))
+    tokens = used_tokens(said)
     text, problem = _answer(said)
     asked = isinstance(said, dict) and isinstance(said.get("choices"), list) and bool(said["choices"])
-    return Completion(text, problem, *tokens, asked or any(tokens))
+    odds = token_odds(said["choices"][0], text) if asked and problem is None else ()
+    return Completion(text, problem, *tokens, asked or any(tokens), odds)
+
+
+def used_tokens(said: Any) -> tuple[int, int]:
+    """(prompt, completion) tokens that a body speaks of; 0 where it does not."""
+    used = said.get("usage") if isinstance(said, dict) else None
+    used = used if isinstance(used, dict) else {}
+    return tokens_in(used.get("prompt_tokens")), tokens_in(used.get("completion_tokens"))
 
 
 def tokens_in(value: Any) -> int:
@@ -120,7 +133,7 @@ def _answer(said: Any) -> tuple[str, str | None]:
     if wrong:
         return "", wrong
     if finish == "length":
-        return "", f"the answer was cut off at the token limit after {len(text)} characters: raise it"
+        return text, f"the answer was cut off at the token limit after {len(text)} characters: raise it"
     if not text.strip():
         return "", _why_empty(message, finish)
     return text, None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from catalog.errors import InputError, SaeqlError
 from scoring.client.budget import BudgetSpent
-from scoring.client.chat import Answer, ChatClient
+from scoring.client.language_client import Answer, Client, Form
 from scoring.prompts import parse, template
 from scoring.prompts.numbered import message_digest, numbered_lines, paid
 from scoring.windows import Example, Label, train_examples
@@ -55,9 +55,7 @@ class ExplainSettings:
             raise InputError(f"min_words {self.min_words} is above max_words {self.max_words}")
 
 
-def explain(
-    active: Sequence[Example], inactive: Sequence[Example], settings: ExplainSettings, client: ChatClient
-) -> Label:
+def explain(active: Sequence[Example], inactive: Sequence[Example], settings: ExplainSettings, client: Client) -> Label:
     """The Interpreter's label from train windows; a failed or malformed answer gives a label with a problem.
 
     Raises InputError if an example is not from the train split or stands on the wrong side.
@@ -66,7 +64,7 @@ def explain(
 
 
 def explain_many(
-    features: Sequence[tuple[Sequence[Example], Sequence[Example]]], settings: ExplainSettings, client: ChatClient
+    features: Sequence[tuple[Sequence[Example], Sequence[Example]]], settings: ExplainSettings, client: Client
 ) -> Iterator[tuple[int, Label]]:
     """(index, label) of each feature's (activating, non-activating) windows, in the order of arrival.
 
@@ -81,7 +79,8 @@ def explain_many(
             continue
         asked[i], shown[i] = explain_messages(*sides, settings)
     order = list(asked)
-    for at, answer in client.complete_many([asked[i] for i in order], **settings.parameters):
+    forms = [Form(line=parse.MARKER)] * len(order)
+    for at, answer in client.complete_many([asked[i] for i in order], forms, **settings.parameters):
         i = order[at]
         if isinstance(answer, BudgetSpent):
             continue

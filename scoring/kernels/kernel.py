@@ -21,6 +21,8 @@ class Run(Protocol):
     problems: dict[str, str | None]
     """To be filled: a value of the first input column -> what is wrong with it, None for nothing. It stays in the
     table `problems`, under the step's name, until the kernel says otherwise or the value is gone."""
+    notes: list[str]
+    """To be added to: what the user is to be told once, and no row says."""
     calls: int
     """To be counted up: calls of a paid endpoint."""
     tokens: int

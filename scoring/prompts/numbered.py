@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from catalog.digest import digest
 from catalog.errors import SaeqlError
-from scoring.client.chat import Answer, LLMError
+from scoring.client.language_client import Answer, LLMError
 from scoring.prompts import template
 
 

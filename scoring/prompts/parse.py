@@ -11,8 +11,11 @@ import re
 from catalog.errors import SaeqlError
 from scoring.client.thoughts import behind
 
+MARKER = "[EXPLANATION]:"
+"""Begins the line that holds an explanation."""
 _EXPLANATION = re.compile(r"^[ \t>*_#`]*\[EXPLANATION\][ \t*_`]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _FENCED = re.compile(r"\[([^\[\]]*)\]")
+_BEGUN = re.compile(r"\[\s*((?:[01]\s*,\s*)+)[01]?\s*\Z")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}  # noqa: RUF001
 _EXCERPT = 200
 _LONGEST = 10_000
@@ -20,10 +23,14 @@ _LONGEST = 10_000
 
 
 class ParseProblem(SaeqlError):
-    """An answer that does not have the asked form; `reason` says what is wrong, `excerpt` shows its end."""
+    """An answer that does not have the asked form; `reason` says what is wrong, `excerpt` shows its end.
 
-    def __init__(self, reason: str, answer: str) -> None:
+    `ended` is False for one that holds nothing but thoughts, without their end.
+    """
+
+    def __init__(self, reason: str, answer: str, *, ended: bool = True) -> None:
         self.reason = reason
+        self.ended = ended
         self.excerpt = answer if len(answer) <= _EXCERPT else "..." + answer[-_EXCERPT:]
         super().__init__(f"{reason}; the answer ends with {self.excerpt!r}" if answer.strip() else reason)
 
@@ -57,15 +64,11 @@ def zero_one_list(answer: str, n: int) -> list[bool]:
     stood before it. Raises ParseProblem with the reason, also if the model's thoughts do not end.
     """
     answer = _said(answer)
-    found: tuple[list[object], int] | None = None
-    for match in _FENCED.finditer(answer):
-        items = _literals(match[0])
-        if items is not None:
-            found = items, match.end()
+    found = _last_list(answer)
     if found is None:
         raise ParseProblem(f"the answer has no list; {n} values of 0 or 1 were asked for", answer)
-    items, end = found
-    if answer[end:].lstrip().startswith("]"):
+    items, match = found
+    if answer[match.end() :].lstrip().startswith("]"):
         raise ParseProblem("the list is nested", answer)
     # The type decides, because 1.0 == 1 == True.
     wrong = [item for item in items if type(item) not in (int, bool) or item not in (0, 1)]
@@ -76,11 +79,39 @@ def zero_one_list(answer: str, n: int) -> list[bool]:
     return [bool(item) for item in items]
 
 
+def list_place(answer: str) -> range:
+    """Where in an answer the list stands that `zero_one_list` reads; empty if there is none."""
+    text, opened = behind(answer)
+    found = _last_list(text) if opened is None else None
+    at = answer.rfind(found[1][0]) if found else -1
+    return range(at, at + len(found[1][0])) if found and at >= 0 else range(0)
+
+
+def begun_list(answer: str) -> list[bool]:
+    """The first values of a list that an answer was cut off in; empty where none can be told.
+
+    A value counts if something was written after it: nobody knows how the last one would have gone on.
+    """
+    text, opened = behind(answer)
+    begun = _BEGUN.search(text) if opened is None else None
+    return [value == "1" for value in re.findall("[01]", begun[1])] if begun else []
+
+
+def _last_list(text: str) -> tuple[list[object], re.Match[str]] | None:
+    """The items of the last well-formed list of literals, and where it stands."""
+    found = None
+    for match in _FENCED.finditer(text):
+        items = _literals(match[0])
+        if items is not None:
+            found = items, match
+    return found
+
+
 def _said(answer: str) -> str:
     """The answer without the model's thoughts."""
     text, opened = behind(answer)
     if opened is not None:
-        raise ParseProblem(f"the answer's block of thoughts {opened!r} does not end", answer)
+        raise ParseProblem(f"the answer's block of thoughts {opened!r} does not end", answer, ended=False)
     return text
 
 

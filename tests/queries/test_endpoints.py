@@ -21,7 +21,7 @@ from queries.cli.main import main
 from queries.refresh.engine import plan, refresh
 from queries.refresh.explain import plan_rows, planned
 from scoring.client.budget import Budget
-from scoring.client.chat import LLMError
+from scoring.client.language_client import LLMError
 from scoring.client.request import sampler
 from scoring.kernels.counted_client import counted_client, read_settings
 from tests.once import once
@@ -249,7 +249,7 @@ def ask(endpoint: Endpoint, root: Path, **settings: Any) -> Any:
     """Ask once, as a kernel does with these settings of an explainer."""
     said = read_settings(explainer("a", "openai", base_url=endpoint.url, **settings), "explainer")
     catalog = SimpleNamespace(root=root)
-    work: Any = SimpleNamespace(catalog=catalog, jobs=None, budget=Budget(), calls=0, tokens=0, cost=0.0)
+    work: Any = SimpleNamespace(catalog=catalog, jobs=None, budget=Budget(), calls=0, tokens=0, cost=0.0, notes=[])
     with counted_client("stub", said, work) as (client, _):
         try:
             return client.complete([{"role": "user", "content": "x"}], **sampler(said))

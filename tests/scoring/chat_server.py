@@ -28,6 +28,12 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     """Whether the connection is closed before the body's end."""
+    drop: bool = False
+    """Whether the connection is closed without a word."""
+    thought: str | None = None
+    """`reasoning_content`, beside the content."""
+    logprobs: list[dict[str, Any]] | None = None
+    """Of the answer's tokens, as the API has them."""
 
 
 @dataclass
@@ -69,6 +75,8 @@ def serving() -> Iterator[Endpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        """Head and body in one packet: else the second waits until the client has confirmed the first."""
 
         def do_POST(self) -> None:
             nonlocal under_way
@@ -84,16 +92,24 @@ def serving() -> Iterator[Endpoint]:
             time.sleep(reply.delay)
             with state.lock:
                 under_way -= 1
+            if reply.drop:
+                self.close_connection = True
+                return
             self.send(reply, body["model"])
 
         def send(self, reply: Reply, model: str) -> None:
             message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+            if reply.thought is not None:
+                message["reasoning_content"] = reply.thought
+            choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reply.finish}
+            if reply.logprobs is not None:
+                choice["logprobs"] = {"content": reply.logprobs}
             completion: dict[str, Any] = {
                 "id": "chatcmpl-1",
                 "object": "chat.completion",
                 "created": 0,
                 "model": model,
-                "choices": [{"index": 0, "message": message, "finish_reason": reply.finish}],
+                "choices": [choice],
             }
             if reply.usage:
                 prompt, done = reply.usage
@@ -113,6 +129,7 @@ def serving() -> Iterator[Endpoint]:
                     self.send_header("Content-Length", str(len(raw) + 100 * reply.cut))
                 self.end_headers()
                 self.wfile.write(raw)
+                self.wfile.flush()
                 self.close_connection = self.close_connection or reply.cut
             except OSError:
                 self.close_connection = True  # the client gave up waiting
@@ -120,7 +137,11 @@ def serving() -> Iterator[Endpoint]:
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+        """Connections that wait to be accepted: many threads of a client come at once."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -11,7 +11,8 @@ import pytest
 
 from catalog.answers import Answers
 from catalog.errors import CatalogError, InputError
-from scoring.client.chat import Answer, ChatClient, LLMError, Sending
+from scoring.client.chat import ChatClient
+from scoring.client.language_client import Answer, LLMError, Sending
 from tests.scoring.chat_server import Endpoint, Reply
 
 KEY = "sk-secret-0123456789"

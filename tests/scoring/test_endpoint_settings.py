@@ -22,7 +22,7 @@ def test_settings_that_saeql_did_not_write_are_an_error(settings: str) -> None:
     said = json.dumps({**json.loads(row["settings"]), **json.loads(settings)}) if settings[:2] == '{"' else settings
     with pytest.raises(CatalogError, match="the explainer 'evil' of the catalog has no usable"):
         read_settings({**row, "settings": said}, "explainer")
-    assert read_settings(row, "explainer") == json.loads(row["settings"])
+    assert read_settings(row, "explainer") == {**json.loads(row["settings"]), "provider": row["provider"]}
 
 
 @pytest.mark.parametrize(

@@ -142,16 +142,19 @@ def test_a_label_that_did_not_come_is_a_row_with_its_problem(
 def test_a_malformed_list_costs_its_own_batch_alone(
     catalog: Catalog, endpoint: Endpoint, content: str, problem: str
 ) -> None:
-    spoiled = []
+    spoiled: list[str] = []
 
     def answer(number: int, body: dict[str, Any]) -> Reply:
-        if not spoiled and asked_for(body)[1] == 5:
-            spoiled.append(number)
+        # The first such request, and the one that asks again in its conversation.
+        asked = [message["content"] for message in body["messages"] if "Answer with a list of 5" in message["content"]]
+        if asked and (not spoiled or asked[-1] in spoiled):
+            spoiled.append(asked[-1])
             return Reply(content)
         return sensible(number, body)
 
     endpoint.answer = answer
     results = refresh_made(catalog)
+    assert len(spoiled) == 2
     rows = catalog.rows("SELECT predicted, problem FROM judgements WHERE problem IS NOT NULL")
     assert len(rows) == 5 == results["judgements"].failed
     assert all(predicted is None and problem in said for predicted, said in rows)

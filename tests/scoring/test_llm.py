@@ -9,7 +9,8 @@ import pytest
 
 from catalog.answers import Answers
 from catalog.errors import InputError
-from scoring.client.chat import ChatClient, Sending
+from scoring.client.chat import ChatClient
+from scoring.client.language_client import Sending
 from scoring.explainers.llm import ExplainSettings, explain, explain_many, shown_examples
 from scoring.scorers.detection import PredictSettings, predict, predict_many
 from scoring.windows import Example, Label
@@ -142,24 +143,38 @@ def test_positives_do_not_come_first_and_the_order_given_does_not_matter(
 
 
 @pytest.mark.parametrize(
-    ("reply", "problem"),
+    ("reply", "problem", "left", "requests"),
     [
-        (Reply("[1, 0, 2, 0, 1]"), "holds 2"),
-        (Reply("[1, 0]"), "2 values, not 5"),
-        (Reply("Sure! They all match."), "no list"),
-        (Reply("[1, 0,", finish="length"), "cut off"),
-        (Reply(status=503, body="away"), "did not answer"),
+        (Reply("[1, 0, 2, 0, 1]"), "asked twice: the list holds 2", 5, 4),
+        (Reply("[1, 0]"), "asked twice: the list has 2 values, not 5", 5, 4),
+        (Reply("Sure! They all match."), "asked twice: the answer has no list", 5, 4),
+        (Reply("[1, 0,", finish="length"), "asked twice: m: the answer was cut off", 1, 4),
+        (Reply("[1, 0,"), "asked twice: the answer has no list", 1, 4),
+        (Reply("[", finish="length"), "cut off", 5, 3),
+        (Reply("<think> [1, 0"), "does not end", 5, 3),
+        (Reply(status=503, body="away"), "did not answer", 5, 3),
     ],
 )
 def test_a_bad_answer_costs_its_own_batch_and_nothing_else(
-    endpoint: Endpoint, client: ChatClient, reply: Reply, problem: str
+    endpoint: Endpoint, client: ChatClient, reply: Reply, problem: str, left: int, requests: int
 ) -> None:
-    endpoint.answer = lambda n, body: reply if n == 1 else marks(body)
+    bad: set[str] = set()
+
+    def answer(n: int, body: dict[str, Any]) -> Reply:
+        windows = set(re.findall(r"^Example \d+: (fire .*)$", body["messages"][-1]["content"], re.MULTILINE))
+        if not windows or windows & (bad or ({"fire 7"} & windows)):
+            bad.update(windows)
+            return reply
+        return marks(body)
+
+    endpoint.answer = answer
     judged = predict(Label("fire"), [f"fire {i}" for i in range(15)], PredictSettings(), client)
     failed = [j for j in judged if j.problem]
-    assert len(failed) == 5
+    assert len(failed) == left
     assert all(j.predicted is None and problem in (j.problem or "") for j in failed)
-    assert [j.predicted for j in judged if not j.problem] == [True] * 10
+    assert len([j for j in judged if not j.problem and j.predicted]) >= 10
+    assert len(endpoint.requests) == requests
+    assert sum(j.prompt_tokens for j in judged) == (22 if reply.status == 503 else 11 * requests)
 
 
 def test_several_labels_are_judged_each_with_its_own_examples(endpoint: Endpoint, client: ChatClient) -> None:

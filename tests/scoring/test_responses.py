@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from catalog.answers import Answers
 from catalog.errors import EndpointRefused, InputError
-from scoring.client.chat import Answer, ChatClient, LLMError, Sending
+from scoring.client.chat import ChatClient
+from scoring.client.language_client import Answer, LLMError, Sending
 from scoring.client.response import Completion, completion, error_in, read_json, tokens_in, whole
 from tests.scoring.chat_server import Endpoint, Reply
 
