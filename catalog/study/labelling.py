@@ -9,6 +9,9 @@ from catalog.study.base import Count, FilePath, Name, Price, Section
 from catalog.study.request_body import check_request
 from catalog.trust.endpoints import endpoint
 
+EMBEDDED = ("embedding", "example_embedding")
+"""Protocols that compare embeddings, and ask nobody."""
+
 
 class Endpoint(Section):
     """Who answers: the lexical provider (no language model), or any OpenAI-compatible endpoint.
@@ -99,20 +102,32 @@ class Scorer(Endpoint):
 
     name: Name
     """Its name in the catalog."""
-    protocol: Literal["detection"] = "detection"
-    """detection: does the feature fire in this window, given only the label."""
+    protocol: Literal["detection", "embedding", "example_embedding"] = "detection"
+    """detection: does the feature fire in this window, given only the label; fuzzing: on all marked tokens; embedding:
+    how near is the label to the window; example_embedding, without a label: how near are other firing windows."""
     examples: Count | None = None
-    """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by an endpoint."""
+    """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by embeddings or an endpoint."""
     nulls: Count | None = None
     """Other features' labels judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
     """Windows per request."""
+    negatives: Literal["silent", "firing"] = "silent"
+    """fuzzing: what is to be told from rightly marked windows: silent ones with random marks, or firing ones with wrong
+    marks, which is harder."""
+
+    @field_validator("protocol")
+    @classmethod
+    def _asks_whom_it_can(cls, value: str, info: ValidationInfo) -> str:
+        if value in EMBEDDED and info.data.get("provider", "lexical") != "lexical":
+            raise ValueError(f"{value!r} asks no language model: leave out provider")
+        return value
 
     @field_validator("examples", "nulls")
     @classmethod
     def _by_provider(cls, value: int | None, info: ValidationInfo) -> int:
         free = info.data.get("provider") == "lexical"
-        return value or {"examples": 100 if free else 50, "nulls": 3 if free else 1}[str(info.field_name)]
+        quick = free and info.data.get("protocol") not in EMBEDDED
+        return value or {"examples": 100 if quick else 50, "nulls": 3 if free else 1}[str(info.field_name)]
 
 
 class Primary(Section):

@@ -142,7 +142,7 @@ def _settings(endpoint: Endpoint, kind: str) -> str:
     change, and all that was made by them would be looked at again.
     """
     said = endpoint.model_dump(mode="json")
-    for name in ("timeout", "retries", "request", "counterexamples"):
+    for name in ("timeout", "retries", "request", "counterexamples", "negatives"):
         field = type(endpoint).model_fields.get(name)
         if field is not None and said[name] == field.get_default(call_default_factory=True):
             del said[name]
