@@ -102,7 +102,7 @@ class Scorer(Endpoint):
 
     name: Name
     """Its name in the catalog."""
-    protocol: Literal["detection", "embedding", "example_embedding"] = "detection"
+    protocol: Literal["detection", "embedding", "example_embedding", "fuzzing"] = "detection"
     """detection: does the feature fire in this window, given only the label; fuzzing: on all marked tokens; embedding:
     how near is the label to the window; example_embedding, without a label: how near are other firing windows."""
     examples: Count | None = None

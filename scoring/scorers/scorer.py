@@ -22,6 +22,7 @@ MODULES: Mapping[str, str] = {
     "detection": "detection_rows",
     "embedding": "embedding",
     "example_embedding": "example_embedding",
+    "fuzzing": "fuzzing",
 }
 """Protocol -> its module."""
 
