@@ -16,6 +16,10 @@ COMMENT ON COLUMN judgements.similarity IS 'embedding: cosine of label and windo
 
 ALTER TABLE scores ADD COLUMN protocol VARCHAR;
 UPDATE scores SET protocol = 'detection';
+ALTER TABLE scores ADD COLUMN accuracy DOUBLE;
+ALTER TABLE scores ADD COLUMN accuracy_low DOUBLE;
+ALTER TABLE scores ADD COLUMN accuracy_high DOUBLE;
+ALTER TABLE scores ADD COLUMN chance DOUBLE;
 ALTER TABLE scores ADD COLUMN average_precision DOUBLE;
 ALTER TABLE scores ADD COLUMN average_precision_low DOUBLE;
 ALTER TABLE scores ADD COLUMN average_precision_high DOUBLE;
@@ -27,6 +31,10 @@ COMMENT ON COLUMN scores.explainer IS 'explainer of the label; empty where the p
 COMMENT ON COLUMN scores.protocol IS 'protocol of the scorer';
 COMMENT ON COLUMN scores.f1 IS '2 r / (r + f + 1), both classes weighing alike: r the share of firing windows that are said to fire, f of the others; NULL where nothing was judged, or by similarity alone';
 COMMENT ON COLUMN scores.auroc IS 'area under ROC of the predictor''s probabilities or similarities, ties counted half; NULL if it gives none';
+COMMENT ON COLUMN scores.accuracy IS 'intruder: share of trials in which the intruder was found; n counts trials';
+COMMENT ON COLUMN scores.accuracy_low IS 'Wilson interval';
+COMMENT ON COLUMN scores.accuracy_high IS 'Wilson interval';
+COMMENT ON COLUMN scores.chance IS 'intruder: accuracy of a judge that guesses, 1 / windows of a trial';
 COMMENT ON COLUMN scores.average_precision IS 'precision at each probability or similarity from the highest down, weighted by the rise in recall; both classes weigh alike, so that chance is 0.5';
 COMMENT ON COLUMN scores.average_precision_low IS 'binomial interval over the firing windows (Boyd, Eng & Page 2013), in Wilson''s form';
 COMMENT ON COLUMN scores.average_precision_high IS 'likewise';
@@ -36,7 +44,7 @@ COMMENT ON COLUMN scores.auroc_null_low IS 'as auroc_low; of several labels as o
 COMMENT ON COLUMN scores.auroc_null_high IS 'likewise';
 COMMENT ON COLUMN scores.average_precision_null IS 'mean average precision of other features'' labels on this feature''s windows';
 
-COMMENT ON COLUMN scorers.protocol IS 'detection: does the feature fire in this window, given only the label; embedding: how near is the window to the label; example_embedding: is it nearer to firing train windows than to others; fuzzing: does the feature fire on the marked tokens';
+COMMENT ON COLUMN scorers.protocol IS 'detection: does the feature fire in this window, given only the label; embedding: how near is the window to the label; example_embedding: is it nearer to firing train windows than to others; fuzzing: does the feature fire on the marked tokens; intruder: which of some windows does not belong to the others';
 COMMENT ON COLUMN scorers.provider IS 'lexical (no language model) or openai';
 
 -- The windows that a scorer may be shown, in the order in which it is.

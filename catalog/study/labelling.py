@@ -102,15 +102,16 @@ class Scorer(Endpoint):
 
     name: Name
     """Its name in the catalog."""
-    protocol: Literal["detection", "embedding", "example_embedding", "fuzzing"] = "detection"
+    protocol: Literal["detection", "embedding", "example_embedding", "fuzzing", "intruder"] = "detection"
     """detection: does the feature fire in this window, given only the label; fuzzing: on all marked tokens; embedding:
-    how near is the label to the window; example_embedding, without a label: how near are other firing windows."""
+    how near is the label to the window. Without a label: example_embedding: how near are other firing windows;
+    intruder: which of `batch` windows does not belong to the others."""
     examples: Count | None = None
     """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by embeddings or an endpoint."""
     nulls: Count | None = None
     """Other features' labels judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
-    """Windows per request."""
+    """Windows per request; intruder: of a trial, at least 3."""
     negatives: Literal["silent", "firing"] = "silent"
     """fuzzing: what is to be told from rightly marked windows: silent ones with random marks, or firing ones with wrong
     marks, which is harder."""
@@ -120,6 +121,15 @@ class Scorer(Endpoint):
     def _asks_whom_it_can(cls, value: str, info: ValidationInfo) -> str:
         if value in EMBEDDED and info.data.get("provider", "lexical") != "lexical":
             raise ValueError(f"{value!r} asks no language model: leave out provider")
+        if value == "intruder" and info.data.get("provider", "lexical") == "lexical":
+            raise ValueError("'intruder' asks a language model: name a provider and its model")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _has_others(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("protocol") == "intruder" and value < 3:
+            raise ValueError(f"{value}: an intruder stands among at least 2 others, so that batch is at least 3")
         return value
 
     @field_validator("examples", "nulls")

@@ -135,8 +135,15 @@ def label_line(label: dict[str, object], *, scorer: bool = False) -> Text:
 def feature_line(score: dict[str, object]) -> Text:
     """The score of the feature itself, by a scorer that needs no label."""
     scorer = visible(str(score["scorer"]), quoted=False)
-    said = "  not scored" if score["auroc"] is None else _area(score, "")
-    return Text(f"without a label, by {scorer}:{said.removeprefix(' ')}")
+    said = " not scored"
+    if score.get("accuracy") is not None:
+        said = (
+            f" intruder found {score['accuracy']:.2f} ({score['accuracy_low']:.2f}-{score['accuracy_high']:.2f}, "
+            f"chance {score['chance']:.2f}, trials {score['n']}, failed {score['failed']})"
+        )
+    elif score["auroc"] is not None:
+        said = _area(score, "").removeprefix(" ")
+    return Text(f"without a label, by {scorer}:{said}")
 
 
 def _area(score: dict[str, object], by: str) -> str:

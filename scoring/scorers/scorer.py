@@ -23,6 +23,7 @@ MODULES: Mapping[str, str] = {
     "embedding": "embedding",
     "example_embedding": "example_embedding",
     "fuzzing": "fuzzing",
+    "intruder": "intruder",
 }
 """Protocol -> its module."""
 

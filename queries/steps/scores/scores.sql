@@ -177,6 +177,10 @@ SELECT
     CASE WHEN b.half IS NOT NULL THEN greatest(b.auroc - b.half, 0) END AS auroc_null_low,
     CASE WHEN b.half IS NOT NULL THEN least(b.auroc + b.half, 1) END AS auroc_null_high,
     b.average_precision AS average_precision_null,
+    NULL::DOUBLE AS accuracy,
+    NULL::DOUBLE AS accuracy_low,
+    NULL::DOUBLE AS accuracy_high,
+    NULL::DOUBLE AS chance,
     c.threshold,
     r.rate
 FROM counts AS c
