@@ -82,8 +82,8 @@ class Rule:
 
             cutoffs = np.array(self.cutoffs if self.kind == "any" else [self.cutoff] * len(self.words))
             spoken = sorted(window.words)
-            near = (word_vectors(spoken) @ word_vectors(self.words).T >= cutoffs).any(1)
-            wanted = {word for word, is_near in zip(spoken, near, strict=True) if is_near}
+            near = word_vectors(spoken) @ word_vectors(self.words).T >= cutoffs
+            wanted = {word for word, row in zip(spoken, near.tolist(), strict=True) if any(row)}
             found.update(i for i, unit in enumerate(window.units) if unit.text.casefold() in wanted)
         return found & set(range(len(window.units)))
 

@@ -1,7 +1,7 @@
 """Finds what goes without labels or scores as a whole: no jobs, but a row in `problems` and a line each.
 
 Pairs of an explainer and a scorer that cannot judge its labels, SAEs without windows to explain or to judge by,
-concepts without a shortlist, and features that fire in most windows.
+concepts without a shortlist, and features that fire in most windows or in too few.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,10 +31,14 @@ def unjudged(catalog: Catalog, expected: Mapping[str, list[dict[str, Any]]] | No
         for scorer, judges, protocol in scorers
         if judges == "lexical" and protocol in _BY_RULE and wrote != "lexical"
     ]
-    query = (resources.files("queries.refresh") / "sql" / "unjudged_saes.sql").read_text(encoding="utf-8")
+    folder = resources.files("queries.refresh") / "sql"
+    wholes, features = (
+        catalog.rows((folder / name).read_text(encoding="utf-8"))
+        for name in ("unjudged_saes.sql", "unjudged_features.sql")
+    )
     return [
         {"stage": stage, "subject": subject, "reason": reason, "count": count}
-        for stage, subject, reason, count in [*pairs, *catalog.rows(query)]
+        for stage, subject, reason, count in [*pairs, *wholes, *features]
     ]
 
 
