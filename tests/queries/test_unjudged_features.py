@@ -15,7 +15,7 @@ def of(protocol: str, name: str | None = None, **settings: Any) -> dict[str, Any
 
 
 def counted(catalog: Catalog) -> dict[str, int]:
-    rows = [row for row in unjudged(catalog) if row["reason"].startswith("features without windows enough")]
+    rows = [row for row in unjudged(catalog) if row["reason"].startswith("features with too few windows")]
     assert {row["stage"] for row in rows} <= {"judgements"}
     return {row["subject"].removeprefix("SAE s, scorer "): row["count"] for row in rows}
 

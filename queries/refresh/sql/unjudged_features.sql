@@ -34,8 +34,7 @@ counts AS (
 SELECT
     'judgements' AS stage,
     concat('SAE ', sae, ', scorer ', scorer) AS subject,
-    'features without windows enough, of split test or train, in which they fire or do not: they are not judged; add text'
-    AS reason,
+    'features with too few windows, of split test or train, in which they fire or are silent: not judged; add text' AS reason,
     count(*)::INTEGER AS count
 FROM counts AS n
 WHERE
