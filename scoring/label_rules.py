@@ -59,6 +59,34 @@ class Rule:
         """`[windows]`: whether the rule says that the feature fires."""
         return self.scores(windows) >= self.cutoff
 
+    def units(self, window: Window) -> set[int]:
+        """The units of a window on which, by the rule, the feature fires: none where the rule does not hold.
+
+        That is each term where it stands, or the unit on its side if the rule says that the feature fires beside it;
+        each word that is near enough; of a topic every unit.
+        """
+        if self.kind == "topic":
+            return set(range(len(window.units))) if self.holds([window])[0] else set()
+        sides = dict(self.beside)
+        found: set[int] = set()
+        for term in self.terms:
+            n = len(term.keys)
+            starts = [j for j in range(len(window.units) - n + 1) if _stands(term, window, j)]
+            if len(starts) < term.least:
+                continue
+            side = sides.get(term.code)
+            for j in starts:
+                found.update(range(j, j + n) if side is None else [j + n if side == "after" else j - 1])
+        if self.words and window.words:
+            from ingest.model.word_vectors import word_vectors
+
+            cutoffs = np.array(self.cutoffs if self.kind == "any" else [self.cutoff] * len(self.words))
+            spoken = sorted(window.words)
+            near = word_vectors(spoken) @ word_vectors(self.words).T >= cutoffs
+            wanted = {word for word, row in zip(spoken, near.tolist(), strict=True) if any(row)}
+            found.update(i for i, unit in enumerate(window.units) if unit.text.casefold() in wanted)
+        return found & set(range(len(window.units)))
+
     def to_json(self) -> dict[str, Any]:
         """As a label's details keep it."""
         said: dict[str, Any] = {"kind": self.kind}
@@ -104,6 +132,10 @@ class Rule:
             if term.code in sides:
                 parts.append(f"the token {sides[term.code]} {_term_text(term, surfaces)}")
         return _listed(parts, " or ")
+
+
+def _stands(term: Term, window: Window, at: int) -> bool:
+    return all(key in window.keys[at + i] for i, key in enumerate(term.keys))
 
 
 def nearest(windows: Sequence[Window], words: Sequence[str]) -> Scores:

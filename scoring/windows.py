@@ -108,8 +108,8 @@ class Label:
 class Judgement:
     """Whether an example activates, as predicted from a label; `predicted` is None if a `problem` prevented it.
 
-    The tokens and cost of a request that judged several examples are divided among them; the sums are exact
-    for tokens.
+    A scorer that compares embeddings gives a `similarity` and predicts nothing. The tokens and cost of a request that
+    judged several examples are divided among them; the sums are exact for tokens.
     """
 
     predicted: bool | None
@@ -118,6 +118,9 @@ class Judgement:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    similarity: float | None = None
+    marked: tuple[int, ...] | None = None
+    """fuzzing: places of the marked tokens."""
 
 
 def highlight(tokens: Sequence[str], marked: Sequence[bool]) -> str:

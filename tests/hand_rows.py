@@ -21,4 +21,4 @@ def score(feature: int, f1: float | None, sae: str = "a", **changes: Any) -> dic
     return {"sae": sae, "feature": feature, "explainer": "lexical", "scorer": "d", "f1": f1, **_SCORED, **changes}
 
 
-_SCORED: dict[str, Any] = {"n": 50, "failed": 0, "n_null": 50}
+_SCORED: dict[str, Any] = {"protocol": "detection", "n": 50, "failed": 0, "n_null": 50}

@@ -10,6 +10,9 @@ from catalog.study.request_body import check_request
 from catalog.study.text import model_source
 from catalog.trust.endpoints import endpoint
 
+EMBEDDED = ("embedding", "example_embedding")
+"""Protocols that compare embeddings, and ask nobody."""
+
 
 class Endpoint(Section):
     """Who answers: no language model (lexical), any OpenAI-compatible endpoint, or a model of this process.
@@ -120,20 +123,42 @@ class Scorer(Endpoint):
 
     name: Name
     """Its name in the catalog."""
-    protocol: Literal["detection"] = "detection"
-    """detection: does the feature fire in this window, given only the label."""
+    protocol: Literal["detection", "embedding", "example_embedding", "fuzzing", "intruder"] = "detection"
+    """detection: does the feature fire in this window, given only the label; fuzzing: on all marked tokens; embedding:
+    how near is the label to the window. Without a label: example_embedding: how near are other firing windows;
+    intruder: which of `batch` windows does not belong to the others."""
     examples: Count | None = None
-    """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by an endpoint."""
+    """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by embeddings or an endpoint."""
     nulls: Count | None = None
     """Other features' labels judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
-    """Windows per request."""
+    """Windows per request; intruder: of a trial, at least 3."""
+    negatives: Literal["silent", "firing"] = "silent"
+    """fuzzing: what is to be told from rightly marked windows: silent ones with random marks, or firing ones with wrong
+    marks, which is harder."""
+
+    @field_validator("protocol")
+    @classmethod
+    def _asks_whom_it_can(cls, value: str, info: ValidationInfo) -> str:
+        if value in EMBEDDED and info.data.get("provider", "lexical") != "lexical":
+            raise ValueError(f"{value!r} asks no language model: leave out provider")
+        if value == "intruder" and info.data.get("provider", "lexical") == "lexical":
+            raise ValueError("'intruder' asks a language model: name a provider and its model")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _has_others(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("protocol") == "intruder" and value < 3:
+            raise ValueError(f"{value}: an intruder stands among at least 2 others, so that batch is at least 3")
+        return value
 
     @field_validator("examples", "nulls")
     @classmethod
     def _by_provider(cls, value: int | None, info: ValidationInfo) -> int:
         free = info.data.get("provider") == "lexical"
-        return value or {"examples": 100 if free else 50, "nulls": 3 if free else 1}[str(info.field_name)]
+        quick = free and info.data.get("protocol") not in EMBEDDED
+        return value or {"examples": 100 if quick else 50, "nulls": 3 if free else 1}[str(info.field_name)]
 
 
 class Primary(Section):

@@ -20,6 +20,7 @@ _LATER = (
     "retries",
     "request",
     "counterexamples",
+    "negatives",
     "requests_per_minute",
     "tokens_per_minute",
     "structured",

@@ -1,6 +1,6 @@
 """All that a catalog knows of one feature: statistics, labels with scores, contexts, logit lens, neighbours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -50,6 +50,8 @@ class FeatureCard:
     """The strongest of all corpora."""
     neighbours: list[tuple[int, float, str | None]]
     """Features with the most similar decoder directions: feature, cosine, label."""
+    without_label: list[dict[str, Any]] = field(default_factory=list)
+    """Its rows of `scores` by scorers that need no label."""
 
 
 def chosen_sae(catalog: Catalog, name: str | None) -> str:
@@ -98,6 +100,9 @@ def feature_card(catalog: Catalog, sae: str, feature: int, contexts: int) -> Fea
         [(text, logit) for side, text, logit in lens if side == "bottom"],
         _contexts(catalog, sae, feature, contexts),
         _neighbours(catalog, sae, feature),
+        _records(
+            catalog, "SELECT * FROM scores WHERE sae = ? AND feature = ? AND explainer = '' ORDER BY scorer", place
+        ),
     )
 
 

@@ -196,7 +196,7 @@ def with_parents(steps: list[Step], names: Iterable[str], context: Context) -> l
         if name not in wanted:
             wanted.add(name)
             reads = parent_tables(known[name].parents, context.view_parents)
-            waiting += [step.name for step in steps if step.writes in reads]
+            waiting += [step.name for step in steps if step.writes in reads or step.name in known[name].after]
     return [step for step in steps if step.name in wanted]
 
 

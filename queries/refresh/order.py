@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ordered(steps: Iterable["Step"], views: Mapping[str, set[str]]) -> list["Step"]:
-    """Steps with each after all those that write what it reads; ties in the order given.
+    """Steps with each after all those that write what it reads, and those that it names; ties in the order given.
 
     Raises StepError on a cycle, naming its files.
     """
@@ -21,11 +21,12 @@ def ordered(steps: Iterable["Step"], views: Mapping[str, set[str]]) -> list["Ste
     writers: dict[str, list[Step]] = {}
     for step in steps:
         writers.setdefault(step.writes, []).append(step)
+    by_name = {step.name: step for step in steps}
     after = {
         step.name: {w.name for table in parent_tables(step.parents, views) for w in writers.get(table, [])}
+        | (set(step.after) & by_name.keys())
         for step in steps
     }
-    by_name = {step.name: step for step in steps}
     sorter = TopologicalSorter(after)
     try:
         sorter.prepare()
@@ -50,10 +51,13 @@ def ordered(steps: Iterable["Step"], views: Mapping[str, set[str]]) -> list["Ste
 
 
 def check_steps(steps: Iterable["Step"], known: Iterable[str]) -> None:
-    """Raise StepError, with file and line, for a table that there is not, and for steps whose slices overlap."""
-    tables = set(known)
+    """Raise StepError, with file and line, for a table or a step that is not there, and for slices that overlap."""
+    steps, tables = list(steps), set(known)
+    names = {step.name for step in steps}
     by_table: dict[str, list[Step]] = {}
     for step in steps:
+        for name in sorted(set(step.after) - names):
+            raise StepError(f"{step.file}, line {step.line_of('after')}: there is no step {name!r} to come after")
         for table in sorted({*step.parents, step.writes} - tables):
             raise StepError(
                 f"{step.file}, line {step.line_of(table)}: the catalog has no table or view {table!r}; "
@@ -61,7 +65,7 @@ def check_steps(steps: Iterable["Step"], known: Iterable[str]) -> None:
             )
         for other in by_table.setdefault(step.writes, []):
             ours, theirs = step.sliced, other.sliced
-            if not ours or not theirs or ours[0] != theirs[0] or ours[1] == theirs[1]:
+            if not ours or not theirs or ours[0] != theirs[0] or ours[1] & theirs[1]:
                 raise StepError(
                     f"{other.file}, line {other.line_of('slice')} and {step.file}, line {step.line_of('slice')}: both "
                     f"write {step.writes} where {other.slice} and {step.slice}; slices of one table must differ in the "

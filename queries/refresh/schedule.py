@@ -139,7 +139,9 @@ class _Schedule:
     def __post_init__(self) -> None:
         self.reads = {step.name: parent_tables(step.parents, self.context.view_parents) for step in self.steps}
         self.after = {
-            step.name: {other.name for other in self.steps if other.writes in self.reads[step.name]}
+            step.name: {
+                other.name for other in self.steps if other.writes in self.reads[step.name] or other.name in step.after
+            }
             for step in self.steps
         }
         # What most steps wait for comes first; models are asked last.
@@ -149,7 +151,7 @@ class _Schedule:
     def start(self) -> bool:
         """Start the next step that can run now; whether there was one."""
         ready = [step for step in self.waiting if self.after[step.name] <= self.results.keys()]
-        lost = [step for step in ready if self.reads[step.name] & self.failed]
+        lost = [step for step in ready if self.reads[step.name] & self.failed or self._unmade & set(step.after)]
         small = [step for step in ready if not self._alone(step)]
         if lost:
             self._take(lost[0])
@@ -166,6 +168,11 @@ class _Schedule:
         else:
             return False
         return True
+
+    @property
+    def _unmade(self) -> set[str]:
+        """The steps that failed, or wait for one that did."""
+        return {name for name, result in self.results.items() if result.state in ("failed", "waiting")}
 
     def _alone(self, step: Step) -> bool:
         return bool(step.asks) or self.sizes[step.name] > LITTLE

@@ -16,9 +16,9 @@ from catalog.errors import StepError
 from queries.refresh.fingerprint import kernel_source, source_digests, template_text
 from queries.refresh.reads import KEPT, Schema, canonical, line_of, table_nodes, tables_read
 
-_KEYS = "step|writes|key|slice|partition|whole|touches|input|param|kernel|code|asks|plan|prompts|doc"
+_KEYS = "step|writes|key|slice|after|partition|whole|touches|input|param|kernel|code|asks|plan|prompts|doc"
 _HEADER = re.compile(rf"--\s*({_KEYS}):\s*(.*)")
-_SLICE = re.compile(r"(\w+)\s*=\s*'([^']*)'")
+_SLICE = re.compile(r"(\w+)\s*(?:=\s*'[^']*'|IN\s*\(\s*'[^']*'(?:\s*,\s*'[^']*')*\s*\))")
 _VOLATILE = """
     RANDOM RAND SETSEED UUID UUIDV4 UUIDV7 GEN_RANDOM_UUID NEXTVAL CURRVAL TXID_CURRENT
     NOW TODAY CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_LOCALTIME CURRENT_LOCALTIMESTAMP LOCALTIME
@@ -66,12 +66,14 @@ class Step:
     """Columns of the query that identify an input row of the kernel."""
     prompts: tuple[str, ...] = ()
     """Prompt templates that the kernel renders."""
+    after: tuple[str, ...] = ()
+    """Steps that have to run before, although the query reads nothing of theirs: its kernel reads their vectors."""
 
     @property
-    def sliced(self) -> tuple[str, str] | None:
-        """(column, value) of the slice; None if the whole table is this step's."""
+    def sliced(self) -> tuple[str, frozenset[str]] | None:
+        """(column, values) of the slice; None if the whole table is this step's."""
         found = _SLICE.fullmatch(self.slice)
-        return (found[1], found[2]) if found else None
+        return (found[1], frozenset(re.findall(r"'([^']*)'", self.slice))) if found else None
 
     def line_of(self, name: str) -> int:
         """The first line of the file that says `name` as a word, 1 if none does."""
@@ -158,7 +160,7 @@ def parse_step(text: str, name: str) -> Step:
         raise StepError(f"{name}: a step with a kernel declares its input key")
     slice_ = said.get("slice", ["true"])[0]
     if slice_ != "true" and not _SLICE.fullmatch(slice_):
-        raise StepError(f"{name}: the slice {slice_!r} is not of the form column = 'value'")
+        raise StepError(f"{name}: the slice {slice_!r} is not of the form column = 'value', or column IN ('a', 'b')")
     return Step(
         name=said["step"][0],
         writes=said["writes"][0],
@@ -168,13 +170,14 @@ def parse_step(text: str, name: str) -> Step:
         parents=frozenset(tables_read(tree, name)),
         file=name,
         slice=slice_,
+        after=_names(said.get("after", [""])[0]),
         partition=_names(said.get("partition", [""])[0]),
         whole=_names(said.get("whole", [""])[0]),
         touches=_names(said.get("touches", [""])[0]),
         folds=folds,
         parameters=dict(_parameter(line, name) for line in said.get("param", [])),
         kernel=kernel,
-        code=_names(said.get("code", [""])[0]),
+        code=_names(", ".join(said.get("code", []))),
         asks=said.get("asks", [None])[0],
         runs_in_plan=said.get("plan", ["counts"])[0] == "runs",
         input=_names(said.get("input", [""])[0]),

@@ -1,7 +1,7 @@
 """Finds what goes without labels or scores as a whole: no jobs, but a row in `problems` and a line each.
 
 Pairs of an explainer and a scorer that cannot judge its labels, SAEs without windows to explain or to judge by,
-concepts without a shortlist, and features that fire in most windows.
+concepts without a shortlist, and features that fire in most windows or in too few.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +13,8 @@ from catalog.quote import named, quoted
 
 _STAGES = ("judgements", "labels", "shortlist")
 """Stages of problems."""
+_BY_RULE = ("detection", "fuzzing")
+"""Protocols by which a lexical scorer evaluates the rule of a lexical label."""
 _REASON = "a lexical scorer looks for the terms of a lexical label, and labels of this explainer have none"
 
 
@@ -21,17 +23,22 @@ def unjudged(catalog: Catalog, expected: Mapping[str, list[dict[str, Any]]] | No
 
     `expected` may have rows of explainers and scorers that are to be looked at instead of the catalog's.
     """
-    explainers, scorers = (_providers(catalog, table, expected or {}) for table in ("explainers", "scorers"))
+    explainers = _rows(catalog, "explainers", ("explainer", "provider"), expected or {})
+    scorers = _rows(catalog, "scorers", ("scorer", "provider", "protocol"), expected or {})
     pairs = [
         ("judgements", f"explainer {explainer}, scorer {scorer}", _REASON, 1)
         for explainer, wrote in explainers
-        for scorer, judges in scorers
-        if judges == "lexical" and wrote != "lexical"
+        for scorer, judges, protocol in scorers
+        if judges == "lexical" and protocol in _BY_RULE and wrote != "lexical"
     ]
-    query = (resources.files("queries.refresh") / "sql" / "unjudged_saes.sql").read_text(encoding="utf-8")
+    folder = resources.files("queries.refresh") / "sql"
+    wholes, features = (
+        catalog.rows((folder / name).read_text(encoding="utf-8"))
+        for name in ("unjudged_saes.sql", "unjudged_features.sql")
+    )
     return [
         {"stage": stage, "subject": subject, "reason": reason, "count": count}
-        for stage, subject, reason, count in [*pairs, *catalog.rows(query)]
+        for stage, subject, reason, count in [*pairs, *wholes, *features]
     ]
 
 
@@ -55,9 +62,10 @@ def left_out_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _providers(catalog: Catalog, table: str, expected: Mapping[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
-    """(name, provider) of each row of explainers or scorers."""
-    name = table.removesuffix("s")
+def _rows(
+    catalog: Catalog, table: str, columns: tuple[str, ...], expected: Mapping[str, list[dict[str, Any]]]
+) -> list[tuple[str, ...]]:
+    """These columns of each row of explainers or scorers."""
     if table in expected:
-        return sorted((row[name], row["provider"]) for row in expected[table])
-    return [(n, p) for n, p in catalog.rows(f"SELECT {named(name)}, provider FROM {named(table)} ORDER BY ALL")]
+        return sorted(tuple(row[column] for column in columns) for row in expected[table])
+    return catalog.rows(f"SELECT {', '.join(map(named, columns))} FROM {named(table)} ORDER BY ALL")

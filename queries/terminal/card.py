@@ -47,6 +47,8 @@ def print_card(card: FeatureCard, console: Console | None = None) -> None:
     scorers = {label.get("scorer") for label in card.labels} - {None}
     for label in card.labels:
         _print(out, label_line(label, scorer=len(scorers) > 1), width)
+    for score in card.without_label:
+        _print(out, feature_line(score), width)
     _print_contexts(out, card, width)
     if card.promoted:
         _print(out, Text("writes for: " + _with_logits(card.promoted)), width, 12)
@@ -120,13 +122,36 @@ def label_line(label: dict[str, object], *, scorer: bool = False) -> Text:
     if label["label"] is None:
         return Text(f"{explainer}: no label: {visible(str(label['problem']), quoted=False)}")
     line = Text(f"{explainer}: ") + Text(visible(str(label["label"]), quoted=False), style="bold")
-    if label["f1"] is None:
-        return line + Text("  (not scored)")
-    null = "" if label["f1_null"] is None else f", null {label['f1_null']:.2f}"
     by = f" by {visible(str(label['scorer']), quoted=False)}" if scorer else ""
+    if label["f1"] is None:
+        return line + Text(_area(label, by) if label.get("auroc") is not None else "  (not scored)")
+    null = "" if label["f1_null"] is None else f", null {label['f1_null']:.2f}"
     return line + Text(
         f"  F1{by} {label['f1']:.2f} ({label['f1_low']:.2f}-{label['f1_high']:.2f}{null}, n {label['n']}, "
         f"failed {label['failed']})" + _balanced(label)
+    )
+
+
+def feature_line(score: dict[str, object]) -> Text:
+    """The score of the feature itself, by a scorer that needs no label."""
+    scorer = visible(str(score["scorer"]), quoted=False)
+    said = " not scored"
+    if score.get("accuracy") is not None:
+        said = (
+            f" intruder found {score['accuracy']:.2f} ({score['accuracy_low']:.2f}-{score['accuracy_high']:.2f}, "
+            f"chance {score['chance']:.2f}, trials {score['n']}, failed {score['failed']})"
+        )
+    elif score["auroc"] is not None:
+        said = _area(score, "").removeprefix(" ")
+    return Text(f"without a label, by {scorer}:{said}")
+
+
+def _area(score: dict[str, object], by: str) -> str:
+    """AUROC with its interval and null, of a scorer that gives no yes or no."""
+    null = "" if score["auroc_null"] is None else f", null {score['auroc_null']:.2f}"
+    return (
+        f"  AUROC{by} {score['auroc']:.2f} ({score['auroc_low']:.2f}-{score['auroc_high']:.2f}{null}, n {score['n']}, "
+        f"failed {score['failed']}), average precision {score['average_precision']:.2f}"
     )
 
 

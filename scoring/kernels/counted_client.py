@@ -125,5 +125,8 @@ _OWN: dict[str, dict[str, Callable[[Any], bool]]] = {
         "max_words": _number(1, whole=True),
         "instructions": lambda value: isinstance(value, str),
     },
-    "scorer": {"batch": _number(1, whole=True)},
+    "scorer": {
+        "batch": _number(1, whole=True),
+        "negatives": lambda value: value in (None, "silent", "firing"),
+    },
 }

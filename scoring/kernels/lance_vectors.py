@@ -1,4 +1,4 @@
-"""Writes decoder directions and label embeddings to Lance, before the commit that names their version."""
+"""Writes decoder directions and embeddings to Lance, before the commit that names their version."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,6 +6,9 @@ from typing import Any
 
 from catalog.errors import CatalogError, InputError, UnknownName
 from scoring.kernels.kernel import Run
+
+_EMBEDDED = 512
+"""Texts between two reports of progress."""
 
 
 def decoder_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
@@ -78,6 +81,33 @@ def label_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[st
     above = last_named(run, "labels")
     written = vectors.write("labels", table, ["sae", "feature", "explainer"], above)
     yield [{"collection": "labels", "version": written.version, "rows": written.rows}]
+
+
+def text_vectors(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """The embedding of each text as the collection `texts`, by its hash; one that is there is not embedded again."""
+    import numpy as np
+    import pyarrow as pa
+
+    from catalog.vectors.collections import Vectors
+    from ingest.model.embed import embed
+
+    vectors = Vectors(run.catalog.vectors)
+    known: dict[str, Any] = {}
+    version = run.catalog.value("SELECT version FROM lance WHERE collection = 'texts'")
+    if version is not None:
+        # Vectors that were lost are made anew.
+        with suppress(CatalogError, UnknownName):
+            before = vectors.read("texts", version)
+            known = dict(zip(before["hash"].to_pylist(), before["vector"].to_numpy(zero_copy_only=False), strict=True))
+    new = sorted((row for row in rows if row["hash"] not in known), key=lambda row: (len(row["text"]), row["hash"]))
+    for at in range(0, len(new), _EMBEDDED):
+        batch = new[at : at + _EMBEDDED]
+        known.update(zip((row["hash"] for row in batch), embed([row["text"] for row in batch]), strict=True))
+        run.progress(len(rows) - len(new) + at + len(batch), len(rows))
+    matrix = np.array([known[row["hash"]] for row in rows], np.float32)
+    table = pa.table({"hash": pa.array([row["hash"] for row in rows]), "vector": vector_column(matrix)})
+    written = vectors.write("texts", table, ["hash"], last_named(run, "texts"))
+    yield [{"collection": "texts", "version": written.version, "rows": written.rows}]
 
 
 def last_named(run: Run, collection: str) -> int:

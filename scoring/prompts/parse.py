@@ -1,4 +1,4 @@
-"""Reads what an LLM answered, strictly: an explanation line, a list of zeros and ones, or the reason why not.
+"""Reads what an LLM answered, strictly: an explanation, a list of zeros and ones, a number, or the reason why not.
 
 Nothing is guessed. An answer that breaks the format is a `ParseProblem`, never a label and never a judgement. What a
 model thought on the way, between tags such as <think> and </think>, is not read.
@@ -14,6 +14,7 @@ from scoring.client.thoughts import behind
 MARKER = "[EXPLANATION]:"
 """Begins the line that holds an explanation."""
 _EXPLANATION = re.compile(r"^[ \t>*_#`]*\[EXPLANATION\][ \t*_`]*:(.*)$", re.IGNORECASE | re.MULTILINE)
+_RESPONSE = re.compile(r"^[ \t>*_#`]*\[RESPONSE\][ \t*_`]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _FENCED = re.compile(r"\[([^\[\]]*)\]")
 _BEGUN = re.compile(r"\[\s*((?:[01]\s*,\s*)+)[01]?\s*\Z")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}  # noqa: RUF001
@@ -145,3 +146,17 @@ def _unwrapped(text: str) -> str:
     ):
         text = text[1:-1].strip()
     return text
+
+
+def response_number(answer: str, n: int) -> int:
+    """The number from 1 to `n` of the answer's last `[RESPONSE]:` line.
+
+    The marker must begin its line, and nothing but the number may follow it. Raises ParseProblem with the reason.
+    """
+    found = _RESPONSE.findall(_said(answer))
+    if not found:
+        raise ParseProblem("the answer has no line that begins with [RESPONSE]:", answer)
+    text = found[-1].strip(" \t*_`.")
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= n:
+        raise ParseProblem(f"the last [RESPONSE]: line has no number from 1 to {n}", answer)
+    return int(text)

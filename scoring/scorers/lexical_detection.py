@@ -21,12 +21,20 @@ def predict(label: Label, examples: Sequence[Sequence[str]]) -> list[Judgement]:
             raise InputError(
                 f"the lexical predictor takes an example as a sequence of tokens, not a string: {tokens!r}"
             )
+    found = rule_of(label)
+    if isinstance(found, str):
+        return [Judgement(None, problem=found) for _ in examples]
+    rule, spread = found
+    scores = rule.scores([read_window(tuple(tokens)) for tokens in examples])
+    return [Judgement(s >= rule.cutoff, 1 / (1 + math.exp(-(s - rule.cutoff) / spread))) for s in scores.tolist()]
+
+
+def rule_of(label: Label) -> tuple[Rule, float] | str:
+    """(the rule that a lexical label states, the spread of its scores), or why it has none."""
     try:
         if label.text is None:
             raise KeyError(label.problem or "it has no text")
-        rule, spread = Rule.from_json(label.details["rule"]), float(label.details["spread"])
+        return Rule.from_json(label.details["rule"]), float(label.details["spread"])
     except (KeyError, TypeError, ValueError, AttributeError):
         reason = label.problem or "it was not made by this version's lexical explainer"
-        return [Judgement(None, problem=f"the label has no rule to look for: {reason}") for _ in examples]
-    scores = rule.scores([read_window(tuple(tokens)) for tokens in examples])
-    return [Judgement(s >= rule.cutoff, 1 / (1 + math.exp(-(s - rule.cutoff) / spread))) for s in scores.tolist()]
+        return f"the label has no rule to look for: {reason}"

@@ -734,6 +734,7 @@ def score(root: Path, judged: Judged) -> dict[str, Any]:
             row = {"sae": "s", "feature": 1, "label_feature": label_feature, "explainer": "e", "scorer": "d"}
             row |= {"corpus": "c", "example": example, "split": "test", "active": active, "activation": float(active)}
             row |= {"predicted": predicted, "probability": probability, "input": "x", "threshold": 0.5, "stratum": 0}
+            row |= {"protocol": "detection"}
             rows.append({**row, "problem": None if predicted is not None else "no answer"})
     with make_empty(root) as catalog:
         with catalog.write("judgements") as tx, catalog.scratch() as scratch:

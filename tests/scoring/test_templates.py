@@ -11,7 +11,7 @@ from scoring.prompts import template
 
 
 def test_the_packaged_templates_have_a_system_a_user_part_and_shots() -> None:
-    assert template.names() == ["interpreter", "predictor"]
+    assert template.names() == ["fuzzer", "interpreter", "intruder", "predictor"]
     for name in template.names():
         prompt = template.load(name)
         assert prompt.shots

@@ -1,8 +1,13 @@
 -- step: judgements
 -- writes: judgements
--- key: sae, feature, label_feature, explainer, scorer, corpus, example
+-- slice: protocol = 'detection'
+-- key: sae, feature, label_feature, explainer, scorer, protocol, corpus, example
 -- input: sae, feature, label_feature, explainer, scorer
 -- kernel: scoring.kernels.judgements:judgements
+-- code: scoring.scorers.detection_rows, scoring.scorers.detection, scoring.scorers.lexical_detection
+-- code: scoring.label_rules, scoring.window_terms, scoring.word_classes, ingest.model.word_vectors
+-- code: scoring.windows, scoring.prompts.parse, scoring.prompts.template, scoring.prompts.numbered
+-- code: scoring.client.request, scoring.client.thoughts
 -- asks: scoring.kernels.judgements:asks
 -- prompts: predictor
 -- doc: does the feature fire in this test window, given only a label: its own, or one of other features (the null)
@@ -12,7 +17,10 @@
 -- the two classes make up all windows. Of each class up to `examples` windows are shown, drawn through the strata in
 -- turn; a feature that fires seldom has fewer firing ones, and as many others as any. `scores` weighs classes alike.
 -- A feature that fires in more than half of all windows is not asked about: any text would do for it.
-WITH lists AS (
+WITH mine AS (
+    SELECT * FROM scorers WHERE protocol = 'detection'
+),
+lists AS (
     SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
     FROM labels
     WHERE label IS NOT NULL
@@ -21,7 +29,7 @@ WITH lists AS (
 pairs AS (
     SELECT l.sae, l.feature, l.explainer, s.scorer, l.feature AS label_feature
     FROM labels AS l
-    CROSS JOIN scorers AS s
+    CROSS JOIN mine AS s
     WHERE l.label IS NOT NULL
     UNION ALL
     -- The null: the labels that follow in an order by hash, as many as the scorer asks for and others are.
@@ -32,7 +40,7 @@ pairs AS (
         SELECT l.sae, l.feature, l.explainer, s.scorer, f.features, unnest(range(1, s.nulls + 1)) AS step
         FROM labels AS l
         JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
-        CROSS JOIN scorers AS s
+        CROSS JOIN mine AS s
         WHERE l.label IS NOT NULL
     )
     WHERE step < len(features)
@@ -40,6 +48,7 @@ pairs AS (
 rates AS MATERIALIZED (
     SELECT sae, feature, name AS scorer, any_value(threshold) AS threshold
     FROM firing_rates
+    SEMI JOIN mine AS m ON m.scorer = name
     WHERE role = 'scorer'
     GROUP BY sae, feature, name
     HAVING sum(firing) <= 0.5 * sum(windows)
@@ -61,7 +70,7 @@ asked AS (
 shown AS MATERIALIZED (
     SELECT w.*
     FROM windows AS w
-    JOIN scorers AS s ON s.scorer = w.scorer
+    JOIN mine AS s ON s.scorer = w.scorer
     SEMI JOIN asked AS z ON z.sae = w.sae AND z.feature = w.feature AND z.scorer = w.scorer
     QUALIFY s.examples >= row_number() OVER (
         PARTITION BY w.sae, w.feature, w.scorer, w.active ORDER BY w.rank, w.stratum DESC
@@ -93,6 +102,6 @@ SELECT
 FROM pairs AS p
 JOIN labels AS l ON l.sae = p.sae AND l.feature = p.label_feature AND l.explainer = p.explainer
 JOIN explainers AS e ON e.explainer = p.explainer
-JOIN scorers AS s ON s.scorer = p.scorer
+JOIN mine AS s ON s.scorer = p.scorer
 JOIN examples AS x ON x.sae = p.sae AND x.feature = p.feature AND x.scorer = s.scorer
 WHERE s.provider <> 'lexical' OR e.provider = 'lexical'

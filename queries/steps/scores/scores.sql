@@ -1,34 +1,38 @@
 -- step: scores
 -- writes: scores
--- key: sae, feature, explainer, scorer
+-- slice: protocol IN ('detection', 'embedding', 'example_embedding', 'fuzzing')
+-- key: sae, feature, explainer, scorer, protocol
 -- param: z = 1.959964
--- doc: F1, precision, recall, balanced accuracy and AUROC of each label on test windows, with 95% intervals and its null
+-- doc: F1, balanced accuracy, AUROC, average precision of each label on test windows, with 95% intervals and its null
 -- Both classes weigh alike, however many windows of each were judged: with r the share of firing windows that are said
 -- to fire and f that of the others, precision is r / (r + f), F1 is 2 r / (r + f + 1), balanced accuracy (r + 1 - f) / 2.
 -- Intervals: Wilson (1927) for r and f; of what follows from both, the changes that the near end of each interval makes
 -- are squared and added (Newcombe 1998, method 10; Donner & Zou 2010), so that a label that is right on each of ten
--- windows is not certain; AUROC after Hanley & McNeil (1982). What is undefined (0 / 0, one class alone) is NULL, its
+-- windows is not certain; AUROC after Hanley & McNeil (1982);
+-- of average precision, the binomial interval over the firing windows (Boyd, Eng & Page 2013), as Wilson forms it.
+-- A judge that answers by similarity alone has AUROC and average precision, and no F1. What is undefined (0 / 0, one class alone) is NULL, its
 -- interval too; greatest and least would pass over a NULL.
 -- Of the null, the labels of several other features, the mean shares count, as of one label: they share the windows.
 WITH by_label AS (
     SELECT
-        sae, feature, explainer, scorer, label_feature, label_feature <> feature AS is_null, max(threshold) AS threshold,
-        count(*) FILTER (predicted IS NOT NULL) AS n,
-        count(*) FILTER (predicted IS NULL) AS failed,
+        sae, feature, explainer, scorer, protocol, label_feature, label_feature <> feature AS is_null,
+        max(threshold) AS threshold,
+        count(*) FILTER (predicted IS NOT NULL OR similarity IS NOT NULL) AS n,
+        count(*) FILTER (predicted IS NULL AND similarity IS NULL) AS failed,
         count(*) FILTER (active AND predicted)::DOUBLE AS tp,
         count(*) FILTER (NOT active AND predicted)::DOUBLE AS fp,
         count(*) FILTER (active AND NOT predicted)::DOUBLE AS fn,
         count(*) FILTER (NOT active AND NOT predicted)::DOUBLE AS tn
     FROM judgements
-    WHERE split = 'test'
-    GROUP BY sae, feature, explainer, scorer, label_feature
+    WHERE split = 'test' AND protocol IN ('detection', 'embedding', 'example_embedding', 'fuzzing')
+    GROUP BY sae, feature, explainer, scorer, protocol, label_feature
 ),
 counts AS (
     SELECT
-        sae, feature, explainer, scorer, is_null, max(threshold) AS threshold,
+        sae, feature, explainer, scorer, protocol, is_null, max(threshold) AS threshold,
         max(n) AS n, max(failed) AS failed, avg(tp) AS tp, avg(fp) AS fp, avg(fn) AS fn, avg(tn) AS tn
     FROM by_label
-    GROUP BY sae, feature, explainer, scorer, is_null
+    GROUP BY sae, feature, explainer, scorer, protocol, is_null
 ),
 wilson AS (
     SELECT
@@ -81,35 +85,55 @@ intervals AS (
 ),
 ranked AS (
     SELECT
-        sae, feature, explainer, scorer, probability,
+        sae, feature, explainer, scorer, label_feature, coalesce(probability, similarity) AS value,
         count(*) FILTER (active)::DOUBLE AS p,
         count(*) FILTER (NOT active)::DOUBLE AS q
     FROM judgements
-    WHERE split = 'test' AND label_feature = feature AND probability IS NOT NULL
-    GROUP BY sae, feature, explainer, scorer, probability
+    WHERE
+        split = 'test' AND protocol IN ('detection', 'embedding', 'example_embedding', 'fuzzing')
+        AND (probability IS NOT NULL OR similarity IS NOT NULL)
+    GROUP BY sae, feature, explainer, scorer, label_feature, coalesce(probability, similarity)
 ),
 curve AS (
     SELECT
         *,
-        sum(q) OVER (PARTITION BY sae, feature, explainer, scorer ORDER BY probability) - q AS q_below
+        sum(q) OVER (PARTITION BY sae, feature, explainer, scorer, label_feature ORDER BY value) - q AS q_below,
+        sum(p) OVER (PARTITION BY sae, feature, explainer, scorer, label_feature ORDER BY value DESC) AS p_from,
+        sum(q) OVER (PARTITION BY sae, feature, explainer, scorer, label_feature ORDER BY value DESC) AS q_from,
+        sum(p) OVER (PARTITION BY sae, feature, explainer, scorer, label_feature) AS p_all,
+        sum(q) OVER (PARTITION BY sae, feature, explainer, scorer, label_feature) AS q_all
     FROM ranked
+),
+by_curve AS (
+    SELECT
+        sae, feature, explainer, scorer, label_feature, sum(p) AS p, sum(q) AS q,
+        sum(p * (q_below + q / 2)) / (sum(p) * sum(q)) AS auroc,
+        -- Sums of fractions differ with their order.
+        list_sum(
+            list(p / p_all * (p_from / p_all) / (p_from / p_all + q_from / q_all) ORDER BY value) FILTER (p > 0)
+        ) AS average_precision
+    FROM curve
+    WHERE p_all > 0 AND q_all > 0
+    GROUP BY sae, feature, explainer, scorer, label_feature
 ),
 areas AS (
     SELECT
-        sae, feature, explainer, scorer, sum(p) AS p, sum(q) AS q,
-        sum(p * (q_below + q / 2)) / (sum(p) * sum(q)) AS auroc
-    FROM curve
-    GROUP BY sae, feature, explainer, scorer
-    HAVING sum(p) > 0 AND sum(q) > 0
+        sae, feature, explainer, scorer, label_feature <> feature AS is_null, max(p) AS p, max(q) AS q,
+        list_avg(list(auroc ORDER BY label_feature)) AS auroc,
+        list_avg(list(average_precision ORDER BY label_feature)) AS average_precision
+    FROM by_curve
+    GROUP BY sae, feature, explainer, scorer, label_feature <> feature
 ),
-area_errors AS (
+area_intervals AS (
     SELECT
         *,
         $z * sqrt((
             auroc * (1 - auroc)
             + (p - 1) * (auroc / (2 - auroc) - auroc * auroc)
             + (q - 1) * (2 * auroc * auroc / (1 + auroc) - auroc * auroc)
-        ) / (p * q)) AS half
+        ) / (p * q)) AS half,
+        (average_precision * p + $z * $z / 2) / (p + $z * $z) AS ap_middle,
+        $z * sqrt(p * average_precision * (1 - average_precision) + $z * $z / 4) / (p + $z * $z) AS ap_half
     FROM areas
 ),
 rates AS (
@@ -123,6 +147,7 @@ SELECT
     c.feature,
     c.explainer,
     c.scorer,
+    c.protocol,
     c.n,
     c.failed,
     i.f1,
@@ -140,18 +165,31 @@ SELECT
     a.auroc,
     CASE WHEN a.half IS NOT NULL THEN greatest(a.auroc - a.half, 0) END AS auroc_low,
     CASE WHEN a.half IS NOT NULL THEN least(a.auroc + a.half, 1) END AS auroc_high,
+    a.average_precision,
+    a.ap_middle - a.ap_half AS average_precision_low,
+    a.ap_middle + a.ap_half AS average_precision_high,
     coalesce(o.n, 0) AS n_null,
     d.f1 AS f1_null,
     d.accuracy AS balanced_accuracy_null,
     d.accuracy - d.below AS balanced_accuracy_null_low,
     d.accuracy + d.above AS balanced_accuracy_null_high,
+    b.auroc AS auroc_null,
+    CASE WHEN b.half IS NOT NULL THEN greatest(b.auroc - b.half, 0) END AS auroc_null_low,
+    CASE WHEN b.half IS NOT NULL THEN least(b.auroc + b.half, 1) END AS auroc_null_high,
+    b.average_precision AS average_precision_null,
+    NULL::DOUBLE AS accuracy,
+    NULL::DOUBLE AS accuracy_low,
+    NULL::DOUBLE AS accuracy_high,
+    NULL::DOUBLE AS chance,
     c.threshold,
     r.rate
 FROM counts AS c
 LEFT JOIN intervals AS i
     ON NOT i.is_null AND i.sae = c.sae AND i.feature = c.feature AND i.explainer = c.explainer AND i.scorer = c.scorer
-LEFT JOIN area_errors AS a
-    ON a.sae = c.sae AND a.feature = c.feature AND a.explainer = c.explainer AND a.scorer = c.scorer
+LEFT JOIN area_intervals AS a
+    ON NOT a.is_null AND a.sae = c.sae AND a.feature = c.feature AND a.explainer = c.explainer AND a.scorer = c.scorer
+LEFT JOIN area_intervals AS b
+    ON b.is_null AND b.sae = c.sae AND b.feature = c.feature AND b.explainer = c.explainer AND b.scorer = c.scorer
 LEFT JOIN counts AS o
     ON o.is_null AND o.sae = c.sae AND o.feature = c.feature AND o.explainer = c.explainer AND o.scorer = c.scorer
 LEFT JOIN intervals AS d
