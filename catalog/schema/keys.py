@@ -32,6 +32,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "labels": ("sae", "feature", "explainer"),
     "judgements": ("sae", "feature", "label_feature", "explainer", "scorer", "corpus", "example"),
     "scores": ("sae", "feature", "explainer", "scorer"),
+    "rate_scores": ("sae", "feature", "explainer", "scorer"),
     "training": ("sae", "step"),
     "selections": ("selection",),
     "selected": ("selection", "corpus", "document"),

@@ -130,7 +130,7 @@ class Scorer(Endpoint):
     examples: Count | None = None
     """Test windows of each class judged per label; none: 100 by a lexical scorer, 50 by embeddings or an endpoint."""
     nulls: Count | None = None
-    """Other features' labels judged on a feature's windows, the null; none: 3 by a lexical scorer, 1 by an endpoint."""
+    """Other features' labels judged on a feature's windows, the null; none: 5 by a lexical scorer, 1 by an endpoint."""
     batch: Count = 5
     """Windows per request; intruder: of a trial, at least 3."""
     negatives: Literal["silent", "firing"] = "silent"
@@ -158,7 +158,7 @@ class Scorer(Endpoint):
     def _by_provider(cls, value: int | None, info: ValidationInfo) -> int:
         free = info.data.get("provider") == "lexical"
         quick = free and info.data.get("protocol") not in EMBEDDED
-        return value or {"examples": 100 if quick else 50, "nulls": 3 if free else 1}[str(info.field_name)]
+        return value or {"examples": 100 if quick else 50, "nulls": 5 if free else 1}[str(info.field_name)]
 
 
 class Primary(Section):

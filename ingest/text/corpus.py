@@ -16,10 +16,10 @@ from catalog.store.shards import register_shard, write_parquet
 from catalog.study.text import Corpus
 from ingest.callbacks import Counted
 from ingest.model.language_model import LanguageModel
-from ingest.model.trial_passes import embedded_tokens, longest
+from ingest.text.corpus_cut import check_cut, check_embedded
 from ingest.text.corpus_rows import CorpusReport, corpus_row, record_corpus
 from ingest.text.sources import read_corpus, source_fingerprint
-from ingest.text.splits import HELD_OUT, Shares, document_hash
+from ingest.text.splits import Shares, document_hash
 from ingest.text.tokenise import ShardBuilder, Tokenised, tokenise
 from ingest.text.unusable import LeftOut, Skips
 
@@ -51,7 +51,7 @@ def ingest_corpus(
     Raises InputError as the sources do, if the corpus was tokenised for another model or ctx_len, and if ctx_len is
     above what the model reads.
     """
-    _check_tokenizer(catalog, corpus, model)
+    check_cut(catalog, corpus, model)
     fingerprint = source_fingerprint(corpus)
     known = catalog.rows(
         "SELECT source, documents, duplicates, empty, tokens FROM corpora WHERE corpus = ?", [corpus.name]
@@ -108,7 +108,7 @@ def append_documents(
     left_out: LeftOut = Counter()
     counts: Counter[str] = Counter()
     fresh = _distinct((pair for section in files for pair in read_corpus(section, left_out)), counts)
-    _check_tokenizer(catalog, files[0], model)
+    check_cut(catalog, files[0], model)
     _append(catalog, files[0], model, fresh, _Tally(counts, left_out, _Budget(None, 0)), progress)
     counted = "SELECT documents, tokens, duplicates, empty, source FROM corpora WHERE corpus = ?"
     *before, duplicates, empty, said = catalog.rows(counted, [name])[0]
@@ -164,7 +164,7 @@ def _append(
             continue
         if budget.spent:
             break
-        _check_embedded(one, model)
+        check_embedded(one, model)
         budget.take(len(one.ids))
         builder.add(one)
         counts["added"] += 1
@@ -226,45 +226,6 @@ def _distinct(texts: Iterator[tuple[str, str]], counts: Counter[str]) -> Iterato
 
 def _total(catalog: Catalog, corpus: str, what: str) -> int:
     return int(catalog.value(f"SELECT coalesce({what}, 0) FROM documents WHERE corpus = ?", [corpus]))
-
-
-def _check_tokenizer(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> None:
-    there = catalog.rows("SELECT model, ctx_len, source FROM corpora WHERE corpus = ?", [corpus.name])
-    if there:
-        *cut, source = there[0]
-        if cut != [model.spec.name, corpus.ctx_len]:
-            raise InputError(
-                f"corpus {corpus.name!r} was cut for model {cut[0]!r} with ctx_len {cut[1]}, "
-                f"not {model.spec.name!r} with {corpus.ctx_len}: give it another name"
-            )
-        _check_shares(corpus, HELD_OUT._replace(**{k: v for k, v in json.loads(source).items() if k in Shares._fields}))
-    most = longest(model.network)
-    if most is not None and corpus.ctx_len > most:
-        raise InputError(
-            f"corpus {corpus.name!r} has ctx_len {corpus.ctx_len}, and model {model.spec.name!r} reads at most "
-            f"{most} tokens: set ctx_len to {most} or less"
-        )
-
-
-def _check_shares(corpus: Corpus, there: Shares) -> None:
-    """A document that changed from test to train would score labels and SAEs on what they were made from."""
-    asked = Shares(corpus.val, corpus.test)
-    if asked != there:
-        raise InputError(
-            f"corpus {corpus.name!r} has val = {there.val:g} and test = {there.test:g}, and the study says "
-            f"val = {asked.val:g} and test = {asked.test:g}: documents keep their split; give the corpus another name"
-        )
-
-
-def _check_embedded(one: Tokenised, model: LanguageModel) -> None:
-    """A tokenizer may know more tokens than the model that it is saved with."""
-    embedded = embedded_tokens(model.network)
-    highest = int(one.ids.max())
-    if highest >= embedded:
-        raise InputError(
-            f"document {one.source} holds token {highest} ({model.tokenizer.decode([highest])!r}), and model "
-            f"{model.spec.name!r} has embeddings for {embedded} tokens: its tokenizer is not the model's own"
-        )
 
 
 def _next_shard(catalog: Catalog, corpus: Corpus, model: LanguageModel) -> ShardBuilder:

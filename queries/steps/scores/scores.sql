@@ -8,11 +8,13 @@
 -- to fire and f that of the others, precision is r / (r + f), F1 is 2 r / (r + f + 1), balanced accuracy (r + 1 - f) / 2.
 -- Intervals: Wilson (1927) for r and f; of what follows from both, the changes that the near end of each interval makes
 -- are squared and added (Newcombe 1998, method 10; Donner & Zou 2010), so that a label that is right on each of ten
--- windows is not certain; AUROC after Hanley & McNeil (1982);
--- of average precision, the binomial interval over the firing windows (Boyd, Eng & Page 2013), as Wilson forms it.
--- A judge that answers by similarity alone has AUROC and average precision, and no F1. What is undefined (0 / 0, one class alone) is NULL, its
--- interval too; greatest and least would pass over a NULL.
--- Of the null, the labels of several other features, the mean shares count, as of one label: they share the windows.
+-- windows is not certain; AUROC after Hanley & McNeil (1982); of average precision, the binomial interval over the
+-- firing windows (Boyd, Eng & Page 2013), as Wilson forms it. A judge that answers by similarity alone has AUROC and
+-- average precision, and no F1. What is undefined (0 / 0, one class alone) is NULL, its interval too; greatest and least
+-- would pass over a NULL.
+-- Of the null, the labels of several other features, the mean shares count. Labels share the windows, and windows the
+-- labels: the variance of a mean share is at most that between windows / windows + that between labels / labels, and
+-- Wilson's interval is that of as many windows as one label would need for it (the effective sample size, Kish 1965).
 WITH by_label AS (
     SELECT
         sae, feature, explainer, scorer, protocol, label_feature, label_feature <> feature AS is_null,
@@ -29,25 +31,64 @@ WITH by_label AS (
 ),
 counts AS (
     SELECT
-        sae, feature, explainer, scorer, protocol, is_null, max(threshold) AS threshold,
-        max(n) AS n, max(failed) AS failed, avg(tp) AS tp, avg(fp) AS fp, avg(fn) AS fn, avg(tn) AS tn
+        sae, feature, explainer, scorer, protocol, is_null, max(threshold) AS threshold, count(*) AS labels,
+        max(n) AS n, max(failed) AS failed, avg(tp) AS tp, avg(fp) AS fp, avg(fn) AS fn, avg(tn) AS tn,
+        coalesce(var_samp(tp / nullif(tp + fn, 0)), 0) AS r_of_labels,
+        coalesce(var_samp(fp / nullif(tn + fp, 0)), 0) AS f_of_labels
     FROM by_label
     GROUP BY sae, feature, explainer, scorer, protocol, is_null
 ),
+by_window AS (
+    SELECT
+        sae, feature, explainer, scorer, protocol, label_feature <> feature AS is_null, active,
+        avg(predicted::INTEGER) AS said
+    FROM judgements
+    WHERE
+        split = 'test' AND predicted IS NOT NULL
+        AND protocol IN ('detection', 'embedding', 'example_embedding', 'fuzzing')
+    GROUP BY sae, feature, explainer, scorer, protocol, label_feature <> feature, active, corpus, example
+),
+of_windows AS (
+    SELECT
+        sae, feature, explainer, scorer, protocol, is_null,
+        coalesce(var_samp(said) FILTER (active), 0) AS r_of_windows,
+        coalesce(var_samp(said) FILTER (NOT active), 0) AS f_of_windows
+    FROM by_window
+    GROUP BY sae, feature, explainer, scorer, protocol, is_null
+),
+variances AS (
+    SELECT
+        c.*,
+        tp + fn AS windows, tn + fp AS others,
+        tp / nullif(tp + fn, 0) AS r, fp / nullif(tn + fp, 0) AS f,
+        w.r_of_windows / nullif(tp + fn, 0) + c.r_of_labels / labels AS r_variance,
+        w.f_of_windows / nullif(tn + fp, 0) + c.f_of_labels / labels AS f_variance
+    FROM counts AS c
+    LEFT JOIN of_windows AS w
+        ON w.is_null = c.is_null AND w.sae = c.sae AND w.feature = c.feature
+        AND w.explainer = c.explainer AND w.scorer = c.scorer AND w.protocol = c.protocol
+),
+sizes AS (
+    SELECT
+        *,
+        CASE WHEN is_null AND r_variance > 0
+            THEN greatest(least(r * (1 - r) / r_variance, windows * labels), windows) ELSE windows END AS r_n,
+        CASE WHEN is_null AND f_variance > 0
+            THEN greatest(least(f * (1 - f) / f_variance, others * labels), others) ELSE others END AS f_n
+    FROM variances
+),
 wilson AS (
     SELECT
-        sae, feature, explainer, scorer, is_null,
-        tp / nullif(tp + fn, 0) AS r,
-        fp / nullif(tn + fp, 0) AS f,
-        (tp + $z * $z / 2) / (tp + fn + $z * $z) AS r_middle,
-        $z * sqrt(tp * fn / nullif(tp + fn, 0) + $z * $z / 4) / (tp + fn + $z * $z) AS r_half,
-        (fp + $z * $z / 2) / (tn + fp + $z * $z) AS f_middle,
-        $z * sqrt(fp * tn / nullif(tn + fp, 0) + $z * $z / 4) / (tn + fp + $z * $z) AS f_half
-    FROM counts
+        sae, feature, explainer, scorer, protocol, is_null, r, f,
+        (r * r_n + $z * $z / 2) / (r_n + $z * $z) AS r_middle,
+        $z * sqrt(r_n * r * (1 - r) + $z * $z / 4) / (r_n + $z * $z) AS r_half,
+        (f * f_n + $z * $z / 2) / (f_n + $z * $z) AS f_middle,
+        $z * sqrt(f_n * f * (1 - f) + $z * $z / 4) / (f_n + $z * $z) AS f_half
+    FROM sizes
 ),
 shares AS (
     SELECT
-        sae, feature, explainer, scorer, is_null, r, f,
+        sae, feature, explainer, scorer, protocol, is_null, r, f,
         CASE WHEN r IS NOT NULL THEN greatest(r_middle - r_half, 0) END AS r_low,
         CASE WHEN r IS NOT NULL THEN least(r_middle + r_half, 1) END AS r_high,
         CASE WHEN f IS NOT NULL THEN greatest(f_middle - f_half, 0) END AS f_low,
