@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from catalog import Catalog
+from queries.refresh.engine import refresh
 from queries.refresh.unjudged import unjudged
 from tests.queries.made import WORD, scorer
 
@@ -44,3 +47,15 @@ def test_features_without_enough_windows_are_counted_by_scorer(mine: Catalog) ->
     below = mine.value(f"SELECT count(*) FROM contexts WHERE feature = {WORD} AND split = 'test' AND kind = 'random'")
     expected = {"vast": judgeable, "hard": 1, "intruder": 1, "fuzzing": 1, "example_embedding": 1}
     assert found == (expected if below else {**expected, "embedding": 1})
+
+
+@pytest.mark.parametrize("settings", ["no", "[]", "null", '{"batch": "x", "negatives": [1]}', '{"batch": 0}'])
+def test_settings_that_are_none_are_one_error_that_names_the_scorer(settings: str, mine: Catalog) -> None:
+    with mine.write("somebody else's scorers") as tx:
+        tx.insert("scorers", [{**of(protocol), "settings": settings} for protocol in ("fuzzing", "intruder")])
+    unjudged(mine)
+    results = {result.step: result for result in refresh(mine, ("scores", "scores_intruder"))}
+    for protocol in ("fuzzing", "intruder"):
+        result = results[f"judgements_{protocol}"]
+        assert result.state == "failed"
+        assert f"the scorer '{protocol}' of the catalog has no usable" in str(result.error)

@@ -4,12 +4,12 @@ WITH mine AS (
     SELECT
         scorer, protocol,
         CASE
-            WHEN protocol = 'intruder' THEN json_extract(settings, '$.batch')::INTEGER - 1
-            WHEN json_extract_string(settings, '$.negatives') = 'firing' THEN 2
+            WHEN protocol = 'intruder' THEN coalesce(TRY_CAST(json_extract_string(said, '$.batch') AS INTEGER), 5) - 1
+            WHEN json_extract_string(said, '$.negatives') = 'firing' THEN 2
             ELSE 1
         END AS least,
-        coalesce(json_extract_string(settings, '$.negatives'), 'silent') = 'firing' AS firing_alone
-    FROM scorers
+        coalesce(json_extract_string(said, '$.negatives'), 'silent') = 'firing' AS firing_alone
+    FROM (SELECT scorer, protocol, CASE WHEN json_valid(settings) THEN settings ELSE '{}' END AS said FROM scorers)
     WHERE protocol <> 'detection'
 ),
 rates AS (

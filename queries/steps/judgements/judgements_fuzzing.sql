@@ -15,7 +15,13 @@
 -- other class are random marks in windows in which the feature is silent, or wrong marks in firing windows: then half of
 -- twice as many firing windows, by hash, are marked wrongly. Labels of the null are drawn as in the step `judgements`.
 WITH mine AS (
-    SELECT *, coalesce(json_extract_string(settings, '$.negatives'), 'silent') AS negatives
+    -- Settings that are none are refused by the kernel, with the scorer's name.
+    SELECT
+        *,
+        CASE
+            WHEN json_valid(settings) AND json_extract_string(settings, '$.negatives') = 'firing' THEN 'firing'
+            ELSE 'silent'
+        END AS negatives
     FROM scorers
     WHERE protocol = 'fuzzing'
 ),

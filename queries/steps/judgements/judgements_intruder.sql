@@ -12,7 +12,14 @@
 -- No label is needed, and the explainer is empty: the score is the feature's. A trial has `batch` windows: all but one
 -- are firing windows next to each other in strength, one is a window in which the feature is silent.
 WITH mine AS (
-    SELECT *, json_extract(settings, '$.batch')::INTEGER - 1 AS others FROM scorers WHERE protocol = 'intruder'
+    -- Settings that are none are refused by the kernel, with the scorer's name.
+    SELECT
+        *,
+        coalesce(
+            TRY_CAST(CASE WHEN json_valid(settings) THEN json_extract_string(settings, '$.batch') END AS INTEGER), 5
+        ) - 1 AS others
+    FROM scorers
+    WHERE protocol = 'intruder'
 ),
 rates AS MATERIALIZED (
     SELECT sae, feature, name AS scorer, any_value(threshold) AS threshold
@@ -47,8 +54,8 @@ taken AS (
 tried AS (
     SELECT
         *,
-        CASE WHEN fires THEN (number - 1) // others ELSE number - 1 END AS trial,
-        CASE WHEN fires THEN n // others ELSE n END AS trials
+        CASE WHEN fires THEN (number - 1) // greatest(others, 1) ELSE number - 1 END AS trial,
+        CASE WHEN fires THEN n // greatest(others, 1) ELSE n END AS trials
     FROM (
         SELECT
             *,
