@@ -41,6 +41,7 @@ bench: $(INSTALLED) peers
 		$(BIN)/python tests/benchmarks/train_gpu.py; else echo "no GPU: nothing of it is measured"; fi
 	$(BIN)/python tests/benchmarks/selection_cost.py
 	$(BIN)/python tests/benchmarks/concurrency.py
+	$(BIN)/python tests/benchmarks/judging.py
 
 # Whole or not at all, and never a reason for `make bench` to fail: rows of what is missing say so.
 peers: $(INSTALLED)

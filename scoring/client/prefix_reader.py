@@ -148,6 +148,11 @@ class PrefixReader:
                 f"model {self._model.spec.source!r} ({type(self._network).__name__}) does not write text token by "
                 f"token: {first_line(error)}"
             ) from error
+        if getattr(out, "past_key_values", None) is None:
+            raise InputError(
+                f"model {self._model.spec.source!r} ({type(self._network).__name__}) keeps no cache of keys and "
+                "values, without which saeql does not let it write: name another one"
+            )
         kinds = {type(layer) for layer in getattr(getattr(out, "past_key_values", None), "layers", [])}
         shares = bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
         return shares, kinds == {DynamicLayer} and self._takes_positions

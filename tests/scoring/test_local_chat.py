@@ -8,9 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+)
 
 from catalog.answers import Answers
-from catalog.errors import StudyError
+from catalog.errors import InputError, StudyError
 from catalog.study.file import Study
 from ingest.embedded import MODEL_DIR
 from scoring.client import local_chat
@@ -29,6 +39,7 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+IDS: dict[str, Any] = {"vocab_size": 4096, "bos_token_id": 0, "eos_token_id": 0}
 PREDICTOR = 'system = "Judge."\nuser = "Description: $explanation\\n$examples\\n"\n'
 
 
@@ -86,6 +97,39 @@ def test_lists_and_probabilities_are_those_of_the_model_asked_naively(model: Loc
         for (end, found), expected in zip(written[i].odds, odds, strict=True):
             assert text[end - 1] == max(expected, key=lambda c: expected[c])
             assert found == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def saved(network: PreTrainedModel, folder: Path) -> Path:
+    """A model of random weights beside the embedded one's tokenizer; larger weights tell positions apart."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(3)
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODEL_DIR).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["learned positions", "sliding windows"])
+def test_models_of_other_kinds_answer_as_they_do_naively(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    made: PreTrainedModel = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=2, n_positions=256, **IDS))
+    if kind == "sliding windows":
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+        made = Gemma3ForCausalLM(
+            Gemma3TextConfig(**sizes, **IDS, head_dim=16, num_hidden_layers=6, sliding_window=16)
+        )  # fmt: skip
+    model = LocalModel(str(saved(made, tmp_path / "lm")))
+    assert model._reader._shares
+    # A window that slides would slide over padding.
+    assert model._reader._pads == (kind == "learned positions")
+    test_lists_and_probabilities_are_those_of_the_model_asked_naively(model)
+    test_a_free_answer_is_greedy_and_ends_where_the_model_ends_it(model)
+
+
+def test_a_model_without_a_cache_is_refused_in_a_line(tmp_path: Path) -> None:
+    network = MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, **IDS))
+    with pytest.raises(InputError, match=r"MambaForCausalLM\) keeps no cache"):
+        LocalModel(str(saved(network, tmp_path / "lm")))
 
 
 def test_no_prefix_is_read_twice_and_order_does_not_matter(model: LocalModel) -> None:
