@@ -77,26 +77,22 @@ def at_rate(drawn: Drawn, rate: float, seed: int) -> AtRate | None:
     names: list[Callable[[Array, Array, float], Array]] = [_precision, _f1, _correlation]
     middles = [_number(name(recall, alarms, rate)[0]) for name in names]
     area = None if drawn.probability is None else _area(drawn, weight[None], rate)
+    no_area: Figure = (None, None, None)
     if firing >= FEWEST:
-        times = np.random.default_rng(seed).multinomial(
+        drawn_times = np.random.default_rng(seed).multinomial(
             len(documents), np.full(len(documents), 1 / len(documents)), REPLICATES
         )
+        times = drawn_times.astype(np.float64)
         recalls, alarm_rates = _shares(times @ sums)
-        found = [_ends(middle, name(recalls, alarm_rates, rate)) for middle, name in zip(middles, names, strict=True)]
-        areas = None if area is None else _area(drawn, times[:, place] * weight, rate)
-        return AtRate(
-            _ends(r, recalls),
-            _ends(f, alarm_rates),
-            *found,
-            (None, None, None) if area is None or areas is None else _ends(_number(area[0]), areas),
-            firing,
-        )
+        ends = [_ends(middle, name(recalls, alarm_rates, rate)) for middle, name in zip(middles, names, strict=True)]
+        areas = no_area if area is None else _ends(_number(area[0]), _area(drawn, times[:, place] * weight, rate))
+        return AtRate(_ends(r, recalls), _ends(f, alarm_rates), ends[0], ends[1], ends[2], areas, firing)
     effective = float(weight[on].sum() ** 2 / (weight[on] ** 2).sum())
     _, r_low, r_high = wilson(r * effective, effective)
     _, f_low, f_high = wilson(f * int(off.sum()), int(off.sum()))
-    joined = [_joined(name, (r, r_low, r_high), (f, f_low, f_high), rate) for name in names]
-    alone = (None if area is None else _number(area[0]), None, None)
-    return AtRate((r, r_low, r_high), (f, f_low, f_high), *joined, alone, firing)
+    ends = [_joined(name, (r, r_low, r_high), (f, f_low, f_high), rate) for name in names]
+    alone = no_area if area is None else (_number(area[0]), None, None)
+    return AtRate((r, r_low, r_high), (f, f_low, f_high), ends[0], ends[1], ends[2], alone, firing)
 
 
 def always(rate: float) -> float:
