@@ -9,6 +9,14 @@ from catalog.errors import UnknownName
 from catalog.quote import quoted
 from catalog.store.connection import answered
 
+_LABELS = """
+SELECT l.*, r.f1 AS f1_at_rate, r.f1_low AS f1_at_rate_low, r.f1_high AS f1_at_rate_high
+FROM label_scores AS l
+LEFT JOIN rate_scores AS r
+    ON r.sae = l.sae AND r.feature = l.feature AND r.explainer = l.explainer AND r.scorer = l.scorer
+WHERE l.sae = ? AND l.feature = ?
+ORDER BY l.explainer, l.scorer
+"""
 _MOST_CONTEXTS = 1_000_000
 """More than any feature has; the engine's numbers end somewhere."""
 
@@ -40,7 +48,7 @@ class FeatureCard:
     deciles: list[float] | None
     histogram: list[int]
     labels: list[dict[str, Any]]
-    """Its rows of the view `label_scores`: every explainer and scorer."""
+    """Its rows of the view `label_scores`, every explainer and scorer, with F1 at the rate at which it fires."""
     separation: list[dict[str, Any]]
     """Its separation from each concept."""
     promoted: list[tuple[str, float]]
@@ -94,7 +102,7 @@ def feature_card(catalog: Catalog, sae: str, feature: int, contexts: int) -> Fea
         found[0],
         stats["deciles"],
         stats["histogram"],
-        _records(catalog, "SELECT * FROM label_scores WHERE sae = ? AND feature = ? ORDER BY explainer, scorer", place),
+        _labels(catalog, place),
         _records(catalog, "SELECT * FROM separation WHERE sae = ? AND feature = ? ORDER BY concept", place),
         [(text, logit) for side, text, logit in lens if side == "top"],
         [(text, logit) for side, text, logit in lens if side == "bottom"],
@@ -104,6 +112,15 @@ def feature_card(catalog: Catalog, sae: str, feature: int, contexts: int) -> Fea
             catalog, "SELECT * FROM scores WHERE sae = ? AND feature = ? AND explainer = '' ORDER BY scorer", place
         ),
     )
+
+
+def _labels(catalog: Catalog, place: list[Any]) -> list[dict[str, Any]]:
+    """The rows of `label_scores`; in a catalog of a version without `rate_scores` they have no figures at the rate."""
+    if not catalog.value("SELECT count(*) FROM columns_doc WHERE relation = 'rate_scores'"):
+        return _records(
+            catalog, "SELECT * FROM label_scores WHERE sae = ? AND feature = ? ORDER BY explainer, scorer", place
+        )
+    return _records(catalog, _LABELS, place)
 
 
 def _contexts(catalog: Catalog, sae: str, feature: int, n: int) -> list[Context]:

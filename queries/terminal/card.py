@@ -156,14 +156,20 @@ def _area(score: dict[str, object], by: str) -> str:
 
 
 def _balanced(label: dict[str, object]) -> str:
-    """Balanced accuracy with its interval and null, and the share of windows that fire, where they are known."""
+    """Balanced accuracy with its interval and null; the share of windows that fire, and F1 at that rate, if known."""
     said = ""
     if label.get("balanced_accuracy") is not None:
         null = label["balanced_accuracy_null"]
         low, high = label["balanced_accuracy_low"], label["balanced_accuracy_high"]
         beside = "" if null is None else f", null {null:.2f}"
         said = f", balanced accuracy {label['balanced_accuracy']:.2f} ({low:.2f}-{high:.2f}{beside})"
-    return said if label.get("rate") is None else f"{said}; fires in {label['rate']:.2%} of windows"
+    if label.get("rate") is None:
+        return said
+    said += f"; fires in {label['rate']:.2%} of windows"
+    if label.get("f1_at_rate") is None:
+        return said
+    low, high = label["f1_at_rate_low"], label["f1_at_rate_high"]
+    return f"{said}, F1 at that rate {label['f1_at_rate']:.2f} ({low:.2f}-{high:.2f})"
 
 
 def highlighted(context: Context, *, marks: bool = True) -> Text:

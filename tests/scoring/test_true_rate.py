@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef
 from catalog import Catalog
 from queries.refresh.engine import refresh
 from queries.refresh.options import Options
+from queries.terminal.card import label_line
 from scoring.true_rate import Drawn, always, at_rate
 
 
@@ -141,3 +142,22 @@ def test_the_drawn_windows_tell_what_all_windows_would(own: Path) -> None:
     # Far from what balanced windows say, or nothing would be shown.
     off = [abs(sampled[one][0] - census[one][0]) for one in both]
     assert np.mean(off) < 0.1
+
+
+def test_a_label_is_shown_with_its_f1_at_the_rate() -> None:
+    label = {
+        **{
+            "explainer": "e",
+            "label": "x",
+            "f1": 0.84,
+            "f1_low": 0.7,
+            "f1_high": 0.9,
+            "f1_null": None,
+            "n": 20,
+            "failed": 0,
+        },
+        **{"rate": 0.01, "f1_at_rate": 0.14, "f1_at_rate_low": 0.05, "f1_at_rate_high": 0.3},
+    }
+    told = "fires in 1.00% of windows, F1 at that rate 0.14 (0.05-0.30)"
+    assert label_line(label).plain == f"e: x  F1 0.84 (0.70-0.90, n 20, failed 0); {told}"
+    assert "at that rate" not in label_line({**label, "f1_at_rate": None}).plain
