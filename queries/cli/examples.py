@@ -3,6 +3,7 @@
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "add": ("saeql add docstrings CHANGELOG.md", "saeql add answers more.jsonl.gz --field text"),
     "blame": ("saeql blame 917", "saeql blame layer6 917 --json"),
+    "check": ("saeql check checks.toml", "saeql check checks.toml --against before --json"),
     "demo": ("saeql demo", "saeql demo /tmp/demo"),
     "diff": ("saeql diff before", "saeql diff 20 25 --table scores --limit 10"),
     "doctor": ("saeql doctor", "saeql -C mystudy doctor --json"),

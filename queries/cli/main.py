@@ -11,6 +11,7 @@ from queries.cli import interruption
 from queries.cli.ask import search, show, sql
 from queries.cli.build import add, demo, ingest, init
 from queries.cli.care import doctor, hookpoints
+from queries.cli.check import check
 from queries.cli.compare import study, sweep
 from queries.cli.early import start_early
 from queries.cli.examples import epilog
@@ -108,6 +109,7 @@ for command in (
     tag,
     gc,
     doctor,
+    check,
     hookpoints,
 ):
     command.epilog = epilog(str(command.name))
