@@ -28,10 +28,10 @@ def test_each_protocol_has_its_number_of_windows_and_nulls(tmp_path: Path) -> No
         OPENAI + 'protocol = "fuzzing"',
     )
     assert [(row["protocol"], row["examples"], row["nulls"]) for row in rows] == [
-        ("detection", 100, 3),
-        ("fuzzing", 100, 3),
-        ("embedding", 50, 3),
-        ("example_embedding", 50, 3),
+        ("detection", 100, 5),
+        ("fuzzing", 100, 5),
+        ("embedding", 50, 5),
+        ("example_embedding", 50, 5),
         ("intruder", 50, 1),
         ("fuzzing", 50, 1),
     ]
