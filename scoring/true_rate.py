@@ -33,8 +33,8 @@ class Drawn:
     active: npt.NDArray[np.bool_]
     weight: Array
     """Of a firing window: how many of all it stands for, to any common factor; not read of others."""
-    predicted: Array
-    """1 or 0; for the mean of several labels the share that say so."""
+    predicted: Array | None
+    """1 or 0; for the mean of several labels the share that say so; None where the judge ranks windows and no more."""
     probability: Array | None
     """A score that ranks windows; None where the judge gives none."""
     document: npt.NDArray[np.int64]
@@ -68,31 +68,36 @@ def at_rate(drawn: Drawn, rate: float, seed: int) -> AtRate | None:
         return None
     weight = np.where(on, drawn.weight, 1.0)
     documents, place = np.unique(drawn.document, return_inverse=True)
+    firing = len(np.unique(drawn.document[on]))
+    times = None
+    if firing >= FEWEST:
+        even = np.full(len(documents), 1 / len(documents))
+        times = np.random.default_rng(seed).multinomial(len(documents), even, REPLICATES).astype(np.float64)
+    area: Figure = (None, None, None)
+    if drawn.probability is not None:
+        middle = _number(_area(drawn, weight[None], rate)[0])
+        area = (middle, None, None)
+        if times is not None:
+            area = _ends(middle, _area(drawn, times[:, place] * weight, rate))
+    if drawn.predicted is None:
+        undefined: Figure = (None, None, None)
+        return AtRate(undefined, undefined, undefined, undefined, undefined, area, firing)
     sums = np.zeros((len(documents), 4))
     for column, values in enumerate((on, on * drawn.predicted, off, off * drawn.predicted)):
         np.add.at(sums[:, column], place, weight * values)
-    firing = len(np.unique(drawn.document[on]))
     recall, alarms = _shares(sums.sum(0, keepdims=True))
     r, f = float(recall[0]), float(alarms[0])
     names: list[Callable[[Array, Array, float], Array]] = [_precision, _f1, _correlation]
-    middles = [_number(name(recall, alarms, rate)[0]) for name in names]
-    area = None if drawn.probability is None else _area(drawn, weight[None], rate)
-    no_area: Figure = (None, None, None)
-    if firing >= FEWEST:
-        drawn_times = np.random.default_rng(seed).multinomial(
-            len(documents), np.full(len(documents), 1 / len(documents)), REPLICATES
-        )
-        times = drawn_times.astype(np.float64)
+    if times is not None:
         recalls, alarm_rates = _shares(times @ sums)
+        middles = [_number(name(recall, alarms, rate)[0]) for name in names]
         ends = [_ends(middle, name(recalls, alarm_rates, rate)) for middle, name in zip(middles, names, strict=True)]
-        areas = no_area if area is None else _ends(_number(area[0]), _area(drawn, times[:, place] * weight, rate))
-        return AtRate(_ends(r, recalls), _ends(f, alarm_rates), ends[0], ends[1], ends[2], areas, firing)
+        return AtRate(_ends(r, recalls), _ends(f, alarm_rates), ends[0], ends[1], ends[2], area, firing)
     effective = float(weight[on].sum() ** 2 / (weight[on] ** 2).sum())
     _, r_low, r_high = wilson(r * effective, effective)
     _, f_low, f_high = wilson(f * int(off.sum()), int(off.sum()))
     ends = [_joined(name, (r, r_low, r_high), (f, f_low, f_high), rate) for name in names]
-    alone = no_area if area is None else (_number(area[0]), None, None)
-    return AtRate((r, r_low, r_high), (f, f_low, f_high), ends[0], ends[1], ends[2], alone, firing)
+    return AtRate((r, r_low, r_high), (f, f_low, f_high), ends[0], ends[1], ends[2], area, firing)
 
 
 def always(rate: float) -> float:

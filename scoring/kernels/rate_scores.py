@@ -35,19 +35,20 @@ def rate_scores(rows: list[dict[str, Any]], run: Run) -> Iterator[list[dict[str,
 
 def _drawn(windows: list[dict[str, Any]]) -> tuple[Drawn | None, Drawn | None]:
     """The windows as the label was judged on them, and as the other labels were."""
-    return _columns_of(windows, "predicted", "probability"), _columns_of(windows, "others", None)
+    return _columns_of(windows, "predicted", "score"), _columns_of(windows, "others", None)
 
 
 def _columns_of(windows: list[dict[str, Any]], said: str, score: str | None) -> Drawn | None:
     """None where a judgement is missing of all windows; a window without one is left out."""
-    usable = [window for window in windows if window[said] is not None]
+    usable = [window for window in windows if window[said] is not None or (score and window[score] is not None)]
     if not usable:
         return None
+    said_yes = [window[said] for window in usable]
     scores = [window[score] for window in usable] if score else [None]
     return Drawn(
         np.array([window["active"] for window in usable], bool),
         np.array([window["weight"] or 0.0 for window in usable], float),
-        np.array([window[said] for window in usable], float),
+        None if any(one is None for one in said_yes) else np.array(said_yes, float),
         None if any(one is None for one in scores) else np.array(scores, float),
         np.array([window["document"] for window in usable], np.int64),
     )

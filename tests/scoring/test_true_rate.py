@@ -2,6 +2,8 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from catalog import Catalog
 from queries.refresh.engine import refresh
 from queries.refresh.options import Options
 from queries.terminal.card import label_line
+from scoring.kernels.kernel import Run
+from scoring.kernels.rate_scores import rate_scores
 from scoring.true_rate import Drawn, always, at_rate
 
 
@@ -105,6 +109,49 @@ def test_few_documents_get_wilsons_interval_and_no_interval_of_the_area() -> Non
     low, high = 60 / (60 + z2), z2 / (90 + z2)
     ends = [0.2 * low / (0.1 + 0.1 * low), 0.2 / (0.2 + 0.9 * high)]
     assert sure.f1[1] == pytest.approx(1 - math.hypot(1 - ends[0], 1 - ends[1]))
+
+
+def test_a_judge_that_ranks_windows_has_an_area_and_nothing_else() -> None:
+    one = drawn(np.random.default_rng(5))
+    both = at_rate(one, 0.1, 3)
+    ranked = at_rate(Drawn(one.active, one.weight, None, one.probability, one.document), 0.1, 3)
+    assert both is not None
+    assert ranked is not None
+    assert ranked.average_precision == both.average_precision
+    assert ranked.average_precision[1] is not None
+    assert {ranked.recall, ranked.precision, ranked.f1, ranked.correlation} == {(None, None, None)}
+
+
+def test_rows_hold_figures_of_a_label_and_of_the_mean_of_others() -> None:
+    one = drawn(np.random.default_rng(6))
+    assert one.predicted is not None
+    assert one.probability is not None
+    windows = [
+        {
+            **{"active": bool(a), "weight": float(w) if a else None, "predicted": bool(p), "score": float(s)},
+            **{"others": 0.25, "document": int(d)},
+        }
+        for a, w, p, s, d in zip(one.active, one.weight, one.predicted, one.probability, one.document, strict=True)
+    ]
+    key = {"sae": "s", "feature": 1, "explainer": "e", "scorer": "d"}
+    rows: list[dict[str, Any]] = [key | {"rate": 0.1, "windows": windows}]
+    rows.append(
+        key | {"feature": 2, "rate": 0.1, "windows": [w | {"predicted": None, "others": None} for w in windows]}
+    )
+    rows.append(key | {"feature": 3, "rate": 0.0, "windows": windows})
+    told: list[tuple[int, int]] = []
+    run = cast(Run, SimpleNamespace(progress=lambda done, of: told.append((done, of))))
+    (found,) = rate_scores(rows, run)
+    assert [row["feature"] for row in found] == [1, 2]
+    alone = at_rate(one, 0.1, 0)
+    assert alone is not None
+    assert (found[0]["recall"], found[0]["f1"]) == (alone.recall[0], alone.f1[0])
+    # Others say yes to a quarter of either class: precision is the rate.
+    assert found[0]["f1_null"] == pytest.approx(2 * 0.1 * 0.25 / (0.1 + 0.25))
+    assert found[0]["f1_always"] == pytest.approx(0.2 / 1.1)
+    assert (found[1]["f1"], found[1]["f1_null"]) == (None, None)
+    assert found[1]["average_precision"] == found[0]["average_precision"]
+    assert told[-1] == (3, 3)
 
 
 def test_what_is_undefined_is_none() -> None:

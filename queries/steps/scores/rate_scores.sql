@@ -9,7 +9,9 @@
 WITH judged AS MATERIALIZED (
     SELECT *
     FROM judgements
-    WHERE split = 'test' AND protocol = 'detection' AND predicted IS NOT NULL
+    WHERE
+        split = 'test' AND protocol IN ('detection', 'embedding')
+        AND (predicted IS NOT NULL OR similarity IS NOT NULL)
 ),
 own AS (
     SELECT * FROM judged WHERE label_feature = feature
@@ -53,7 +55,7 @@ SELECT
         active: n.active,
         weight: CASE WHEN n.active THEN s.share * s.reaches / n.of_stratum END,
         predicted: n.predicted,
-        probability: n.probability,
+        score: coalesce(n.probability, n.similarity),
         others: o.others,
         document: n.place
     } ORDER BY n.corpus, n.example) AS windows
