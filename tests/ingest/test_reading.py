@@ -277,4 +277,4 @@ def test_a_link_that_leads_nowhere_and_a_file_that_vanishes_are_named(tmp_path: 
     ],
 )
 def test_what_a_file_holds_follows_from_its_ending_in_any_case(tmp_path: Path, name: str, kind: str) -> None:
-    assert _section("c", 64, 1000, written(tmp_path, b"", name), None).kind == kind
+    assert _section("c", {"ctx_len": 64, "shard_tokens": 1000}, written(tmp_path, b"", name), None).kind == kind

@@ -63,7 +63,8 @@ def test_an_edited_parameter_reruns_its_step_and_dependents_only(mine: Catalog) 
     )[0]
     rest = contents(mine, "feature_sums", "shortlist", "separation")
     results = refresh_made(mine, contexts_random__per_split=30)
-    assert states(results)["done"] == {"contexts_random", "labels", "judgements", "scores"}
+    others = {f"judgements_{name}" for name in ("embedding", "example_embedding", "fuzzing", "intruder")}
+    assert states(results)["done"] == {"contexts_random", "labels", "judgements", "scores", "text_vectors"} | others
     changes = results["contexts_random"].changes
     # Those that stay were less likely to be drawn.
     assert (changes.added, changes.changed, changes.removed) == (0, kept, gone)

@@ -273,7 +273,7 @@ def test_vectors_whose_commit_fails_are_not_named_and_the_next_refresh_is_right(
         catalog.connection = Refusing(catalog.connection, lambda message: message.endswith("_vectors"))  # type: ignore[assignment]
         results = {r.step: r for r in refresh(catalog, STEPS)}
         failed = {name: str(r.error) for name, r in results.items() if r.state == "failed"}
-        assert failed.keys() == {"decoder_vectors", "label_vectors"}
+        assert failed.keys() == {"decoder_vectors", "label_vectors", "text_vectors"}
         assert all("the metadata cannot be written" in error for error in failed.values())
         assert catalog.rows("FROM lance ORDER BY ALL") == before
     assert set(written) == {"decoder", "labels"}
@@ -352,7 +352,8 @@ def test_a_step_that_fails_in_a_plan_fails_alone(grown: Path) -> None:
     assert "Could not convert string" in str(broken["leaks"].error)
     waiting = {name for name, result in broken.items() if result.state == "waiting"}
     windows = {"contexts_random", "contexts_stratum", "firing_windows"}
-    assert waiting == windows | {"labels", "judgements", "label_vectors", "scores"}
+    others = {f"judgements_{name}" for name in ("embedding", "example_embedding", "fuzzing", "intruder")}
+    assert waiting == windows | {"labels", "judgements", "label_vectors", "text_vectors", "scores"} | others
     for name in broken.keys() - waiting - {"leaks"}:
         assert (broken[name].state, broken[name].changes) == (whole[name].state, whole[name].changes), name
     assert broken["shortlist"].state == "stale"
