@@ -18,11 +18,26 @@ def judged(rng: np.random.Generator, wide: float) -> list[tuple[object, ...]]:
             chance = np.clip(0.3 + rng.normal(0, wide) + windows, 0, 1)
             said = rng.random(FIRING + OTHERS) < chance
             rows += [
-                ("s", feature, 1000 + label, "e", "j", "c", i, "test", i < FIRING, bool(yes), None, 0.1)
+                (
+                    "s",
+                    feature,
+                    1000 + label,
+                    "e",
+                    "j",
+                    "c",
+                    i,
+                    "test",
+                    i < FIRING,
+                    bool(yes),
+                    None,
+                    0.1,
+                    "detection",
+                    None,
+                )
                 for i, yes in enumerate(said)
             ]
         rows += [
-            ("s", feature, feature, "e", "j", "c", i, "test", i < FIRING, i < FIRING, None, 0.1)
+            ("s", feature, feature, "e", "j", "c", i, "test", i < FIRING, i < FIRING, None, 0.1, "detection", None)
             for i in range(FIRING + OTHERS)
         ]
     return rows
@@ -35,14 +50,14 @@ def scored(rows: list[tuple[object, ...]]) -> list[tuple[float, float, float]]:
         connection.execute(
             "CREATE TABLE judgements (sae VARCHAR, feature INTEGER, label_feature INTEGER, explainer VARCHAR, "
             "scorer VARCHAR, corpus VARCHAR, example BIGINT, split VARCHAR, active BOOLEAN, predicted BOOLEAN, "
-            "probability DOUBLE, threshold DOUBLE)"
+            "probability DOUBLE, threshold DOUBLE, protocol VARCHAR, similarity DOUBLE)"
         )
         columns = list(zip(*rows, strict=True))
-        names = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l")
+        names = ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n")
         table = {name: list(column) for name, column in zip(names, columns, strict=True)}
         import pyarrow as pa
 
-        made = pa.table({**table, "k": pa.array(table["k"], pa.float64())})
+        made = pa.table({**table, **{name: pa.array(table[name], pa.float64()) for name in ("k", "n")}})
         connection.execute("INSERT INTO judgements SELECT * FROM made")
         assert made.num_rows == len(rows)
         connection.execute(

@@ -46,7 +46,7 @@ def test_an_incomplete_template_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_an_unknown_template_lists_the_known_ones() -> None:
     for name in ("nope", "../prompts/predictor", "/nowhere.toml"):
-        with pytest.raises(UnknownName, match="interpreter, predictor"):
+        with pytest.raises(UnknownName, match="fuzzer, interpreter, intruder, predictor"):
             template.load(name)
 
 
