@@ -39,7 +39,7 @@ class _File(Section):
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found."""
+    """The result of a check."""
 
     name: str
     state: Literal["ok", "failed", "error"]

@@ -68,7 +68,7 @@ FREE = Form()
 
 @dataclass(slots=True)
 class Spent:
-    """What a client has paid for since it was made: requests that reached a model, tokens, money."""
+    """Requests that reached a model, tokens and money that a client has paid for since it was made."""
 
     paid: int = 0
     stored: int = 0
@@ -114,7 +114,7 @@ class Client(Protocol):
     model: str
     spent: Spent
     notes: list[str]
-    """What the user is to be told once."""
+    """Remarks for the user, each to be told once."""
 
     def complete_many(
         self, conversations: Sequence[Sequence[Message]], forms: Sequence[Form] | None = None, **params: Any

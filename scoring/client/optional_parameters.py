@@ -27,7 +27,7 @@ _UNNAMED = (400, 422, 501)
 
 
 class OptionalParameters:
-    """What one endpoint takes, for all threads of a client."""
+    """The parameters that one endpoint takes, for all threads of a client."""
 
     def __init__(self, model: str, *, structured: bool, logprobs: bool) -> None:
         self._model = model
@@ -36,7 +36,7 @@ class OptionalParameters:
         self._blameless = False
         self._lock = threading.Lock()
         self.notes: list[str] = []
-        """What was refused, a line each."""
+        """A line for each parameter that the endpoint refused."""
 
     def of(self, form: Form, own: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """By name, the parameters to send for a form; a user's own ones (`own`) come first."""
