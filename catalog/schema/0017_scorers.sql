@@ -78,6 +78,28 @@ SELECT
 FROM numbered
 WHERE place <= CASE split WHEN 'train' THEN least(examples, 20) ELSE examples END;
 
+-- The labels that a scorer is given for a feature: its own, and the null, those that follow in an order by hash, as many
+-- as the scorer asks for and others are.
+CREATE VIEW label_pairs AS
+WITH lists AS (
+    SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
+    FROM labels
+    WHERE label IS NOT NULL
+    GROUP BY sae, explainer
+),
+steps AS (
+    SELECT l.sae, l.feature, l.explainer, s.scorer, s.protocol, f.features, unnest(range(0, coalesce(s.nulls, 0) + 1)) AS step
+    FROM labels AS l
+    JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
+    CROSS JOIN scorers AS s
+    WHERE l.label IS NOT NULL
+)
+SELECT
+    sae, feature, explainer, scorer, protocol,
+    features[(list_position(features, feature) - 1 + step) % len(features) + 1] AS label_feature
+FROM steps
+WHERE step < len(features);
+
 DROP VIEW label_scores;
 CREATE VIEW label_scores AS
 SELECT
@@ -104,6 +126,13 @@ INSERT INTO columns_doc VALUES
     ('label_scores', 'average_precision_low', 'lower end of the 95% interval of average_precision'),
     ('label_scores', 'average_precision_high', 'upper end of the 95% interval of average_precision'),
     ('label_scores', 'average_precision_null', 'average precision of other features'' labels on the same windows'),
+    ('label_pairs', '*', 'a label that a scorer is given for a feature: its own, or that of another feature (the null)'),
+    ('label_pairs', 'sae', 'SAE'),
+    ('label_pairs', 'feature', 'latent that is judged'),
+    ('label_pairs', 'explainer', 'explainer of the label'),
+    ('label_pairs', 'scorer', 'scorer'),
+    ('label_pairs', 'protocol', 'protocol of the scorer'),
+    ('label_pairs', 'label_feature', 'latent whose label is given'),
     ('scorer_windows', '*', 'a window that a scorer may be shown: of split test to judge, of split train to compare with'),
     ('scorer_windows', 'sae', 'SAE'),
     ('scorer_windows', 'feature', 'latent; those that fire in more than half of all windows are left out'),

@@ -13,24 +13,8 @@
 WITH mine AS (
     SELECT * FROM scorers WHERE protocol = 'embedding'
 ),
-lists AS (
-    SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
-    FROM labels
-    WHERE label IS NOT NULL
-    GROUP BY sae, explainer
-),
 pairs AS (
-    SELECT
-        sae, feature, explainer, scorer,
-        features[(list_position(features, feature) - 1 + step) % len(features) + 1] AS label_feature
-    FROM (
-        SELECT l.sae, l.feature, l.explainer, s.scorer, f.features, unnest(range(0, s.nulls + 1)) AS step
-        FROM labels AS l
-        JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
-        CROSS JOIN mine AS s
-        WHERE l.label IS NOT NULL
-    )
-    WHERE step < len(features)
+    SELECT * FROM label_pairs WHERE protocol = 'embedding'
 ),
 shown AS MATERIALIZED (
     SELECT * FROM scorer_windows WHERE protocol = 'embedding' AND split = 'test'

@@ -25,24 +25,8 @@ WITH mine AS (
     FROM scorers
     WHERE protocol = 'fuzzing'
 ),
-lists AS (
-    SELECT sae, explainer, list(feature ORDER BY md5(feature::VARCHAR), feature) AS features
-    FROM labels
-    WHERE label IS NOT NULL
-    GROUP BY sae, explainer
-),
 pairs AS (
-    SELECT
-        sae, feature, explainer, scorer,
-        features[(list_position(features, feature) - 1 + step) % len(features) + 1] AS label_feature
-    FROM (
-        SELECT l.sae, l.feature, l.explainer, s.scorer, f.features, unnest(range(0, s.nulls + 1)) AS step
-        FROM labels AS l
-        JOIN lists AS f ON f.sae = l.sae AND f.explainer = l.explainer
-        CROSS JOIN mine AS s
-        WHERE l.label IS NOT NULL
-    )
-    WHERE step < len(features)
+    SELECT * FROM label_pairs WHERE protocol = 'fuzzing'
 ),
 rates AS MATERIALIZED (
     SELECT sae, feature, name AS scorer, any_value(threshold) AS threshold
